@@ -1,0 +1,5 @@
+"""`python -m vaekit`."""
+
+from .cli import main
+
+main()

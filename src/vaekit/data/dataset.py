@@ -1,0 +1,152 @@
+"""A data set in memory, and how its pixels become what a model sees."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..config import Binarisation, UserError, require
+
+Settled = Literal["dynamic", "threshold", "none"]
+
+# One seed for everybody: numbers on "the" binarised test set are then about the same bits.
+FREEZE_SEED = 777
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images (N, C, H, W), uint8 or float in [0, 1], and their labels (N,) if there are any."""
+
+    images: Tensor
+    labels: Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, indices: slice | Tensor) -> Split:
+        return Split(self.images[indices], None if self.labels is None else self.labels[indices])
+
+    def to(self, device: torch.device) -> Split:
+        labels = None if self.labels is None else self.labels.to(device)
+        return Split(self.images.to(device), labels)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Three splits of images of one size.
+
+    `black_and_white` marks sets that the field binarises (MNIST and its like), whose likelihood is Bernoulli.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    classes: tuple[str, ...] | None = None
+    black_and_white: bool = False
+    data_dir: str | None = None
+
+    def __post_init__(self) -> None:
+        for name, split in self.splits.items():
+            images = split.images
+            where = f"data set {self.name!r}, {name}"
+            require(images.ndim == 4 and len(images) >= 1, f"{where}: no images of shape (N, C, H, W)")
+            require(
+                images.shape[1:] == self.train.images.shape[1:]
+                and images.dtype == self.train.images.dtype,
+                f"{where}: its images differ from the training images in size or type",
+            )
+            require(
+                images.dtype == torch.uint8 or images.is_floating_point(),
+                f"{where}: pixels are {images.dtype}; they must be uint8, or floats in [0, 1]",
+            )
+            require(
+                split.labels is None or len(split.labels) == len(images),
+                f"{where}: {len(images)} images but {0 if split.labels is None else len(split.labels)} labels",
+            )
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        _, channels, height, width = self.train.images.shape
+        return channels, height, width
+
+    @property
+    def likelihood(self) -> Literal["bernoulli", "logistic", "gaussian"]:
+        """The distribution of pixels that suits these images."""
+        if self.black_and_white:
+            return "bernoulli"
+        return "gaussian" if self.train.images.is_floating_point() else "logistic"
+
+    def binarisation(self, wanted: Binarisation, likelihood: str) -> Settled:
+        """What `wanted` comes to under a likelihood; UserError where the two make no sense together."""
+        if likelihood == "bernoulli":
+            return "dynamic" if wanted == "auto" else wanted
+        require(
+            wanted in ("auto", "none"),
+            f"--binarisation {wanted} needs --likelihood bernoulli, and the model's is {likelihood}",
+        )
+        return "none"
+
+    def sha256(self) -> str:
+        """Hash of all pixels and labels, in order: which data a run was trained on."""
+        digest = hashlib.sha256()
+        for split in self.splits.values():
+            for tensor in (split.images, split.labels):
+                if tensor is not None:
+                    digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
+                    digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """What config.json says of it."""
+        return {
+            "name": self.name,
+            "data_dir": self.data_dir,
+            "images": {name: len(split) for name, split in self.splits.items()},
+            "classes": self.classes,
+            "sha256": self.sha256(),
+            "normalisation": "pixels in [0, 1]: 8-bit values divided by 255, floats as they are",
+        }
+
+
+def pixels(images: Tensor, binarisation: Settled) -> Tensor:
+    """What a model sees in training: floats in [0, 1] of stored images, bits drawn anew where dynamic."""
+    if images.dtype == torch.uint8:
+        if binarisation == "dynamic":
+            # random_(255) is uniform on 0 ... 254, so a pixel of x is white with probability x / 255.
+            return (torch.empty_like(images).random_(255) < images).float()
+        return (images > 127).float() if binarisation == "threshold" else images.float().div_(255)
+    if binarisation == "dynamic":
+        return torch.bernoulli(images)
+    return (images > 0.5).to(images.dtype) if binarisation == "threshold" else images
+
+
+def freeze(split: Split, binarisation: Settled) -> Split:
+    """A split as validation and test see it: floats in [0, 1], bits drawn once, from a fixed seed."""
+    if binarisation != "dynamic":
+        return Split(pixels(split.images, binarisation), split.labels)
+    # numpy's generator draws the same bits on every machine and device.
+    images = split.images.cpu().numpy()
+    generator = np.random.default_rng(FREEZE_SEED)
+    if images.dtype == np.uint8:
+        bits = generator.integers(0, 255, images.shape, dtype=np.uint8) < images
+    else:
+        bits = generator.random(images.shape) < images
+    return Split(torch.from_numpy(bits).to(split.images.device, torch.float32), split.labels)
+
+
+def choose_split(dataset: Dataset, name: str) -> Split:
+    """A split by its name."""
+    if name not in dataset.splits:
+        raise UserError(f"there is no split {name!r}; choose train, validation or test")
+    return dataset.splits[name]

@@ -1,0 +1,74 @@
+"""What a training shows: one live line on a terminal, one plain line an epoch anywhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import rich.progress
+from rich.console import Console
+from torch import Tensor
+
+from .config import TrainConfig
+
+if TYPE_CHECKING:
+    from .training import Epoch
+
+
+class Progress:
+    """A context manager; `track` goes around the batches of each epoch, `show` takes its record."""
+
+    def __init__(self, config: TrainConfig, images: int, enabled: bool) -> None:
+        self.epochs = config.epochs
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not enabled)
+        steps = -(-images // config.batch_size)
+        self.live = self.console.is_terminal and enabled
+        self.bar = rich.progress.Progress(
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(bar_width=20),
+            rich.progress.TimeRemainingColumn(),
+            rich.progress.TextColumn("left"),
+            console=self.console,
+            disable=not self.live,
+        )
+        self.task = self.bar.add_task(f"epoch 1/{self.epochs}", total=steps * config.epochs)
+        self.done = 0.0
+
+    def __enter__(self) -> Progress:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.bar.stop()
+
+    def track(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+        for batch in batches:
+            yield batch
+            if self.live:
+                self.bar.advance(self.task)
+
+    def show(self, epoch: Epoch) -> None:
+        line = (
+            f"epoch {epoch.epoch}/{self.epochs}  {epoch.images_per_second:,.0f} images/s  "
+            f"ELBO train {epoch.train_elbo:.2f} validation {epoch.validation_elbo:.2f}  "
+            f"KL {epoch.validation_kl:.2f}{' *' if epoch.best else '  '}"
+        )
+        if self.live:
+            self.bar.update(self.task, description=line)
+        else:
+            self.done += epoch.seconds
+            left = self.done / epoch.epoch * (self.epochs - epoch.epoch)
+            self.console.print(f"{line} {clock(left)} left")
+
+
+def clock(seconds: float) -> str:
+    """1:02:03 or 2:03."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,247 @@
+"""A run directory: config.json, model.safetensors, metrics.jsonl, evaluation.json, pictures/.
+
+The only room that writes to a run. Everything is safetensors or JSON, so that loading executes nothing; a file is
+replaced in one step, so that a kill leaves the old one or the new one whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import torch
+from torch import Tensor, nn
+
+from . import __version__
+from .config import (
+    Blueprint,
+    TrainConfig,
+    UserError,
+    from_dict,
+    model_entry,
+    require,
+)
+
+FORMAT = 1
+
+
+class Run:
+    """A run directory that exists. It alone rebuilds the model."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        require(self.path.exists(), f"there is no run directory {self.path}")
+        require(
+            (self.path / "config.json").is_file(),
+            f"{self.path} is no run directory: it has no config.json (`vaekit train` makes one)",
+        )
+
+    @classmethod
+    def of(cls, run: Run | str | Path) -> Run:
+        return run if isinstance(run, Run) else cls(run)
+
+    @classmethod
+    def create(cls, path: str | Path | None, stem: str, config: Mapping[str, Any]) -> Run:
+        """A new run directory: `path`, or else runs/<stem>-<n> with the first free n.
+
+        Raises UserError where `path` is taken: a run is never written over.
+        """
+        if path is None:
+            folder = _first_free(Path("runs"), stem)
+        else:
+            folder = Path(path).expanduser()
+            taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+            require(not taken, f"--out {folder} exists already; choose a new name, or remove it")
+            folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / "config.json", config)
+        return cls(folder)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+    @property
+    def weights_path(self) -> Path:
+        """The weights that did best on validation."""
+        return self.path / "model.safetensors"
+
+    @property
+    def pictures(self) -> Path:
+        folder = self.path / "pictures"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        """config.json, its format checked."""
+        path = self.path / "config.json"
+        config = read_json(path)
+        found = config.get("format")
+        require(
+            found == FORMAT,
+            f"{path} has format {found!r} and this vaekit ({__version__}) reads {FORMAT}"
+            + ("; use a newer vaekit" if isinstance(found, int) and found > FORMAT else ""),
+        )
+        return config
+
+    def section(self, name: str) -> dict[str, Any]:
+        """An object of config.json by its key."""
+        value = self.config.get(name)
+        if not isinstance(value, dict):
+            raise UserError(f"{self.path / 'config.json'} lacks the object {name!r}")
+        return value
+
+    @property
+    def blueprint(self) -> Blueprint:
+        """What the model is built from."""
+        section, path = self.section("model"), self.path / "config.json"
+        name, shape = section.get("name"), section.get("shape")
+        if not isinstance(name, str):
+            raise UserError(f"{path}: the model has no name")
+        if not (
+            isinstance(shape, list)
+            and len(shape) == 3
+            and all(type(n) is int and n >= 1 for n in shape)
+        ):
+            raise UserError(f"{path}: the model's shape is {shape!r}; it must be [C, H, W]")
+        settings = section.get("settings")
+        if not isinstance(settings, dict):
+            raise UserError(f"{path}: the model has no settings")
+        kind = type(model_entry(name).settings)
+        return Blueprint(name, (shape[0], shape[1], shape[2]), from_dict(kind, settings, str(path)))
+
+    @property
+    def training(self) -> TrainConfig:
+        return from_dict(TrainConfig, self.section("training"), str(self.path / "config.json"))
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """The epochs of metrics.jsonl, oldest first; a last line cut short by a kill is left out."""
+        path = self.path / "metrics.jsonl"
+        require(path.is_file(), f"{path} is missing; the run has no finished epoch")
+        epochs = []
+        for line in path.read_text().splitlines():
+            try:
+                epochs.append(json.loads(line))
+            except json.JSONDecodeError:
+                break
+        return epochs
+
+    def append_metrics(self, epoch: Mapping[str, Any]) -> None:
+        with (self.path / "metrics.jsonl").open("a") as file:
+            file.write(json.dumps(epoch) + "\n")
+
+    def save_weights(self, model: nn.Module, name: str = "model") -> None:
+        tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
+        write(self.path / f"{name}.safetensors", safetensors.torch.save(tensors))
+
+
+def describe(
+    blueprint: Blueprint, data: Mapping[str, Any], training: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The content of config.json: every setting, and what it was made with."""
+    return {
+        "format": FORMAT,
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "command": sys.argv,
+        "versions": {
+            "vaekit": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "git": git_revision(),
+        },
+        "model": {
+            "name": blueprint.model,
+            "shape": list(blueprint.shape),
+            "settings": vars(blueprint.settings),
+        },
+        "data": data,
+        "training": training,
+    }
+
+
+def git_revision() -> str | None:
+    """The revision of the git checkout that this package lies in, if it lies in one; -dirty if changed."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(
+            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None
+
+
+def load_weights(model: nn.Module, path: Path) -> None:
+    """Fill a model from a safetensors file. Raises UserError where it is missing, damaged or does not fit."""
+    require(path.is_file(), f"{path} is missing; the run has not saved any weights yet")
+    try:
+        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}); train again, or restore it") from None
+    wanted = model.state_dict()
+    for name in sorted(wanted.keys() | tensors.keys()):
+        if name not in tensors or name not in wanted:
+            owner = "the model has" if name in wanted else "the file has"
+            raise UserError(f"{path} does not fit the model: only {owner} {name}")
+        if tensors[name].shape != wanted[name].shape:
+            sizes = f"{tuple(tensors[name].shape)}, not {tuple(wanted[name].shape)}"
+            raise UserError(f"{path} does not fit the model: {name} has shape {sizes}")
+    model.load_state_dict(tensors)
+
+
+def one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object from a file. Raises UserError where it is damaged."""
+    try:
+        content = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)})") from None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged (no JSON object)")
+    return content
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    write(path, (json.dumps(content, indent=2, default=str) + "\n").encode())
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace a file in one step: at any moment the old or the new content is there whole."""
+    part = path.with_name(path.name + ".part")
+    try:
+        with part.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _first_free(parent: Path, stem: str) -> Path:
+    """A new folder parent/<stem>-<n>. mkdir is the claim, so two processes never get the same one."""
+    parent.mkdir(parents=True, exist_ok=True)
+    number = 1
+    while True:
+        folder = parent / f"{stem}-{number}"
+        try:
+            folder.mkdir()
+            return folder
+        except FileExistsError:
+            number += 1

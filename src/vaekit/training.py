@@ -1,0 +1,274 @@
+"""The training loop, and `train`, which keeps what it yields in a run directory."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from .compute import fast_float32, find_device
+from .config import DataConfig, TrainConfig, UserError, override, require
+from .data import Dataset, Split, freeze, pixels
+from .data.dataset import Settled
+from .models import objective_of
+from .objectives import Objective, elbo
+from .progress import Progress
+from .runs import Run, describe, load_weights
+from .vae import VAE
+
+VALIDATION_BATCH = 1000
+VALIDATION_SEED = 1
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one pass over the training images came to. ELBO and its parts in nats per image.
+
+    The training values are means over the epoch, while the weights changed; `kl` is the training KL.
+    `validation_objective` is what the best weights are chosen by: the run's own objective, fully warmed up.
+    """
+
+    epoch: int
+    train_elbo: float
+    train_log_likelihood: float
+    kl: float
+    validation_elbo: float
+    validation_log_likelihood: float
+    validation_kl: float
+    validation_objective: float
+    best: bool
+    learning_rate: float
+    kl_weight: float
+    images_per_second: float
+    seconds: float
+
+
+class Loss(nn.Module):
+    """A model with its objective: forward gives the loss of a batch and its sums of (objective, log-likelihood, KL)."""
+
+    def __init__(self, model: nn.Module, objective: Objective) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+
+    def forward(
+        self, x: Tensor, y: Tensor | None = None, warmup: Tensor | float = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        inference = self.model(x, y, samples=self.objective.samples)
+        value = self.objective(inference, warmup)
+        log_likelihood, kl = inference.log_likelihood.detach(), inference.kl.detach()
+        sums = torch.stack(
+            [value.detach().sum(), log_likelihood.mean() * len(x), kl.mean() * len(x)]
+        )
+        return -value.mean(), sums
+
+
+def train_epochs(
+    model: VAE,
+    data: Dataset,
+    config: TrainConfig,
+    objective: Objective,
+    binarisation: Settled,
+    device: torch.device,
+    track: Callable[[Iterable[Tensor]], Iterable[Tensor]] = iter,
+) -> Iterator[tuple[Epoch, nn.Module]]:
+    """Train a model, yielding after each epoch its record and the model to save (the average where `ema` is set).
+
+    `track` wraps the batches of an epoch, to show progress. Seeds torch's global generator: all noise follows from
+    `config.seed`, so that two trainings on one machine are the same, provided that nobody else draws from it.
+    """
+    torch.manual_seed(config.seed)
+    model.to(device)
+    train, validation = data.train.to(device), freeze(data.validation.to(device), binarisation)
+    steps = math.ceil(len(train) / config.batch_size)
+    loss, optimizer = Loss(model, objective), make_optimizer(model, config)
+    average = make_average(model, config)
+    kl_weight = torch.ones((), device=device)
+    best, step = -math.inf, 0
+
+    for epoch in range(1, config.epochs + 1):
+        started = time.perf_counter()
+        totals = torch.zeros(3, device=device)
+        order = torch.randperm(len(train)).to(device)
+        model.train()
+        for indices in track(order.split(config.batch_size)):
+            step += 1
+            rate = learning_rate(step / steps, config)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            if config.kl_warmup:
+                kl_weight.fill_(min(1.0, step / steps / config.kl_warmup))
+
+            batch = train[indices]
+            value, sums = loss(pixels(batch.images, binarisation), batch.labels, kl_weight)
+            optimizer.zero_grad()
+            value.backward()
+            if config.clip_gradient is not None:
+                nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
+            optimizer.step()
+            if average is not None:
+                average.update_parameters(model)
+            totals += sums
+        # Reading the totals waits for the device, so the time is that of the whole epoch.
+        _, log_likelihood, kl = (totals / len(train)).tolist()
+        trained = time.perf_counter() - started
+
+        kept = model if average is None else average.module
+        validated = validate(Loss(kept, objective), validation)
+        # Before the warm-ups end, a good value may belong to an objective that is easier than the real one.
+        counted = epoch >= max(config.kl_warmup, config.lr_warmup)
+        is_best = counted and validated[0] > best
+        best = validated[0] if is_best else best
+        yield (
+            Epoch(
+                epoch=epoch,
+                train_elbo=log_likelihood - kl,
+                train_log_likelihood=log_likelihood,
+                kl=kl,
+                validation_elbo=validated[1] - validated[2],
+                validation_log_likelihood=validated[1],
+                validation_kl=validated[2],
+                validation_objective=validated[0],
+                best=is_best,
+                learning_rate=rate,
+                kl_weight=float(kl_weight),
+                images_per_second=len(train) / trained,
+                seconds=time.perf_counter() - started,
+            ),
+            kept,
+        )
+
+
+def learning_rate(epochs: float, config: TrainConfig) -> float:
+    """The rate at the step that ends `epochs` (a fraction) into the training."""
+    if epochs < config.lr_warmup:
+        return config.learning_rate * epochs / config.lr_warmup
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (epochs - config.lr_warmup) / (config.epochs - config.lr_warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser that the settings name, its update fused into one kernel where torch has one."""
+    common: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    parameters = model.parameters()
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(parameters, **common)
+    kind = {
+        "adam": torch.optim.Adam,
+        "adamw": torch.optim.AdamW,
+        "adagrad": torch.optim.Adagrad,
+    }[config.optimizer]
+    fused = config.optimizer != "adagrad" or next(model.parameters()).device.type == "cpu"
+    return kind(parameters, fused=fused, **common)
+
+
+def make_average(model: nn.Module, config: TrainConfig) -> AveragedModel | None:
+    if config.ema is None:
+        return None
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+
+
+@torch.no_grad()
+def validate(loss: Loss, split: Split) -> list[float]:
+    """Mean objective, log-likelihood and KL over a frozen split, nats per image.
+
+    The noise is the same at each call, so that two epochs differ by their weights alone, and the training's own
+    noise goes on as if nothing had been drawn.
+    """
+    device = split.images.device
+    was_training = loss.model.training
+    loss.model.eval()
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(VALIDATION_SEED)
+        totals = torch.zeros(3, device=device)
+        for start in range(0, len(split), VALIDATION_BATCH):
+            batch = split[start : start + VALIDATION_BATCH]
+            totals += loss(batch.images, batch.labels)[1]
+    loss.model.train(was_training)
+    return (totals / len(split)).tolist()
+
+
+def train(
+    model: VAE,
+    data: Dataset,
+    *,
+    objective: Objective | None = None,
+    out: str | Path | None = None,
+    name: str = "",
+    init: Run | str | Path | None = None,
+    binarisation: str = "auto",
+    progress: bool = True,
+    **settings: Any,
+) -> Run:
+    """Train a model on a data set and keep it in a run directory, which is returned.
+
+    `settings` are the fields of TrainConfig; `out` is the directory (runs/<model>-<data>-<n> by default, with
+    `name` before the number); `init` is a run to take the first weights from. The best weights on validation are
+    saved as they come. Raises UserError for bad settings, a taken `out`, or a loss that is no longer finite.
+    """
+    config = override(TrainConfig(), settings, "train()")
+    chosen = override(DataConfig(), {"binarisation": binarisation}, "train()").binarisation
+    blueprint = model.blueprint
+    require(
+        data.shape == blueprint.shape,
+        f"the model is for images of shape {blueprint.shape}, and {data.name!r} has {data.shape}",
+    )
+    likelihood = blueprint.settings.likelihood
+    settled = data.binarisation(chosen, likelihood)
+    require(
+        likelihood != "logistic" or data.train.images.dtype == torch.uint8,
+        "a logistic likelihood is of 256 levels, and these pixels are floats; build the model with "
+        "likelihood='gaussian'",
+    )
+    device = find_device(config.device)
+    if init is not None:
+        load_weights(model, Run.of(init).weights_path)
+    stem = "-".join(part for part in (blueprint.model, data.name, name) if part)
+    require(
+        all(c.isalnum() or c in "-_.+" for c in stem),
+        f"--name {name!r} goes into a folder's name; use letters, digits, '-', '_', '.' and '+'",
+    )
+    run = Run.create(
+        out,
+        stem,
+        describe(
+            blueprint,
+            data={**data.describe(), "binarisation": settled},
+            training=dataclasses.asdict(config),
+        ),
+    )
+    objective = objective or objective_of(blueprint)
+
+    best, since_best = None, 0
+    with Progress(config, len(data.train), progress) as shown, fast_float32(device):
+        loop = train_epochs(model, data, config, objective, settled, device, shown.track)
+        for epoch, kept in loop:
+            finite = math.isfinite(epoch.train_elbo) and math.isfinite(epoch.validation_objective)
+            run.append_metrics(dataclasses.asdict(epoch))
+            if epoch.best:
+                run.save_weights(kept)
+                best, since_best = epoch, 0
+            elif epoch.epoch > max(config.kl_warmup, config.lr_warmup):
+                since_best += 1
+            if config.save_every and epoch.epoch % config.save_every == 0:
+                run.save_weights(kept, f"model-{epoch.epoch:04d}")
+            shown.show(epoch)
+            require(
+                finite,
+                f"the loss is not finite at epoch {epoch.epoch}; try a smaller --learning-rate, or "
+                f"--clip-gradient 100 (the run so far is in {run})",
+            )
+            if config.patience and since_best >= config.patience:
+                break
+    return run

@@ -1,0 +1,120 @@
+"""The graph: ordered latents between priors, posteriors and a decoder, and what one pass through it yields."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from operator import add
+
+from torch import Tensor, nn
+from torch.distributions import Distribution, kl_divergence
+
+from .config import Blueprint
+
+# What is known so far, by name: "x" the image, "y" its label or None, then each latent drawn.
+Values = dict[str, Tensor | None]
+
+
+@dataclass(frozen=True)
+class Latent:
+    """A draw z ~ q, with the posterior q and the prior p that score it."""
+
+    z: Tensor
+    posterior: Distribution
+    prior: Distribution
+
+    @property
+    def log_ratio(self) -> Tensor:
+        """log p(z) - log q(z), nats: a one-draw estimate of -KL(q || p)."""
+        return self.prior.log_prob(self.z) - self.posterior.log_prob(self.z)
+
+    @cached_property
+    def kl(self) -> Tensor:
+        """KL(q || p), nats: in closed form where torch knows one, else -log_ratio."""
+        try:
+            return kl_divergence(self.posterior, self.prior)
+        except NotImplementedError:
+            return -self.log_ratio
+
+
+@dataclass(frozen=True)
+class Inference:
+    """What a model says of a batch of images: all that an objective may use.
+
+    Every property is in nats per image, of shape (B,), or (K, B) where K samples were drawn.
+    """
+
+    x: Tensor
+    likelihood: Distribution
+    latents: dict[str, Latent]
+
+    @cached_property
+    def log_likelihood(self) -> Tensor:
+        """log p(x | latents), summed over pixels."""
+        return self.likelihood.log_prob(self.x)
+
+    @property
+    def kl(self) -> Tensor:
+        """Sum of KL(q || p) over the latents."""
+        return reduce(add, (latent.kl for latent in self.latents.values()))
+
+    @property
+    def log_weight(self) -> Tensor:
+        """log p(x | latents) + log p(latents) - log q(latents | x): all bounds and the NLL follow from it."""
+        return reduce(add, (latent.log_ratio for latent in self.latents.values()), self.log_likelihood)
+
+
+class VAE(nn.Module):
+    """A directed graph: priors and posteriors by latent name, in the order they are drawn, and a decoder.
+
+    Each of these is a module that takes the values known so far and returns a distribution.
+    `blueprint` is what `models.build` built the graph from, so that a run directory can rebuild it.
+    """
+
+    def __init__(
+        self,
+        prior: Mapping[str, nn.Module],
+        posterior: Mapping[str, nn.Module],
+        decoder: nn.Module,
+        blueprint: Blueprint,
+    ) -> None:
+        super().__init__()
+        self.blueprint = blueprint
+        self.prior = nn.ModuleDict(prior)
+        self.posterior = nn.ModuleDict(posterior)
+        self.decoder = decoder
+
+    def forward(
+        self, x: Tensor, y: Tensor | None = None, samples: tuple[int, ...] = ()
+    ) -> Inference:
+        """x (B, C, H, W) in [0, 1], labels y (B,); each latent is drawn (*samples, B) times."""
+        values: Values = {"x": x, "y": y}
+        latents = {}
+        for name, prior in self.prior.items():
+            q, p = self.posterior[name](values), prior(values)
+            z = values[name] = q.expand((*samples, len(x))).rsample()
+            latents[name] = Latent(z, q, p)
+        return Inference(x, self.decoder(values), latents)
+
+    def sample(self, count: int, y: Tensor | None = None, temperature: float = 1.0) -> Distribution:
+        """The pixels' distributions (count,) given latents drawn from the prior.
+
+        A temperature below 1 pulls each draw towards the prior's mean.
+        """
+        values: Values = {"x": None, "y": y}
+        for name, prior in self.prior.items():
+            p = prior(values).expand((count,))
+            values[name] = p.mean + temperature * (p.sample() - p.mean)
+        return self.decoder(values)
+
+    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Distribution:
+        """The pixels' distributions (B,) given each image's latents at their posterior means."""
+        values: Values = {"x": x, "y": y}
+        for name, posterior in self.posterior.items():
+            values[name] = posterior(values).mean
+        return self.decoder(values)
+
+    def decode(self, **latents: Tensor) -> Distribution:
+        """The pixels' distributions given latents by name, such as `decode(z=z)` with z (B, D)."""
+        return self.decoder({"x": None, "y": None, **latents})
