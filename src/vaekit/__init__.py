@@ -1,10 +1,10 @@
 """vaekit: variational autoencoders for images.
 
-    import vaekit
-    data = vaekit.load_data("mnist")
-    model = vaekit.build("vae", data, latent_dim=20)
-    run = vaekit.train(model, data, epochs=5)
-    print(vaekit.evaluate(run)["elbo"])
+import vaekit
+data = vaekit.load_data("mnist")
+model = vaekit.build("vae", data, latent_dim=20)
+run = vaekit.train(model, data, epochs=5)
+print(vaekit.evaluate(run)["elbo"])
 """
 
 from importlib import import_module

@@ -23,12 +23,14 @@ def find_device(name: str) -> torch.device:
             f"--device {name} is no device; use auto, cpu, cuda, cuda:1 or mps"
         ) from None
     there = {
-        "cpu": lambda: True,
-        "cuda": lambda: (device.index or 0) < torch.cuda.device_count(),
-        "mps": torch.backends.mps.is_available,
+        "cpu": True,
+        "cuda": (device.index or 0) < torch.cuda.device_count(),
+        "mps": torch.backends.mps.is_available(),
     }
-    if device.type not in there or not there[device.type]():
-        raise UserError(f"--device {name} is not on this machine; --device auto takes what is there")
+    if not there.get(device.type, False):
+        raise UserError(
+            f"--device {name} is not on this machine; --device auto takes what is there"
+        )
     return device
 
 

@@ -133,9 +133,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience", "save_every"):
             value = getattr(self, name)
-            require(
-                value is None or value >= 1, f"{flag(name)} is {value}; it must be at least 1"
-            )
+            require(value is None or value >= 1, f"{flag(name)} is {value}; it must be at least 1")
         for name in ("learning_rate", "clip_gradient"):
             value = getattr(self, name)
             require(
@@ -156,7 +154,9 @@ class TrainConfig:
             self.ema is None or 0 < self.ema < 1,
             f"--ema is {self.ema}; it must be between 0 and 1, such as 0.999",
         )
-        require(0 <= self.seed < 2**63, f"--seed is {self.seed}; it must be 0 or a positive integer")
+        require(
+            0 <= self.seed < 2**63, f"--seed is {self.seed}; it must be 0 or a positive integer"
+        )
 
 
 @dataclass(frozen=True)

@@ -52,6 +52,8 @@ class LocationScaleHead(nn.Module):
     `event_dim` trailing dimensions are one draw; a network's outputs are split along the first of these.
     """
 
+    fixed: Tensor
+
     def __init__(
         self,
         family: Callable[[Tensor, Tensor], Distribution],
@@ -62,7 +64,7 @@ class LocationScaleHead(nn.Module):
         center: float = 0.0,
     ) -> None:
         super().__init__()
-        self.family = family
+        self.family: Callable[[Tensor, Tensor], Distribution] = family
         self.event_dim = event_dim
         self.floor = floor
         self.center = center

@@ -155,7 +155,9 @@ class ConvDecoder(nn.Module):
             *hidden_layer(nn.Linear, hidden, math.prod(self.small), activation, 0.0),
         )
         layers: list[nn.Module] = []
-        for narrow, before, after in zip(channels[-2::-1], sizes[:1:-1], sizes[-2:0:-1], strict=True):
+        for narrow, before, after in zip(
+            channels[-2::-1], sizes[:1:-1], sizes[-2:0:-1], strict=True
+        ):
             layers += hidden_layer(_double(before, after), wide, narrow, activation, 0.0, dim=1)
             wide = narrow
         layers.append(_double(sizes[1], sizes[0])(wide, outputs))
@@ -174,7 +176,7 @@ def _half(inputs: int, outputs: int) -> nn.Module:
 
 def _double(before: tuple[int, int], after: tuple[int, int]) -> Callable[[int, int], nn.Module]:
     """Transposed convolution from the size `before`, which is `after` halved, to `after`."""
-    odd = tuple(a - (2 * b - 1) for a, b in zip(after, before, strict=True))
+    odd = (after[0] - (2 * before[0] - 1), after[1] - (2 * before[1] - 1))
     return lambda inputs, outputs: nn.ConvTranspose2d(
         inputs, outputs, kernel_size=3, stride=2, padding=1, output_padding=odd
     )

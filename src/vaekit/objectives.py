@@ -27,7 +27,7 @@ class Objective(Protocol):
 
 
 @dataclass(frozen=True)
-class elbo:  # noqa: N801 - it reads as the function it is
+class elbo:
     """E[log p(x | z)] - beta KL(q || p), with the KL in closed form where there is one.
 
     `beta` is a number, or numbers by the latents' names. Kingma and Welling 2014, eq. 10; beta: Higgins et al. 2017.
@@ -45,7 +45,7 @@ class elbo:  # noqa: N801 - it reads as the function it is
 
 
 @dataclass(frozen=True)
-class iwae:  # noqa: N801
+class iwae:
     """log 1/K sum_k w_k, with w = p(x, z_k) / q(z_k | x): at most log p(x) on average, and closer as K grows.
 
     Burda et al. 2016, eq. 8. While the KL warms up, log w = log p(x | z) + warmup log p(z) / q(z | x).

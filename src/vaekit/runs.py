@@ -190,7 +190,9 @@ def load_weights(model: nn.Module, path: Path) -> None:
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
     except (safetensors.SafetensorError, OSError) as error:
-        raise UserError(f"{path} is damaged ({one_line(error)}); train again, or restore it") from None
+        raise UserError(
+            f"{path} is damaged ({one_line(error)}); train again, or restore it"
+        ) from None
     wanted = model.state_dict()
     for name in sorted(wanted.keys() | tensors.keys()):
         if name not in tensors or name not in wanted:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import math
 import time
@@ -16,11 +15,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .compute import fast_float32, find_device
-from .config import DataConfig, TrainConfig, UserError, override, require
+from .config import DataConfig, TrainConfig, override, require
 from .data import Dataset, Split, freeze, pixels
 from .data.dataset import Settled
 from .models import objective_of
-from .objectives import Objective, elbo
+from .objectives import Objective
 from .progress import Progress
 from .runs import Run, describe, load_weights
 from .vae import VAE
@@ -53,7 +52,7 @@ class Epoch:
 
 
 class Loss(nn.Module):
-    """A model with its objective: forward gives the loss of a batch and its sums of (objective, log-likelihood, KL)."""
+    """A model with its objective: forward gives the loss of a batch and its means (objective, log-likelihood, KL)."""
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
@@ -65,11 +64,10 @@ class Loss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         inference = self.model(x, y, samples=self.objective.samples)
         value = self.objective(inference, warmup)
-        log_likelihood, kl = inference.log_likelihood.detach(), inference.kl.detach()
-        sums = torch.stack(
-            [value.detach().sum(), log_likelihood.mean() * len(x), kl.mean() * len(x)]
-        )
-        return -value.mean(), sums
+        parts = inference.log_likelihood, inference.kl
+        with torch.no_grad():
+            means = torch.stack([value.mean(), parts[0].mean(), parts[1].mean()])
+        return -value.mean(), means
 
 
 def train_epochs(
@@ -109,7 +107,7 @@ def train_epochs(
                 kl_weight.fill_(min(1.0, step / steps / config.kl_warmup))
 
             batch = train[indices]
-            value, sums = loss(pixels(batch.images, binarisation), batch.labels, kl_weight)
+            value, means = loss(pixels(batch.images, binarisation), batch.labels, kl_weight)
             optimizer.zero_grad()
             value.backward()
             if config.clip_gradient is not None:
@@ -117,7 +115,7 @@ def train_epochs(
             optimizer.step()
             if average is not None:
                 average.update_parameters(model)
-            totals += sums
+            totals += means * len(indices)
         # Reading the totals waits for the device, so the time is that of the whole epoch.
         _, log_likelihood, kl = (totals / len(train)).tolist()
         trained = time.perf_counter() - started
@@ -194,7 +192,7 @@ def validate(loss: Loss, split: Split) -> list[float]:
         totals = torch.zeros(3, device=device)
         for start in range(0, len(split), VALIDATION_BATCH):
             batch = split[start : start + VALIDATION_BATCH]
-            totals += loss(batch.images, batch.labels)[1]
+            totals += loss(batch.images, batch.labels)[1] * len(batch)
     loss.model.train(was_training)
     return (totals / len(split)).tolist()
 
@@ -250,7 +248,7 @@ def train(
     )
     objective = objective or objective_of(blueprint)
 
-    best, since_best = None, 0
+    since_best = 0
     with Progress(config, len(data.train), progress) as shown, fast_float32(device):
         loop = train_epochs(model, data, config, objective, settled, device, shown.track)
         for epoch, kept in loop:
@@ -258,7 +256,7 @@ def train(
             run.append_metrics(dataclasses.asdict(epoch))
             if epoch.best:
                 run.save_weights(kept)
-                best, since_best = epoch, 0
+                since_best = 0
             elif epoch.epoch > max(config.kl_warmup, config.lr_warmup):
                 since_best += 1
             if config.save_every and epoch.epoch % config.save_every == 0:

@@ -62,7 +62,9 @@ class Inference:
     @property
     def log_weight(self) -> Tensor:
         """log p(x | latents) + log p(latents) - log q(latents | x): all bounds and the NLL follow from it."""
-        return reduce(add, (latent.log_ratio for latent in self.latents.values()), self.log_likelihood)
+        return reduce(
+            add, (latent.log_ratio for latent in self.latents.values()), self.log_likelihood
+        )
 
 
 class VAE(nn.Module):

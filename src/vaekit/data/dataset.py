@@ -29,7 +29,12 @@ class Split:
         return len(self.images)
 
     def __getitem__(self, indices: slice | Tensor) -> Split:
-        return Split(self.images[indices], None if self.labels is None else self.labels[indices])
+        labels = self.labels
+        if isinstance(indices, slice):
+            return Split(self.images[indices], None if labels is None else labels[indices])
+        # index_select copies whole images, where indexing goes through them pixel by pixel.
+        images = self.images.index_select(0, indices)
+        return Split(images, None if labels is None else labels.index_select(0, indices))
 
     def to(self, device: torch.device) -> Split:
         labels = None if self.labels is None else self.labels.to(device)
@@ -55,7 +60,9 @@ class Dataset:
         for name, split in self.splits.items():
             images = split.images
             where = f"data set {self.name!r}, {name}"
-            require(images.ndim == 4 and len(images) >= 1, f"{where}: no images of shape (N, C, H, W)")
+            require(
+                images.ndim == 4 and len(images) >= 1, f"{where}: no images of shape (N, C, H, W)"
+            )
             require(
                 images.shape[1:] == self.train.images.shape[1:]
                 and images.dtype == self.train.images.dtype,

@@ -27,9 +27,7 @@ def read_idx(path: Path, dimensions: int, md5: str | None = None) -> Tensor:
     except FileNotFoundError:
         raise UserError(f"{path} is missing; put the data set's file there") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise UserError(
-            f"{path} cannot be read ({error}); it is damaged, get it again"
-        ) from None
+        raise UserError(f"{path} cannot be read ({error}); it is damaged, get it again") from None
     # The type of byte elements is 0x08; the last byte of the magic number counts the dimensions.
     header = 4 + 4 * dimensions
     require(

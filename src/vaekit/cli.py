@@ -1,0 +1,340 @@
+"""The command line: one typed function a verb, which tyro turns into flags. Imports torch only inside a verb."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from tyro.conf import OmitArgPrefixes, Positional
+from tyro.extras import SubcommandApp
+
+from . import __version__
+from .config import (
+    MODELS,
+    DataConfig,
+    ModelConfig,
+    ModelEntry,
+    TrainConfig,
+    UserError,
+    closest,
+    flag,
+    model_entry,
+)
+
+RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
+
+TRAIN_HELP = """{summary}
+
+For example:
+  vaekit train {name}
+  vaekit train {name} --latent-dim 2 --epochs 20 --seed 1
+  vaekit train {name} --likelihood gaussian --scale 0.1 --name grey
+  vaekit train {name} --kl-warmup 10 --optimizer adamw --patience 10 --out runs/mine
+
+Args:
+    out: Run directory to make, instead of runs/<model>-<data>-<n>; never one that exists.
+    run_name: Goes into the folder's name.
+    init: Run directory whose weights to start from.
+"""
+
+
+def make_train(name: str, entry: ModelEntry) -> Callable[..., None]:
+    def train(
+        model: ModelConfig = entry.settings,
+        data: DataConfig = DataConfig(),  # noqa: B008 - frozen
+        training: TrainConfig = TrainConfig(),  # noqa: B008
+        out: str | None = None,
+        run_name: Annotated[str, tyro.conf.arg(name="name")] = "",
+        init: str | None = None,
+    ) -> None:
+        from .data import load
+        from .models import build
+        from .training import train as train_model
+
+        dataset = load(data.data, data.data_dir)
+        run = train_model(
+            build(name, dataset, seed=training.seed, **asdict(model)),
+            dataset,
+            out=out,
+            name=run_name,
+            init=init,
+            binarisation=data.binarisation,
+            **asdict(training),
+        )
+        best = [epoch for epoch in run.metrics if epoch["best"]][-1]
+        print(
+            f"{run}: best at epoch {best['epoch']}, validation ELBO {best['validation_elbo']:.2f}"
+        )
+        print(f"next: vaekit evaluate {run}  or  vaekit generate {run}")
+
+    train.__doc__ = TRAIN_HELP.format(name=name, summary=entry.summary)
+    return train
+
+
+def evaluate(
+    run: RunArgument,
+    split: Literal["train", "validation", "test"] = "test",
+    samples: int = 1000,
+    limit: int | None = None,
+    seed: int = 0,
+    data_dir: str | None = None,
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Measure a run: ELBO, importance-weighted NLL, bits/dim, active units.
+
+    For example:
+      vaekit evaluate runs/vae-mnist-1
+      vaekit evaluate runs/vae-mnist-1 --split validation --samples 5000 --limit 1000
+
+    Args:
+        run: Run directory.
+        split: Images to measure on.
+        samples: Draws an image for the NLL.
+        limit: Measure on this many images, chosen by the seed; without it the ELBO is of all, and the NLL of
+            as many as take two minutes.
+        seed: Seed of the draws, and of the choice of images.
+        data_dir: Folder that holds the data set's files.
+        device: auto, cpu, cuda, cuda:1, mps.
+        json: Print evaluation.json instead of the table.
+    """
+    from rich.console import Console
+
+    from .evaluation import as_table
+    from .evaluation import evaluate as measure
+
+    result = measure(
+        run, split, samples, limit, seed, data_dir=data_dir, device=device, progress=True
+    )
+    file = Path(run) / "evaluation.json"
+    if json:
+        print(file.read_text(), end="")
+    else:
+        Console(highlight=False).print(as_table(result))
+        print(f"written to {file}")
+
+
+def generate(
+    run: RunArgument,
+    count: int = 64,
+    temperature: float = 1.0,
+    seed: int = 0,
+    latent: str | None = None,
+    out: str | None = None,
+) -> None:
+    """Draw new images from a run's prior, or decode one point of its latent.
+
+    For example:
+      vaekit generate runs/vae-mnist-1 --count 100 --temperature 0.8
+      vaekit generate runs/vae-mnist-1 --latent 0.3,-1.2 --out point.png
+
+    Args:
+        run: Run directory.
+        count: Images to draw.
+        temperature: Below 1, closer to the prior's mean: cleaner and less varied.
+        seed: Seed of the draws.
+        latent: One point to decode, numbers with commas.
+        out: Picture to write, PNG, PDF or SVG; RUN/pictures/samples.png by default.
+    """
+    from . import generation, pictures
+    from .models import load
+    from .runs import Run
+
+    place = Run(run)
+    model = load(place)
+    if latent is None:
+        images, name = generation.generate(model, count, temperature, seed), "samples.png"
+    else:
+        images, name = generation.decode_point(model, latent), "point.png"
+    columns = max(1, round(len(images) ** 0.5))
+    figure = pictures.image_grid(images, columns)
+    print(pictures.save(figure, Path(out) if out else place.pictures / name))
+
+
+def reconstruct(
+    run: RunArgument,
+    images: Positional[tuple[Path, ...]] = (),
+    split: Literal["train", "validation", "test"] = "test",
+    count: int = 40,
+    data_dir: str | None = None,
+    out: str | None = None,
+) -> None:
+    """Draw images above their reconstructions: your own files and folders, or a run's test images.
+
+    For example:
+      vaekit reconstruct runs/vae-mnist-1
+      vaekit reconstruct runs/vae-mnist-1 digit.png photos/ --out pairs.png
+
+    Args:
+        run: Run directory.
+        images: Image files or folders; the first images of the split where none are given.
+        split: Images to take where none are given.
+        count: How many of these.
+        data_dir: Folder that holds the data set's files.
+        out: Picture to write, PNG, PDF or SVG; RUN/pictures/reconstructions.png by default.
+    """
+    from . import generation, pictures
+    from .models import load
+    from .runs import Run
+
+    place = Run(run)
+    model = load(place)
+    inputs = generation.inputs(place, images, split, count, data_dir, notice)
+    figure = pictures.pairs(inputs, generation.reconstruct(model, inputs))
+    print(pictures.save(figure, Path(out) if out else place.pictures / "reconstructions.png"))
+
+
+def demo(epochs: int = 15, out: str | None = None) -> None:
+    """Train a VAE on MNIST, measure it, draw pictures, and say what the numbers mean: about two minutes.
+
+    Args:
+        epochs: Passes over the training images.
+        out: Run directory to make, instead of runs/demo-<n>.
+    """
+    from .demo import demo as show
+
+    show(epochs, out)
+
+
+def completion(shell: Positional[Literal["bash", "zsh", "fish", "tcsh"]]) -> None:
+    """Print a script that completes vaekit's verbs and flags in a shell.
+
+    For example:
+      vaekit completion bash > ~/.local/share/bash-completion/completions/vaekit
+      vaekit completion zsh > ~/.zfunc/_vaekit
+
+    Args:
+        shell: Your shell.
+    """
+    run_app(["--tyro-print-completion", shell])
+
+
+def notice(text: str) -> None:
+    print(text, file=sys.stderr)
+
+
+HELP = f"""vaekit {__version__}: variational autoencoders for images.
+
+For example:
+  vaekit demo                           the main job from end to end, two minutes
+  vaekit train vae --latent-dim 20      makes runs/vae-mnist-1
+  vaekit evaluate runs/vae-mnist-1      what it is worth
+  vaekit generate runs/vae-mnist-1      new images
+"""
+TRAIN_SUMMARY = """Train a model and keep it in a run directory.
+
+For example:
+  vaekit train vae
+  vaekit train convvae --epochs 20 --seed 1
+  vaekit train vae --help               all settings
+"""
+VERBS: tuple[Callable[..., None], ...] = (evaluate, generate, reconstruct, demo, completion)
+
+
+def make_app(arguments: list[str]) -> SubcommandApp:
+    """The tree of verbs. Its lists show a sentence of each; a verb's own page shows its examples too."""
+
+    def add(app: SubcommandApp, name: str, verb: Any, text: str) -> None:
+        shown = text.partition("Args:")[0] if name in arguments else text.partition("\n")[0]
+        app.command(name=name, help=shown.strip())(verb)
+
+    app, train_app = SubcommandApp(), SubcommandApp()
+    for name, entry in MODELS.items():
+        verb = make_train(name, entry)
+        add(train_app, name, verb, verb.__doc__ or "")
+    add(app, "train", train_app, TRAIN_SUMMARY)
+    for verb in VERBS:
+        add(app, verb.__name__, verb, inspect.getdoc(verb) or "")
+    return app
+
+
+def run_app(arguments: list[str]) -> None:
+    make_app(arguments).cli(
+        prog="vaekit", description=HELP, args=arguments, config=(OmitArgPrefixes,)
+    )
+
+
+def reject(arguments: list[str], event: Any) -> None:
+    """Say what tyro could not parse in one line (tyro's own message is a box of several)."""
+    kind = type(event).__name__
+    verb = arguments[0] if arguments else ""
+    page = f"see `vaekit {' '.join(arguments[: 2 if verb == 'train' else 1])} --help`"
+    if kind == "UnrecognizedArgs":
+        word = event.tokens[0]
+        if word.startswith("-"):
+            raise UserError(f"there is no flag {word} here{closest(word, flags(verb))}; {page}")
+        if verb == "train" and arguments[1:2] == [word]:
+            model_entry(word)
+        names = verbs()
+        if verb == word:
+            there = ", ".join(names)
+            raise UserError(
+                f"there is no command {word!r}{closest(word, names)} (there are: {there})"
+            )
+        raise UserError(f"{word!r} is one argument too many; {page}")
+    if kind == "InvalidChoice":
+        choices = ", ".join(map(str, event.choices))
+        named = event.argument.display_name()
+        raise UserError(f"{named} is {event.value!r}; it must be one of {choices}")
+    if kind == "MissingSubcommand":
+        names = list(event.subcommand_spec.parser_from_name)
+        raise UserError(f"`vaekit {verb}` needs one of: {', '.join(names)}")
+    if kind == "MissingArgs":
+        missing = ", ".join(x.arg.lowered.metavar or "" for x in event.missing_arguments)
+        raise UserError(f"`vaekit {verb}` lacks {missing}; {page}")
+    if kind == "BadValue":
+        raise UserError(f"{event.argument.display_name()} lacks its value; {page}")
+    if kind == "InstantiationFailure" and event.argument is not None:
+        lowered = event.argument.lowered
+        wanted = str(lowered.metavar).replace("{None}|", "").replace("INT", "a whole number")
+        wanted = wanted.replace("FLOAT", "a number").replace("|", " or ")
+        named = event.argument.display_name()
+        raise UserError(f"{named} has a value that is not {wanted}; {page}")
+    if kind == "InstantiationFailure":
+        raise UserError(event.message)
+
+
+def verbs() -> list[str]:
+    return ["train", *(verb.__name__ for verb in VERBS)]
+
+
+def flags(verb: str) -> list[str]:
+    """The flags of a verb, for suggestions."""
+    if verb == "train":
+        settings = [f.name for kind in (ModelConfig, DataConfig, TrainConfig) for f in fields(kind)]
+        return [flag(name) for name in [*settings, "out", "name", "init"]]
+    found = [v for v in VERBS if v.__name__ == verb]
+    return [flag(name) for v in found for name in inspect.signature(v).parameters]
+
+
+def main() -> None:
+    """Run the command line. Bad input: one line on the standard error, exit code 2."""
+    arguments = sys.argv[1:]
+    if arguments == ["--version"]:
+        print(f"vaekit {__version__}")
+        return
+    try:
+        with tyro._errors.on_parse_error(partial(reject, arguments)):
+            run_app(arguments or ["--help"])
+    except UserError as error:
+        sys.exit(fail(str(error)))
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os._exit(0)
+    except OSError as error:
+        named = f"{error.filename}: " if error.filename else ""
+        sys.exit(fail(f"{named}{error.strerror or error}"))
+    except KeyboardInterrupt:
+        notice("vaekit: interrupted; what was saved so far is whole")
+        sys.exit(130)
+
+
+def fail(message: str) -> int:
+    notice(f"vaekit: {' '.join(message.split())}")
+    return 2

@@ -1,0 +1,53 @@
+"""Image files, read with Pillow into the size and colours that a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from ..config import UserError, require
+
+
+def read_images(
+    paths: Sequence[Path], shape: tuple[int, int, int], notice: Callable[[str], None]
+) -> Tensor:
+    """Files, or all image files of folders, as uint8 (N, C, H, W); `notice` hears of each conversion.
+
+    Raises UserError for a missing file, a file that is no image, a folder without images.
+    """
+    files = [file for path in paths for file in _expand(path)]
+    return torch.stack([_read_image(file, shape, notice) for file in files])
+
+
+def _expand(path: Path) -> list[Path]:
+    require(path.exists(), f"there is no image {path}")
+    if not path.is_dir():
+        return [path]
+    known = Image.registered_extensions()
+    files = sorted(file for file in path.iterdir() if file.suffix.lower() in known)
+    require(len(files) >= 1, f"the folder {path} has no image files")
+    return files
+
+
+def _read_image(path: Path, shape: tuple[int, int, int], notice: Callable[[str], None]) -> Tensor:
+    channels, height, width = shape
+    if channels not in (1, 3):
+        raise UserError(f"the model's images have {channels} channels; files have grey or colour")
+    try:
+        with Image.open(path) as opened:
+            image = opened.convert("L" if channels == 1 else "RGB")
+            changes = [] if opened.mode == image.mode else [f"{opened.mode} to {image.mode}"]
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
+        reason = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
+        raise UserError(f"{path} cannot be read: {' '.join(reason.split())}") from None
+    if image.size != (width, height):
+        changes.append(f"{image.width} x {image.height} to {width} x {height} pixels")
+        image = image.resize((width, height), Image.Resampling.LANCZOS)
+    if changes:
+        notice(f"{path}: converted {', '.join(changes)}")
+    return torch.from_numpy(np.array(image)).reshape(height, width, channels).permute(2, 0, 1)

@@ -1,0 +1,308 @@
+"""One call measures a trained model on a split: ELBO, importance-weighted NLL, bits/dim, active units."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import rich.progress
+import torch
+from rich.console import Console
+from torch import Tensor
+
+from .compute import fast_float32, find_device
+from .config import require
+from .data import Dataset, Split, freeze
+from .data import load as load_data
+from .data.dataset import choose_split
+from .models import load
+from .runs import Run, write_json
+from .vae import VAE, Inference
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+ELBO_SAMPLES = 10
+# A latent dimension is active if its posterior mean varies over images by more (Burda et al. 2016, section 5.2).
+ACTIVE_VARIANCE = 0.01
+TIME_BUDGET = 120.0
+# Images x samples decoded at once are bounded by their pixels: 8 MB in float32.
+CHUNK_PIXELS = 2**21
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What `evaluate` measures. Likelihoods in nats per image, means over images.
+
+    `nll` is -log 1/S sum_s w_s with S = `samples`; in expectation an upper bound of -log p(x) (Burda et al. 2016).
+    `nll_standard_error` is what other draws of the same size would change (delta method);
+    `nll_image_standard_error` is what other test images would (spread over images / sqrt(images)).
+    """
+
+    elbo: float
+    log_likelihood: float
+    kl: float
+    nll: float
+    nll_standard_error: float
+    nll_image_standard_error: float
+    bits_per_dim: float | None
+    active_units: int
+    latent_units: int
+    samples: int
+    split: str
+    images: int
+    nll_images: int
+    likelihood: str
+    binarisation: str
+    seed: int
+    seconds: float
+
+
+def evaluate(
+    run: Run | str | Path,
+    split: str = "test",
+    samples: int = 1000,
+    limit: int | None = None,
+    seed: int = 0,
+    data: Dataset | None = None,
+    data_dir: str | Path | None = None,
+    device: str = "auto",
+    progress: bool = False,
+) -> dict[str, Any]:
+    """Measure a run on a split; the fields of Evaluation, also written to RUN/evaluation.json.
+
+    `samples` draws an image give the NLL. `limit` takes that many images, chosen by `seed`. Without it the ELBO is
+    of all images, and the NLL of as many, chosen by `seed`, as take two minutes here. `data` stands in for loading
+    the run's data set by its name. Raises UserError for a missing or damaged run, another data set, bad numbers.
+    """
+    require(samples >= 1, f"--samples is {samples}; it must be at least 1")
+    require(limit is None or limit >= 1, f"--limit is {limit}; it must be at least 1")
+    run, where = Run.of(run), find_device(device)
+    model = load(run).to(where)
+    images, binarisation = evaluation_images(run, split, data, data_dir)
+    count = len(images) if limit is None else min(limit, len(images))
+    order = torch.from_numpy(np.random.default_rng(seed).permutation(len(images))[:count])
+    chosen = images[order].to(where)
+
+    started = time.perf_counter()
+    shown = Shown(progress)
+    with torch.no_grad(), torch.random.fork_rng(), fast_float32(where):
+        torch.manual_seed(seed)
+        bound = measure_elbo(model, chosen, min(samples, ELBO_SAMPLES), shown)
+        affordable = count if limit is not None else images_in_time(model, chosen, samples, shown)
+        log_sums = measure_nll(model, chosen[:affordable], samples, shown)
+    nll = -(log_sums[0] - math.log(samples))
+    settings = model.blueprint.settings
+    discrete = settings.likelihood == "logistic" or binarisation != "none"
+    evaluation = asdict(
+        Evaluation(
+            elbo=bound.log_likelihood - bound.kl,
+            log_likelihood=bound.log_likelihood,
+            kl=bound.kl,
+            nll=float(nll.mean()),
+            nll_standard_error=monte_carlo_error(log_sums, samples),
+            nll_image_standard_error=float(nll.std()) / math.sqrt(affordable),
+            bits_per_dim=float(nll.mean()) / (math.prod(model.blueprint.shape) * math.log(2))
+            if discrete
+            else None,
+            active_units=bound.active_units,
+            latent_units=bound.latent_units,
+            samples=samples,
+            split=split,
+            images=count,
+            nll_images=affordable,
+            likelihood=settings.likelihood,
+            binarisation=binarisation,
+            seed=seed,
+            seconds=time.perf_counter() - started,
+        )
+    )
+    write_json(run.path / "evaluation.json", evaluation)
+    return evaluation
+
+
+def evaluation_images(
+    run: Run, split: str, data: Dataset | None, data_dir: str | Path | None
+) -> tuple[Split, str]:
+    """The frozen images of a split of the run's data set, and their binarisation."""
+    recorded = run.section("data")
+    if data is None:
+        data = load_data(recorded["name"], data_dir or recorded["data_dir"])
+    require(
+        data.sha256() == recorded["sha256"],
+        f"the data set {data.name!r} found here is not the one {run} was trained on (its hash differs)",
+    )
+    return freeze(choose_split(data, split), recorded["binarisation"]), recorded["binarisation"]
+
+
+class Shown:
+    """What evaluation says while it works, on the standard error; nothing unless enabled."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not enabled)
+
+    def say(self, text: str) -> None:
+        self.console.print(text)
+
+    def track(self, chunks: Iterator[Any], total: int, what: str) -> Iterator[Any]:
+        live = self.console.is_terminal and not self.console.quiet
+        yield from rich.progress.track(
+            chunks, what, total=total, console=self.console, disable=not live, transient=True
+        )
+
+
+def chunk_images(model: VAE, samples: int) -> int:
+    """How many images to decode `samples` times at once."""
+    return max(1, CHUNK_PIXELS // math.prod(model.blueprint.shape) // samples)
+
+
+def inferences(model: VAE, images: Split, samples: int) -> Iterator[Inference]:
+    """One Inference for each chunk of images."""
+    size = chunk_images(model, samples)
+    for start in range(0, len(images), size):
+        batch = images[start : start + size]
+        yield model(batch.images, batch.labels, samples=(samples,))
+
+
+@dataclass(frozen=True)
+class Bound:
+    log_likelihood: float
+    kl: float
+    active_units: int
+    latent_units: int
+
+
+def measure_elbo(model: VAE, images: Split, samples: int, shown: Shown) -> Bound:
+    """ELBO parts, the likelihood averaged over `samples` draws, and the active units."""
+    totals = torch.zeros(2, dtype=torch.float64)
+    means: list[Tensor] = []
+    chunks = math.ceil(len(images) / chunk_images(model, samples))
+    for inference in shown.track(inferences(model, images, samples), chunks, "ELBO"):
+        size = len(inference.x)
+        parts = inference.log_likelihood.mean() * size, inference.kl.mean() * size
+        totals += torch.stack(parts).double().cpu()
+        latents = inference.latents.values()
+        # Below another latent a posterior differs between draws: their average is the image's.
+        centers = (
+            q.mean if q.mean.ndim == 2 else q.mean.mean(0) for q in (v.posterior for v in latents)
+        )
+        means.append(torch.cat(tuple(centers), dim=-1).cpu())
+    log_likelihood, kl = (totals / len(images)).tolist()
+    spread = torch.cat(means).var(0, correction=0)
+    return Bound(log_likelihood, kl, int((spread > ACTIVE_VARIANCE).sum()), len(spread))
+
+
+def measure_nll(model: VAE, images: Split, samples: int, shown: Shown) -> Tensor:
+    """log sum_s w_s and log sum_s w_s^2 of every image: (2, N), float64."""
+    pixels = math.prod(model.blueprint.shape)
+    # A chunk holds several images, or a part of one image's samples; parts meet in a running log-sum-exp.
+    parts = split_evenly(samples, max(1, CHUNK_PIXELS // pixels))
+    chunks = math.ceil(len(images) / chunk_images(model, samples))
+    sums = []
+    size = chunk_images(model, samples)
+    starts = iter(range(0, len(images), size))
+    for start in shown.track(starts, chunks, "NLL"):
+        batch = images[start : start + size]
+        total = torch.full((2, len(batch)), -math.inf, dtype=torch.float64)
+        for part in parts:
+            log_weight = (
+                model(batch.images, batch.labels, samples=(part,)).log_weight.double().cpu()
+            )
+            both = torch.stack([log_weight.logsumexp(0), (2 * log_weight).logsumexp(0)])
+            total = torch.logaddexp(total, both)
+        sums.append(total)
+    return torch.cat(sums, dim=1)
+
+
+def split_evenly(count: int, largest: int) -> list[int]:
+    """`count` as a sum of nearly equal parts, none above `largest`."""
+    parts = math.ceil(count / largest)
+    return [count // parts + (i < count % parts) for i in range(parts)]
+
+
+def monte_carlo_error(log_sums: Tensor, samples: int) -> float:
+    """Standard error of the mean NLL from its draws: Var[log mean w] = Var[w] / (S E[w]^2) for each image."""
+    if samples == 1:
+        return math.nan
+    relative = (log_sums[1] - 2 * log_sums[0] + math.log(samples)).exp() - 1
+    variance = relative.clamp(min=0) / (samples - 1)
+    return float(variance.sum().sqrt()) / log_sums.shape[1]
+
+
+def images_in_time(model: VAE, images: Split, samples: int, shown: Shown) -> int:
+    """How many of the images the NLL can have in TIME_BUDGET, from timing a few; says so."""
+    size = min(len(images), chunk_images(model, samples))
+    silent = Shown(False)
+    measure_nll(model, images[:size], samples, silent)
+    started = time.perf_counter()
+    for _ in range(3):
+        measure_nll(model, images[:size], samples, silent)
+    each = (time.perf_counter() - started) / (3 * size)
+    whole = each * len(images)
+    if whole <= TIME_BUDGET:
+        shown.say(f"NLL with {samples:,} samples of {len(images):,} images: about {whole:.0f} s")
+        return len(images)
+    affordable = max(1, int(TIME_BUDGET / each))
+    affordable = affordable // 100 * 100 or affordable
+    shown.say(
+        f"NLL with {samples:,} samples of all {len(images):,} images would take {whole / 60:.0f} min; "
+        f"taking {affordable:,} of them, {TIME_BUDGET / 60:.0f} min (--limit chooses)"
+    )
+    return affordable
+
+
+def as_table(evaluation: dict[str, Any]) -> Table:
+    """The evaluation as a table for the screen, with what each number means."""
+    from rich.table import Table
+
+    e = Evaluation(**evaluation)
+    subset = f" (of {e.nll_images:,} of the images)" if e.nll_images < e.images else ""
+    pixels = {
+        "dynamic": "binarised once, from a fixed seed",
+        "threshold": "cut at one half",
+        "none": "grey, as probabilities" if e.likelihood == "bernoulli" else "as they are",
+    }[e.binarisation]
+    table = Table(
+        title=f"{e.images:,} {e.split} images, {e.likelihood} pixels, {pixels}",
+        title_justify="left",
+    )
+    table.add_column("")
+    table.add_column("value", justify="right")
+    table.add_column("what it is", overflow="fold")
+    nothing = (
+        "- (a density has none)" if e.likelihood == "gaussian" else "- (grey pixels have none)"
+    )
+    rows = [
+        ("ELBO", f"{e.elbo:.2f}", "lower bound on log p(x), nats per image; higher is better"),
+        (
+            "log-likelihood",
+            f"{e.log_likelihood:.2f}",
+            "its first part: how well images are redrawn",
+        ),
+        ("KL", f"{e.kl:.2f}", "its second part, subtracted: nats that the latent carries"),
+        (
+            "NLL",
+            f"{e.nll:.2f}",
+            f"-log p(x) from {e.samples:,} samples, nats per image{subset}; lower is better",
+        ),
+        ("  error, samples", f"{e.nll_standard_error:.3f}", "standard error from the draws"),
+        ("  error, images", f"{e.nll_image_standard_error:.3f}", "standard error from the images"),
+        (
+            "bits/dim",
+            nothing if e.bits_per_dim is None else f"{e.bits_per_dim:.4f}",
+            "NLL per pixel and channel, in bits",
+        ),
+        (
+            "active units",
+            f"{e.active_units} of {e.latent_units}",
+            "latent dimensions that respond to the image",
+        ),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    return table

@@ -1,0 +1,60 @@
+"""Shared by all tests: small data sets, and MNIST cut short so that a training takes a second."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from vaekit.data import Dataset, Split, names
+
+
+def random_dataset(shape=(1, 6, 5), kind="bits", count=60, name="random") -> Dataset:
+    """Images of noise around a few patterns; `kind` is bits, grey (uint8) or float."""
+    generator = torch.Generator().manual_seed(0)
+    patterns = torch.rand(3, *shape, generator=generator)
+    labels = torch.randint(3, (count,), generator=generator)
+    images = (patterns[labels] + 0.1 * torch.randn(count, *shape, generator=generator)).clamp(0, 1)
+    if kind == "bits":
+        images = ((images > 0.5) * 255).to(torch.uint8)
+    elif kind == "grey":
+        images = (images * 255).to(torch.uint8)
+    part = count // 3
+    split = Split(images, labels)
+    return Dataset(
+        name,
+        split[:part],
+        split[part : 2 * part],
+        split[2 * part :],
+        black_and_white=kind == "bits",
+    )
+
+
+@pytest.fixture(scope="session")
+def mnist() -> Dataset:
+    return names.load("mnist")
+
+
+@pytest.fixture
+def small_mnist(monkeypatch, mnist) -> Dataset:
+    """MNIST with 600 / 200 / 200 images, for whoever loads "mnist" in this test."""
+    small = dataclasses.replace(
+        mnist, train=mnist.train[:600], validation=mnist.validation[:200], test=mnist.test[:200]
+    )
+    monkeypatch.setitem(names.DATASETS, "mnist", lambda folder: small)
+    return small
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory, mnist) -> Path:
+    """A run directory of a small VAE, trained for two epochs on MNIST cut short. Not to be changed."""
+    from vaekit import build, train
+
+    small = dataclasses.replace(
+        mnist, train=mnist.train[:600], validation=mnist.validation[:200], test=mnist.test[:200]
+    )
+    out = tmp_path_factory.mktemp("runs") / "small"
+    train(
+        build("vae", small, latent_dim=3, hidden_dim=32), small, out=out, epochs=2, progress=False
+    )
+    return out
