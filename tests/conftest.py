@@ -8,6 +8,9 @@ import torch
 
 from vaekit.data import Dataset, Split, names
 
+# The models here are tiny: a second thread would cost them more than it gives.
+torch.set_num_threads(1)
+
 
 def random_dataset(shape=(1, 6, 5), kind="bits", count=60, name="random") -> Dataset:
     """Images of noise around a few patterns; `kind` is bits, grey (uint8) or float."""

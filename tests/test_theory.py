@@ -58,7 +58,7 @@ def linear_vae(scale=SIGMA) -> VAE:
 
 
 def set_exact_posterior(vae: VAE) -> None:
-    """With orthogonal columns of W the true posterior is N(M^-1 W'(x - b), sigma^2 M^-1), M = W'W + sigma^2 diagonal."""
+    """With orthogonal columns of W the true posterior is N(M^-1 W'(x - b), sigma^2 M^-1), M = W'W + sigma^2."""
     decoder, encoder, head = (
         vae.decoder.network,
         vae.posterior["z"].network,

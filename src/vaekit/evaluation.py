@@ -42,14 +42,15 @@ class Evaluation:
     `nll` is -log 1/S sum_s w_s with S = `samples`; in expectation an upper bound of -log p(x) (Burda et al. 2016).
     `nll_standard_error` is what other draws of the same size would change (delta method);
     `nll_image_standard_error` is what other test images would (spread over images / sqrt(images)).
+    Both are null where one draw or one image cannot say.
     """
 
     elbo: float
     log_likelihood: float
     kl: float
     nll: float
-    nll_standard_error: float
-    nll_image_standard_error: float
+    nll_standard_error: float | None
+    nll_image_standard_error: float | None
     bits_per_dim: float | None
     active_units: int
     latent_units: int
@@ -106,7 +107,9 @@ def evaluate(
             kl=bound.kl,
             nll=float(nll.mean()),
             nll_standard_error=monte_carlo_error(log_sums, samples),
-            nll_image_standard_error=float(nll.std()) / math.sqrt(affordable),
+            nll_image_standard_error=float(nll.std()) / math.sqrt(affordable)
+            if affordable > 1
+            else None,
             bits_per_dim=float(nll.mean()) / (math.prod(model.blueprint.shape) * math.log(2))
             if discrete
             else None,
@@ -225,10 +228,13 @@ def split_evenly(count: int, largest: int) -> list[int]:
     return [count // parts + (i < count % parts) for i in range(parts)]
 
 
-def monte_carlo_error(log_sums: Tensor, samples: int) -> float:
-    """Standard error of the mean NLL from its draws: Var[log mean w] = Var[w] / (S E[w]^2) for each image."""
+def monte_carlo_error(log_sums: Tensor, samples: int) -> float | None:
+    """Standard error of the mean NLL from its draws: Var[log mean w] = Var[w] / (S E[w]^2) for each image.
+
+    None for one sample, which does not say how far another would be.
+    """
     if samples == 1:
-        return math.nan
+        return None
     relative = (log_sums[1] - 2 * log_sums[0] + math.log(samples)).exp() - 1
     variance = relative.clamp(min=0) / (samples - 1)
     return float(variance.sum().sqrt()) / log_sums.shape[1]
@@ -254,6 +260,10 @@ def images_in_time(model: VAE, images: Split, samples: int, shown: Shown) -> int
         f"taking {affordable:,} of them, {TIME_BUDGET / 60:.0f} min (--limit chooses)"
     )
     return affordable
+
+
+def number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3f}"
 
 
 def as_table(evaluation: dict[str, Any]) -> Table:
@@ -290,8 +300,8 @@ def as_table(evaluation: dict[str, Any]) -> Table:
             f"{e.nll:.2f}",
             f"-log p(x) from {e.samples:,} samples, nats per image{subset}; lower is better",
         ),
-        ("  error, samples", f"{e.nll_standard_error:.3f}", "standard error from the draws"),
-        ("  error, images", f"{e.nll_image_standard_error:.3f}", "standard error from the images"),
+        ("  error, samples", number(e.nll_standard_error), "standard error from the draws"),
+        ("  error, images", number(e.nll_image_standard_error), "standard error from the images"),
         (
             "bits/dim",
             nothing if e.bits_per_dim is None else f"{e.bits_per_dim:.4f}",

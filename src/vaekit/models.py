@@ -53,7 +53,7 @@ def build(name: str, data: Dataset | tuple[int, int, int], seed: int = 0, **sett
 
 
 def build_from(blueprint: Blueprint) -> VAE:
-    """The model that a blueprint describes."""
+    """The model that a blueprint describes, its weights drawn from torch's global generator."""
     settings = blueprint.settings
     networks = {"dense": _dense_networks, "conv": _conv_networks}[settings.network]
     posterior, likelihood = posterior_head(), likelihood_head(settings)
@@ -117,6 +117,7 @@ def load(run: Run | str | Path) -> VAE:
     Raises UserError where the directory, its config.json or its weights are missing, damaged or do not agree.
     """
     run = Run.of(run)
-    model = build_from(run.blueprint)
+    with torch.random.fork_rng(devices=[]):  # its first weights are drawn only to be replaced
+        model = build_from(run.blueprint)
     load_weights(model, run.weights_path)
     return model.eval()

@@ -194,13 +194,15 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f"{path} is damaged ({one_line(error)}); train again, or restore it"
         ) from None
     wanted = model.state_dict()
-    for name in sorted(wanted.keys() | tensors.keys()):
-        if name not in tensors or name not in wanted:
-            owner = "the model has" if name in wanted else "the file has"
-            raise UserError(f"{path} does not fit the model: only {owner} {name}")
-        if tensors[name].shape != wanted[name].shape:
-            sizes = f"{tuple(tensors[name].shape)}, not {tuple(wanted[name].shape)}"
-            raise UserError(f"{path} does not fit the model: {name} has shape {sizes}")
+    for name in sorted(wanted.keys() ^ tensors.keys()):
+        owner = "the model has" if name in wanted else "the file has"
+        raise UserError(f"{path} does not fit the model: only {owner} {name}")
+    for name, value in wanted.items():
+        found = tuple(tensors[name].shape)
+        require(
+            found == tuple(value.shape),
+            f"{path} does not fit the model: {name} has shape {found}, not {tuple(value.shape)}",
+        )
     model.load_state_dict(tensors)
 
 

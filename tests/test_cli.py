@@ -1,0 +1,232 @@
+"""The command line as a user meets it: what it prints, its exit codes, what it leaves behind."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from vaekit import cli
+
+
+@pytest.fixture
+def vaekit(monkeypatch, tmp_path, capsys):
+    """Call the command line in an empty folder: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["vaekit", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call
+
+
+@pytest.fixture
+def run(small_run, tmp_path, small_mnist):
+    return shutil.copytree(small_run, tmp_path / "run")
+
+
+SMALL = ["--latent-dim", "2", "--hidden-dim", "8", "--epochs", "1"]
+
+
+@pytest.mark.parametrize("model", ["vae", "convvae"])
+def test_the_whole_way(vaekit, small_mnist, tmp_path, model):
+    code, out, err = vaekit("train", model, *SMALL, "--name", "first", "--seed", "3")
+    assert code == 0
+    place = f"runs/{model}-mnist-first-1"
+    assert out.startswith(f"{place}: best at epoch 1")
+    assert "epoch 1/1" in err
+    config = json.loads((tmp_path / place / "config.json").read_text())
+    assert config["training"]["seed"] == 3
+    assert config["model"]["settings"]["latent_dim"] == 2
+    assert config["command"][1:3] == ["train", model]
+
+    code, out, err = vaekit("evaluate", place, "--samples", 20, "--limit", 30)
+    assert code == 0
+    for word in ("ELBO", "NLL", "bits/dim", "active units", "binarised once"):
+        assert word in out
+    code, out, err = vaekit("evaluate", place, "--samples", 20, "--limit", 30, "--json")
+    assert json.loads(out)["samples"] == 20
+
+    for verb, name in [("generate", "samples"), ("reconstruct", "reconstructions")]:
+        code, out, err = vaekit(verb, place)
+        assert (code, err) == (0, "")
+        assert out == f"{place}/pictures/{name}.png\n"
+        with Image.open(tmp_path / out.strip()) as picture:
+            assert picture.width > 100
+    code, out, err = vaekit("train", model, *SMALL, "--init", place)
+    assert code == 0
+    assert out.startswith(f"runs/{model}-mnist-1:")
+
+
+def test_one_point_is_decoded_even_if_it_begins_with_a_minus(vaekit, run, tmp_path):
+    code, out, err = vaekit("generate", run, "--latent", "-1.2,0.3,0", "--out", "point.png")
+    assert (code, out, err) == (0, "point.png\n", "")
+    assert (tmp_path / "point.png").exists()
+
+
+def test_own_images_are_reconstructed(vaekit, run, tmp_path):
+    folder = tmp_path / "my images"
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(np.full((40, 30, 3), 80 * i, np.uint8)).save(folder / f"{i}.jpg")
+    code, out, err = vaekit("reconstruct", run, folder, folder / "0.jpg", "--out", "pairs.png")
+    assert (code, out) == (0, "pairs.png\n")
+    assert err.count("converted RGB to L, 30 x 40 to 28 x 28 pixels") == 4
+
+
+def test_demo(vaekit, small_mnist, tmp_path):
+    code, out, _ = vaekit("demo", "--epochs", "1")
+    assert code == 0
+    assert "ELBO" in out
+    assert "runs/vae-mnist-demo-1" in out
+    pictures = tmp_path / "runs" / "vae-mnist-demo-1" / "pictures"
+    assert {p.name for p in pictures.iterdir()} == {
+        "samples.png", "reconstructions.png", "curves.png",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("page", [[], ["train"], ["train", "vae"], ["evaluate"], ["reconstruct"]])
+def test_help_has_examples_and_exits_with_0(vaekit, page):
+    code, out, _ = vaekit(*page, "--help")
+    assert code == 0
+    assert "For example:" in out
+    assert "vaekit" in out
+    if page == ["train", "vae"]:
+        for flag in ("--latent-dim", "--kl-warmup", "--device", "--out", "--binarisation"):
+            assert flag in out
+
+
+def test_no_arguments_is_help_and_version_is_the_version(vaekit):
+    assert vaekit()[:2] == vaekit("--help")[:2]
+    assert vaekit("--version") == (0, "vaekit 0.1.0\n", "")
+
+
+def test_starting_up_imports_nothing_heavy():
+    code = (
+        "import sys; sys.argv = ['vaekit', '--help']\n"
+        "import vaekit.cli\n"
+        "try: vaekit.cli.main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'numpy', 'matplotlib', 'PIL', 'rich', 'safetensors'} & set(sys.modules)\n"
+        "sys.exit(str(heavy) if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_knows_verbs_and_flags(vaekit, shell):
+    code, out, _ = vaekit("completion", shell)
+    assert code == 0
+    for word in ("evaluate", "convvae", "latent-dim"):
+        assert word in out
+
+
+BAD = [
+    (["trian"], "did you mean 'train'"),
+    (["train"], "needs one of: vae, convvae"),
+    (["train", "vea"], "did you mean 'vae'"),
+    (["train", "vae", "--data", "mnits"], "did you mean 'mnist'"),
+    (["train", "vae", "--data-dir", "nowhere"], "the data folder nowhere does not exist"),
+    (["train", "vae", "--latent-dim", "0"], "--latent-dim is 0; it must be at least 1"),
+    (["train", "vae", "--latnt-dim", "3"], "did you mean '--latent-dim'"),
+    (["train", "vae", "--epochs", "-1"], "--epochs is -1; it must be at least 1"),
+    (["train", "vae", "--epochs", "many"], "not a whole number"),
+    (["train", "vae", "--epochs"], "--epochs lacks its value"),
+    (["train", "vae", "--learning-rate", "-1"], "--learning-rate is -1.0; it must be a positive"),
+    (["train", "vae", "--learning-rate", "nan"], "--learning-rate is nan; it must be a positive"),
+    (["train", "vae", "--optimizer", "sgd"], "one of adam, adamw, adagrad, rmsprop"),
+    (["train", "vae", "--scale", "wide", "--likelihood", "gaussian"], "--scale has a value that"),
+    (["train", "vae", "--device", "cuda:99"], "not on this machine"),
+    (["train", "vae", "--init", "nowhere"], "there is no run directory nowhere"),
+    (["train", "vae", "--name", "../x"], "folder's name"),
+    (["train", "vae", "extra"], "one argument too many"),
+    (["evaluate"], "lacks RUN"),
+    (["evaluate", "nowhere"], "there is no run directory nowhere"),
+    (["evaluate", "empty"], "has no config.json"),
+    (["evaluate", "run", "--split", "tset"], "one of train, validation, test"),
+    (["generate", "run", "--latent", "1,2"], "has 2 numbers; the model's latent needs 3"),
+    (["generate", "run", "--count", "0"], "--count is 0"),
+    (["generate", "run", "--out", "no/where.png"], "its folder does not exist"),
+    (["generate", "run", "--out", "a.xyz"], "cannot write a.xyz"),
+    (["reconstruct", "run", "text.png"], "text.png cannot be read: it is no image"),
+    (["reconstruct", "run", "nowhere.png"], "there is no image nowhere.png"),
+    (["reconstruct", "run", "empty"], "the folder empty has no image files"),
+    (["completion", "powershell"], "one of bash, zsh, fish, tcsh"),
+]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"), BAD, ids=lambda x: "_".join(x) if type(x) is list else ""
+)
+def test_bad_input_is_one_line_and_exit_code_2_and_leaves_nothing(
+    vaekit, run, tmp_path, arguments, said
+):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.png").write_text("this is a text file")
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = vaekit(*arguments)
+    assert code == 2
+    assert said in err
+    assert err.startswith("vaekit: ")
+    assert err.count("\n") == 1
+    assert out == ""
+    assert sorted(p for p in tmp_path.rglob("*") if p.name != "pictures") == before
+
+
+def test_a_taken_out_is_refused(vaekit, run, small_mnist):
+    content = (run / "config.json").read_bytes()
+    code, _, err = vaekit("train", "vae", *SMALL, "--out", run)
+    assert code == 2
+    assert "exists already" in err
+    assert (run / "config.json").read_bytes() == content
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_unwritable_out_is_named(vaekit, tmp_path, small_mnist):
+    (tmp_path / "locked").mkdir(mode=0o500)
+    code, _, err = vaekit("train", "vae", *SMALL, "--out", "locked/run")
+    assert (code, err) == (2, "vaekit: locked/run: Permission denied\n")
+
+
+def test_an_out_below_a_file_is_named(vaekit, tmp_path, small_mnist):
+    (tmp_path / "file").write_text("x")
+    code, _, err = vaekit("train", "vae", *SMALL, "--out", "file/run")
+    assert code == 2
+    assert err == "vaekit: file/run: Not a directory\n"
+
+
+def test_a_full_disk_is_named_and_the_old_file_stays(vaekit, run, monkeypatch):
+    vaekit("evaluate", run, "--samples", 2, "--limit", 5)
+    before = (run / "evaluation.json").read_bytes()
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device", "evaluation.json")
+
+    monkeypatch.setattr("os.fsync", full)
+    code, _, err = vaekit("evaluate", run, "--samples", 2, "--limit", 6)
+    assert code == 2
+    assert err.endswith("evaluation.json: No space left on device\n")
+    assert (run / "evaluation.json").read_bytes() == before
+    assert not list(run.glob("*.part"))
+
+
+def test_an_interrupt_is_one_line(vaekit, small_mnist, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("vaekit.training.train", interrupt)
+    code, _, err = vaekit("train", "vae")
+    assert code == 130
+    assert err.count("\n") == 1

@@ -1,0 +1,135 @@
+"""Run directories: never written over, whole at any moment, damage named in one line."""
+
+import json
+import shutil
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+import torch
+
+from vaekit import Run, UserError, load
+from vaekit.config import TrainConfig
+from vaekit.runs import write, write_json
+
+
+def test_default_names_count_up_and_never_collide(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with ThreadPoolExecutor(8) as pool:
+        runs = list(pool.map(lambda _: str(Run.create(None, "vae-mnist", {})), range(20)))
+    assert sorted(runs) == sorted(f"runs/vae-mnist-{n}" for n in range(1, 21))
+
+
+def test_a_taken_out_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("precious")
+    (tmp_path / "file").write_text("precious")
+    for name in ("mine", "file"):
+        with pytest.raises(UserError, match="exists already"):
+            Run.create(tmp_path / name, "", {})
+    assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+    (tmp_path / "empty").mkdir()
+    assert Run.create(tmp_path / "empty" / "deep", "", {}).path.is_dir()
+    assert Run.create(tmp_path / "empty2", "", {}).path.is_dir()
+
+
+def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "a.json"
+    write_json(path, {"a": 1})
+
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(path, b"half")
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_config_says_everything(small_run):
+    config = Run(small_run).config
+    assert config["format"] == 1
+    assert set(config["versions"]) == {"vaekit", "torch", "python", "git"}
+    assert config["model"]["settings"]["likelihood"] == "bernoulli"
+    assert config["data"]["binarisation"] == "dynamic"
+    assert len(config["data"]["sha256"]) == 64
+    assert config["data"]["images"] == {"train": 600, "validation": 200, "test": 200}
+    assert Run(small_run).training == TrainConfig(epochs=2)
+    assert isinstance(config["command"], list)
+
+
+def test_metrics_has_a_line_an_epoch(small_run):
+    metrics = Run(small_run).metrics
+    assert [epoch["epoch"] for epoch in metrics] == [1, 2]
+    for epoch in metrics:
+        assert epoch["train_elbo"] == pytest.approx(epoch["train_log_likelihood"] - epoch["kl"])
+        assert epoch["images_per_second"] > 0
+
+
+@pytest.fixture
+def copy(small_run, tmp_path):
+    return shutil.copytree(small_run, tmp_path / "copy")
+
+
+def test_a_copied_directory_alone_rebuilds_the_model(copy, small_run):
+    first, second = load(small_run).state_dict(), load(copy).state_dict()
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def edit(**changes):
+    def change(run):
+        config = json.loads((run / "config.json").read_text())
+        for path, value in changes.items():
+            *parents, last = path.split("__")
+            target = config
+            for key in parents:
+                target = target[key]
+            if value is None:
+                del target[last]
+            else:
+                target[last] = value
+        (run / "config.json").write_text(json.dumps(config))
+
+    return change
+
+
+def truncate(name, size):
+    return lambda run: (run / name).write_bytes((run / name).read_bytes()[:size])
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda run: (run / "config.json").unlink(), "is no run directory"),
+        (truncate("config.json", 100), "is damaged"),
+        (lambda run: (run / "config.json").write_bytes(b"\xff\xfe\x00"), "is damaged"),
+        (lambda run: (run / "config.json").write_text("[" * 100_000), "is damaged"),
+        (lambda run: (run / "config.json").write_text("[1]"), "no JSON object"),
+        (edit(format=2), "use a newer vaekit"),
+        (edit(format=None), "has format None"),
+        (edit(model=None), "lacks the object 'model'"),
+        (edit(model__name="vea"), "did you mean 'vae'"),
+        (edit(model__shape=[28, 28]), "must be \\[C, H, W\\]"),
+        (edit(model__settings__latent_dim="3"), "latent_dim is '3'; it must be a whole number"),
+        (edit(model__settings__latent_dim=None), "lacks the setting 'latent_dim'"),
+        (edit(model__settings__colour=1), "no setting 'colour'"),
+        (edit(model__settings__latent_dim=4), "does not fit the model: .* has shape"),
+        (edit(model__settings__num_layers=3), "does not fit the model: only the model has"),
+        (lambda run: (run / "model.safetensors").unlink(), "is missing"),
+        (truncate("model.safetensors", 1000), "is damaged"),
+        (truncate("model.safetensors", 0), "is damaged"),
+        (lambda run: (run / "model.safetensors").write_bytes(b"\xff" * 500), "is damaged"),
+    ],
+)
+def test_damage_is_named_in_one_line(copy, damage, said):
+    damage(copy)
+    with pytest.raises(UserError, match=said) as caught:
+        load(copy)
+    assert "\n" not in str(caught.value)
+    assert str(copy) in str(caught.value) or "vea" in str(caught.value)
+
+
+def test_metrics_cut_short_by_a_kill_still_read(copy):
+    with (copy / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 3, "train_el')
+    assert len(Run(copy).metrics) == 2

@@ -1,0 +1,295 @@
+"""The training loop: reproducible, honest about what is best, no work on the sly."""
+
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from conftest import random_dataset
+from vaekit import Run, UserError, build, load, train
+from vaekit.config import TrainConfig
+from vaekit.data import freeze
+from vaekit.objectives import elbo, iwae
+from vaekit.training import Loss, learning_rate, train_epochs, validate
+
+CPU = torch.device("cpu")
+TIMING = {"images_per_second", "seconds"}
+
+
+def fit(out, data=None, model="vae", settings=None, **training):
+    data = data or random_dataset()
+    built = build(
+        model, data, **{"latent_dim": 2, "hidden_dim": 8, "channels": 4, **(settings or {})}
+    )
+    return train(built, data, out=out, progress=False, **{"epochs": 3, "batch_size": 8, **training})
+
+
+def metrics(run):
+    return [{k: v for k, v in epoch.items() if k not in TIMING} for epoch in run.metrics]
+
+
+@pytest.mark.parametrize("model", ["vae", "convvae"])
+def test_two_trainings_from_one_seed_are_the_same(tmp_path, model):
+    options = {"model": model, "settings": {"dropout": 0.2}, "kl_warmup": 1.0, "ema": 0.9}
+    first = fit(tmp_path / "a", seed=3, **options)
+    torch.rand(17)  # whatever happened before
+    second = fit(tmp_path / "b", seed=3, **options)
+    other = fit(tmp_path / "c", seed=4, **options)
+    assert metrics(first) == metrics(second) != metrics(other)
+    weights = [(run.path / "model.safetensors").read_bytes() for run in (first, second, other)]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_it_learns(tmp_path):
+    run = fit(tmp_path / "a", epochs=30, learning_rate=1e-2)
+    assert run.metrics[-1]["validation_elbo"] > run.metrics[0]["validation_elbo"] + 5
+
+
+def loop(data, config, objective=None, model=None, **settings):
+    model = model or build("vae", data, **{"latent_dim": 2, "hidden_dim": 8, **settings})
+    return model, train_epochs(model, data, config, objective or elbo(), "dynamic", CPU)
+
+
+def test_the_training_metrics_are_those_of_the_batches():
+    """At a learning rate of almost 0, the epoch's ELBO is that of the starting model."""
+    data = random_dataset(count=3000)
+    model, epochs = loop(data, TrainConfig(epochs=1, batch_size=64, learning_rate=1e-12))
+    epoch, _ = next(epochs)
+    with torch.no_grad():
+        images = freeze(data.train, "dynamic").images
+        inference = model(images, samples=(50,))
+        kl, log_likelihood = inference.kl.mean().item(), inference.log_likelihood.mean().item()
+    assert epoch.kl == pytest.approx(kl, rel=1e-4)
+    assert epoch.train_log_likelihood == pytest.approx(log_likelihood, abs=0.1)
+    assert epoch.train_elbo == pytest.approx(epoch.train_log_likelihood - epoch.kl)
+
+
+def test_validation_is_the_objective_on_frozen_bits_and_leaves_the_noise_alone():
+    data = random_dataset(count=90)
+    model = build("vae", data, latent_dim=2, hidden_dim=8, dropout=0.5)
+    split = freeze(data.validation, "dynamic")
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    first = validate(Loss(model, iwae(5)), split)
+    assert torch.equal(torch.rand(3), expected)
+    assert validate(Loss(model, iwae(5)), split) == first
+    assert model.training
+    assert first[0] > first[1] - first[2]  # IWAE is above the ELBO
+
+
+def test_best_is_the_objective_of_the_run_and_counts_only_after_the_warm_up():
+    """The best ELBO may be met while the KL weighs nothing; such weights are not kept."""
+    data = random_dataset()
+    config = TrainConfig(epochs=6, batch_size=8, kl_warmup=4.0, learning_rate=1e-2)
+    _, epochs = loop(data, config, elbo(beta=3.0))
+    records = [epoch for epoch, _ in epochs]
+    assert [epoch.best for epoch in records[:3]] == [False] * 3
+    assert [epoch.kl_weight for epoch in records] == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1])
+    running = -math.inf
+    for epoch in records[3:]:
+        assert epoch.best == (epoch.validation_objective > running)
+        running = max(running, epoch.validation_objective)
+    for epoch in records:
+        expected = epoch.validation_log_likelihood - 3 * epoch.validation_kl
+        assert epoch.validation_objective == pytest.approx(expected, rel=1e-5)
+
+
+def test_a_warm_up_starts_from_no_kl_at_all():
+    data = random_dataset()
+    model = build("vae", data, latent_dim=2, hidden_dim=8)
+    x = freeze(data.train, "dynamic").images
+    inference = model(x)
+    assert torch.equal(elbo()(inference, 0.0), inference.log_likelihood)
+    assert torch.equal(elbo()(inference, torch.ones(())), inference.log_likelihood - inference.kl)
+    many = model(x, samples=(4,))
+    average = many.log_likelihood.logsumexp(0) - math.log(4)
+    assert torch.allclose(iwae(4)(many, 0.0), average)
+
+
+def test_saved_weights_are_the_best_ones_and_numbered_ones_are_kept(tmp_path):
+    data = random_dataset()
+    run = fit(tmp_path / "a", data, epochs=12, learning_rate=0.05, save_every=5)
+    best = [epoch for epoch in run.metrics if epoch["best"]][-1]
+    model = load(run)
+    found = validate(Loss(model, elbo()), freeze(data.validation, "dynamic"))
+    assert found[0] == pytest.approx(best["validation_objective"], rel=1e-5)
+    assert {p.name for p in run.path.glob("*.safetensors")} == {
+        "model.safetensors",
+        "model-0005.safetensors",
+        "model-0010.safetensors",
+    }
+
+
+def test_ema_is_what_is_validated_and_saved(tmp_path):
+    data = random_dataset()
+    config = TrainConfig(epochs=2, batch_size=8, ema=0.9, learning_rate=1e-2)
+    model, epochs = loop(data, config)
+    *_, (_, kept) = epochs
+    # By hand: the first update copies the weights, each further one mixes in a tenth.
+    torch.manual_seed(0)
+    again = build("vae", data, latent_dim=2, hidden_dim=8)
+    averages = None
+    steps = train_epochs(
+        again, data, dataclasses.replace(config, ema=None), elbo(), "dynamic", CPU,
+        track=lambda batches: watch(batches),
+    )  # fmt: skip
+
+    def watch(batches):
+        nonlocal averages
+        for batch in batches:
+            yield batch
+            now = [p.detach().clone() for p in again.parameters()]
+            mixed = (
+                now
+                if averages is None
+                else [0.9 * a + 0.1 * p for a, p in zip(averages, now, strict=True)]
+            )
+            averages = mixed
+
+    for _ in steps:
+        pass
+    for average, parameter in zip(averages, kept.parameters(), strict=True):
+        assert torch.allclose(average, parameter, atol=1e-6)
+    assert any(
+        not torch.allclose(a, b) for a, b in zip(kept.parameters(), model.parameters(), strict=True)
+    )
+
+
+def test_patience_stops_early(tmp_path):
+    run = fit(tmp_path / "a", epochs=200, learning_rate=0.5, schedule="constant", patience=3)
+    best = [epoch["epoch"] for epoch in run.metrics if epoch["best"]][-1]
+    assert len(run.metrics) == best + 3 < 200
+
+
+def test_init_starts_from_the_weights_of_a_run(tmp_path):
+    first = fit(tmp_path / "a", epochs=20, learning_rate=1e-2)
+    data = random_dataset()
+    model = build("vae", data, latent_dim=2, hidden_dim=8, seed=9)
+    second = train(
+        model, data, out=tmp_path / "b", init=first, epochs=1, learning_rate=1e-12, progress=False
+    )
+    for key, value in load(first).state_dict().items():
+        assert torch.allclose(load(second).state_dict()[key], value, atol=1e-8)
+    other = build("vae", data, latent_dim=3, hidden_dim=8)
+    with pytest.raises(UserError, match="does not fit"):
+        train(other, data, out=tmp_path / "c", init=first, progress=False)
+    assert not (tmp_path / "c").exists()
+
+
+def test_learning_rates():
+    config = TrainConfig(epochs=11, learning_rate=1.0, lr_warmup=1.0)
+    assert learning_rate(0.25, config) == 0.25
+    assert learning_rate(1.0, config) == 1.0
+    assert learning_rate(6.0, config) == pytest.approx(0.5)
+    assert learning_rate(11.0, config) == pytest.approx(0.0)
+    constant = dataclasses.replace(config, schedule="constant")
+    assert learning_rate(0.5, constant) == 0.5
+    assert learning_rate(9.0, constant) == 1.0
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "adagrad", "rmsprop"])
+def test_every_optimizer_trains(tmp_path, optimizer):
+    run = fit(tmp_path / "a", optimizer=optimizer, weight_decay=0.01, epochs=10, learning_rate=1e-2)
+    assert run.metrics[-1]["train_elbo"] > run.metrics[0]["train_elbo"]
+
+
+def test_gradients_are_clipped():
+    data = random_dataset()
+    config = TrainConfig(epochs=1, batch_size=8, clip_gradient=1e-3, learning_rate=1.0)
+    model, epochs = loop(data, config)
+    seen = []
+    parameters = list(model.parameters())
+    original = torch.optim.Adam.step
+
+    def step(self, *args, **kwargs):
+        seen.append(torch.stack([p.grad.norm() for p in parameters]).norm().item())
+        return original(self, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.optim.Adam, "step", step)
+        next(epochs)
+    assert max(seen) <= 1e-3 * 1.001
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_so(tmp_path):
+    data = random_dataset(kind="float")
+    data.train.images[3, 0, 0, 0] = math.nan
+    with pytest.raises(UserError, match="not finite at epoch 1"):
+        fit(tmp_path / "a", data)
+    assert len(Run(tmp_path / "a").metrics) == 1
+    assert not (tmp_path / "a" / "model.safetensors").exists()
+
+
+def test_nothing_is_read_back_from_the_device_at_a_step():
+    """One reading of the totals an epoch, whatever the number of steps."""
+    data = random_dataset(count=300)
+
+    def readings(batch_size):
+        # torch's fused Adam reads its own step counters, which lie on the CPU.
+        _, epochs = loop(data, TrainConfig(epochs=2, batch_size=batch_size, optimizer="rmsprop"))
+        next(epochs)
+        with torch.profiler.profile() as profile:
+            next(epochs)
+        counts = {e.key: e.count for e in profile.key_averages()}
+        return counts.get("aten::_local_scalar_dense", 0), counts.get("aten::item", 0)
+
+    assert readings(10) == readings(50)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"epochs": 0}, "--epochs is 0"),
+        ({"epochs": -1}, "--epochs is -1"),
+        ({"learning_rate": -1.0}, "positive"),
+        ({"learning_rate": math.nan}, "positive"),
+        ({"learning_rate": math.inf}, "positive"),
+        ({"batch_size": 0}, "at least 1"),
+        ({"kl_warmup": 3.0}, "shorten the warm-up"),
+        ({"ema": 1.0}, "between 0 and 1"),
+        ({"patience": 0}, "at least 1"),
+        ({"seed": -1}, "--seed is -1"),
+        ({"device": "gpu"}, "is no device"),
+        ({"device": "cuda:99"}, "not on this machine"),
+        ({"epoch": 3}, "did you mean 'epochs'"),
+        ({"optimizer": "sgd"}, "adam or adamw"),
+        ({"binarisation": "dithered"}, "dynamic or threshold"),
+        ({"name": "a/b"}, "folder's name"),
+    ],
+)
+def test_bad_settings_are_named_and_leave_nothing_behind(tmp_path, options, said):
+    with pytest.raises(UserError, match=said) as caught:
+        fit(tmp_path / "a", **options)
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_and_data_that_do_not_fit_are_refused(tmp_path):
+    data = random_dataset()
+    model = build("vae", (1, 8, 8))
+    with pytest.raises(UserError, match="the model is for images of shape"):
+        train(model, data, out=tmp_path / "a")
+    floats = random_dataset(kind="float")
+    with pytest.raises(UserError, match="256 levels"):
+        train(build("vae", floats, likelihood="logistic"), floats, out=tmp_path / "a")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["bits", "grey", "float"])
+def test_every_kind_of_pixel_trains(tmp_path, kind):
+    run = fit(tmp_path / "a", random_dataset(kind=kind))
+    assert run.section("data")["binarisation"] == ("dynamic" if kind == "bits" else "none")
+    json.dumps(run.metrics, allow_nan=False)
+
+
+def test_plain_progress_is_one_line_an_epoch(tmp_path, capsys):
+    data = random_dataset()
+    train(build("vae", data, hidden_dim=8), data, out=tmp_path / "a", epochs=2, batch_size=8)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 2
+    assert lines[1].startswith("epoch 2/2")
+    for word in ("images/s", "ELBO train", "validation", "KL", "left"):
+        assert word in lines[0]
