@@ -107,6 +107,24 @@ def test_other_data_is_refused(run, mnist):
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("sha256", None, "lacks the setting 'sha256'"),
+        ("name", 3, "name is 3; it must be text"),
+        ("binarisation", "dithered", "dynamic or threshold or none"),
+    ],
+)
+def test_a_damaged_record_of_the_data_is_named(run, key, value, said):
+    config = json.loads((run.path / "config.json").read_text())
+    config["data"][key] = value
+    if value is None:
+        del config["data"][key]
+    (run.path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=said):
+        evaluate(run.path)
+
+
+@pytest.mark.parametrize(
     ("options", "said"),
     [
         ({"samples": 0}, "--samples is 0"),

@@ -3,6 +3,7 @@
 import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -54,7 +55,7 @@ def test_config_says_everything(small_run):
     assert config["data"]["binarisation"] == "dynamic"
     assert len(config["data"]["sha256"]) == 64
     assert config["data"]["images"] == {"train": 600, "validation": 200, "test": 200}
-    assert Run(small_run).training == TrainConfig(epochs=2)
+    assert config["training"] == asdict(TrainConfig(epochs=2))
     assert isinstance(config["command"], list)
 
 

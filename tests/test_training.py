@@ -248,7 +248,8 @@ def test_nothing_is_read_back_from_the_device_at_a_step():
         ({"learning_rate": math.nan}, "positive"),
         ({"learning_rate": math.inf}, "positive"),
         ({"batch_size": 0}, "at least 1"),
-        ({"kl_warmup": 3.0}, "shorten the warm-up"),
+        ({"kl_warmup": 3.0}, "--kl-warmup is 3.0 but --epochs is 3"),
+        ({"lr_warmup": 3.0}, "--lr-warmup is 3.0 but --epochs is 3"),
         ({"ema": 1.0}, "between 0 and 1"),
         ({"patience": 0}, "at least 1"),
         ({"seed": -1}, "--seed is -1"),
@@ -291,5 +292,5 @@ def test_plain_progress_is_one_line_an_epoch(tmp_path, capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 2
     assert lines[1].startswith("epoch 2/2")
-    for word in ("images/s", "ELBO train", "validation", "KL", "left"):
+    for word in ("images/s", "ELBO", "train", "valid", "KL", "left"):
         assert word in lines[0]

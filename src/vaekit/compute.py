@@ -35,6 +35,20 @@ def find_device(name: str) -> torch.device:
 
 
 @contextlib.contextmanager
+def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
+    """Noise from `seed` inside; outside, the noise of the CPU and of `device` goes on as if none had been drawn."""
+    kind = None if device is None else device.type
+    with torch.random.fork_rng(devices=[device] if kind == "cuda" else []):
+        mps = torch.mps.get_rng_state() if kind == "mps" else None
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            if mps is not None:
+                torch.mps.set_rng_state(mps)
+
+
+@contextlib.contextmanager
 def fast_float32(device: torch.device) -> Iterator[None]:
     """Let matrix products take oneDNN's route, twice as fast on some CPUs, where it is float32 still.
 

@@ -145,11 +145,13 @@ class TrainConfig:
             require(
                 0 <= value < math.inf, f"{flag(name)} is {value}; it must be 0 or a positive number"
             )
-        require(
-            self.kl_warmup < self.epochs or self.kl_warmup == 0,
-            f"--kl-warmup is {self.kl_warmup} but --epochs is {self.epochs}: no epoch would follow the "
-            "warm-up and no weights would be kept; shorten the warm-up",
-        )
+        for name in ("lr_warmup", "kl_warmup"):
+            value = getattr(self, name)
+            require(
+                value < self.epochs,
+                f"{flag(name)} is {value} but --epochs is {self.epochs}: no epoch would follow the "
+                "warm-up and no weights would be kept; shorten it",
+            )
         require(
             self.ema is None or 0 < self.ema < 1,
             f"--ema is {self.ema}; it must be between 0 and 1, such as 0.999",
@@ -194,7 +196,17 @@ def model_entry(name: str) -> ModelEntry:
     return MODELS[name]
 
 
-Settings = TypeVar("Settings", ModelConfig, DataConfig, TrainConfig)
+@dataclass(frozen=True)
+class DataRecord:
+    """What config.json keeps of the data set, enough to find the same images again."""
+
+    name: str
+    data_dir: str | None
+    binarisation: Literal["dynamic", "threshold", "none"]
+    sha256: str
+
+
+Settings = TypeVar("Settings", ModelConfig, DataConfig, TrainConfig, DataRecord)
 
 
 def override(settings: Settings, changes: Mapping[str, Any], what: str) -> Settings:

@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from .compute import fast_float32, find_device
+from .compute import fast_float32, find_device, seeded
 from .config import require
 from .data import Dataset, Split, freeze
 from .data import load as load_data
@@ -92,10 +92,10 @@ def evaluate(
 
     started = time.perf_counter()
     shown = Shown(progress)
-    with torch.no_grad(), torch.random.fork_rng(), fast_float32(where):
-        torch.manual_seed(seed)
+    with torch.no_grad(), seeded(seed, where), fast_float32(where):
         bound = measure_elbo(model, chosen, min(samples, ELBO_SAMPLES), shown)
-        affordable = count if limit is not None else images_in_time(model, chosen, samples, shown)
+        budget = TIME_BUDGET if limit is None else math.inf
+        affordable = images_in_time(model, chosen, samples, budget, shown)
         log_sums = measure_nll(model, chosen[:affordable], samples, shown)
     nll = -(log_sums[0] - math.log(samples))
     settings = model.blueprint.settings
@@ -133,14 +133,14 @@ def evaluation_images(
     run: Run, split: str, data: Dataset | None, data_dir: str | Path | None
 ) -> tuple[Split, str]:
     """The frozen images of a split of the run's data set, and their binarisation."""
-    recorded = run.section("data")
+    recorded = run.data
     if data is None:
-        data = load_data(recorded["name"], data_dir or recorded["data_dir"])
+        data = load_data(recorded.name, data_dir or recorded.data_dir)
     require(
-        data.sha256() == recorded["sha256"],
+        data.sha256() == recorded.sha256,
         f"the data set {data.name!r} found here is not the one {run} was trained on (its hash differs)",
     )
-    return freeze(choose_split(data, split), recorded["binarisation"]), recorded["binarisation"]
+    return freeze(choose_split(data, split), recorded.binarisation), recorded.binarisation
 
 
 class Shown:
@@ -188,7 +188,7 @@ def measure_elbo(model: VAE, images: Split, samples: int, shown: Shown) -> Bound
     for inference in shown.track(inferences(model, images, samples), chunks, "ELBO"):
         size = len(inference.x)
         parts = inference.log_likelihood.mean() * size, inference.kl.mean() * size
-        totals += torch.stack(parts).double().cpu()
+        totals += torch.stack(parts).cpu().double()
         latents = inference.latents.values()
         # Below another latent a posterior differs between draws: their average is the image's.
         centers = (
@@ -214,7 +214,7 @@ def measure_nll(model: VAE, images: Split, samples: int, shown: Shown) -> Tensor
         total = torch.full((2, len(batch)), -math.inf, dtype=torch.float64)
         for part in parts:
             log_weight = (
-                model(batch.images, batch.labels, samples=(part,)).log_weight.double().cpu()
+                model(batch.images, batch.labels, samples=(part,)).log_weight.cpu().double()
             )
             both = torch.stack([log_weight.logsumexp(0), (2 * log_weight).logsumexp(0)])
             total = torch.logaddexp(total, both)
@@ -240,8 +240,8 @@ def monte_carlo_error(log_sums: Tensor, samples: int) -> float | None:
     return float(variance.sum().sqrt()) / log_sums.shape[1]
 
 
-def images_in_time(model: VAE, images: Split, samples: int, shown: Shown) -> int:
-    """How many of the images the NLL can have in TIME_BUDGET, from timing a few; says so."""
+def images_in_time(model: VAE, images: Split, samples: int, budget: float, shown: Shown) -> int:
+    """How many of the images the NLL can have in `budget` seconds, from timing a few; says so."""
     size = min(len(images), chunk_images(model, samples))
     silent = Shown(False)
     measure_nll(model, images[:size], samples, silent)
@@ -250,14 +250,14 @@ def images_in_time(model: VAE, images: Split, samples: int, shown: Shown) -> int
         measure_nll(model, images[:size], samples, silent)
     each = (time.perf_counter() - started) / (3 * size)
     whole = each * len(images)
-    if whole <= TIME_BUDGET:
+    if whole <= budget:
         shown.say(f"NLL with {samples:,} samples of {len(images):,} images: about {whole:.0f} s")
         return len(images)
-    affordable = max(1, int(TIME_BUDGET / each))
+    affordable = max(1, int(budget / each))
     affordable = affordable // 100 * 100 or affordable
     shown.say(
         f"NLL with {samples:,} samples of all {len(images):,} images would take {whole / 60:.0f} min; "
-        f"taking {affordable:,} of them, {TIME_BUDGET / 60:.0f} min (--limit chooses)"
+        f"taking {affordable:,} of them, {budget / 60:.0f} min (--limit chooses)"
     )
     return affordable
 

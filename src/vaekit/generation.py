@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .compute import seeded
 from .config import UserError, require
 from .data import Split, freeze
 from .data.images import read_images
@@ -28,8 +29,7 @@ def generate(model: VAE, count: int = 64, temperature: float = 1.0, seed: int = 
         0 <= temperature < math.inf,
         f"--temperature is {temperature}; it must be 0 or a positive number",
     )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    with seeded(seed):
         return model.sample(count, temperature=temperature).mean
 
 
@@ -66,5 +66,5 @@ def inputs(
     require(count >= 1, f"--count is {count}; it must be at least 1")
     if files:
         images = read_images(files, run.blueprint.shape, notice)
-        return freeze(Split(images), run.section("data")["binarisation"]).images
+        return freeze(Split(images), run.data.binarisation).images
     return evaluation_images(run, split, None, data_dir)[0][:count].images

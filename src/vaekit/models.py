@@ -7,9 +7,9 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
+from .compute import seeded
 from .config import MODELS, Blueprint, ModelConfig, UserError, model_entry, override, require
 from .data import Dataset
 from .distributions import (
@@ -47,8 +47,7 @@ def build(name: str, data: Dataset | tuple[int, int, int], seed: int = 0, **sett
     )
     if config.likelihood == "auto":
         config = dataclasses.replace(config, likelihood=natural)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         return build_from(Blueprint(name, shape, config))
 
 
@@ -117,7 +116,7 @@ def load(run: Run | str | Path) -> VAE:
     Raises UserError where the directory, its config.json or its weights are missing, damaged or do not agree.
     """
     run = Run.of(run)
-    with torch.random.fork_rng(devices=[]):  # its first weights are drawn only to be replaced
+    with seeded(0):  # its first weights are drawn only to be replaced
         model = build_from(run.blueprint)
     load_weights(model, run.weights_path)
     return model.eval()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -51,7 +52,7 @@ def pairs(inputs: Tensor, reconstructions: Tensor, columns: int = 10) -> Figure:
             blank = row.new_ones((columns - len(row), *row.shape[1:]))
             rows += [*row, *blank]
             names.append(name)
-    return image_grid(_stack(rows), columns, names)
+    return image_grid(torch.stack(rows), columns, names)
 
 
 def curves(metrics: Sequence[dict[str, Any]]) -> Figure:
@@ -83,9 +84,3 @@ def save(figure: Figure, path: Path) -> Path:
     except FileNotFoundError:
         raise UserError(f"cannot write {path}: its folder does not exist") from None
     return path
-
-
-def _stack(images: list[Tensor]) -> Tensor:
-    import torch
-
-    return torch.stack(images)

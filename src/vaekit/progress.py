@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import rich.progress
 from rich.console import Console
+from rich.table import Column
 from torch import Tensor
 
 from .config import TrainConfig
@@ -24,14 +25,14 @@ class Progress:
         self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not enabled)
         steps = -(-images // config.batch_size)
         self.live = self.console.is_terminal and enabled
-        self.bar = rich.progress.Progress(
-            rich.progress.TextColumn("{task.description}"),
-            rich.progress.BarColumn(bar_width=20),
-            rich.progress.TimeRemainingColumn(),
-            rich.progress.TextColumn("left"),
-            console=self.console,
-            disable=not self.live,
-        )
+        columns: list[rich.progress.ProgressColumn] = [
+            # On a narrow terminal the end of the line is cut, never the time left.
+            rich.progress.TimeRemainingColumn(compact=True, table_column=Column(min_width=5)),
+            rich.progress.TextColumn("left  {task.description}"),
+        ]
+        if self.console.width >= 100:
+            columns.append(rich.progress.BarColumn(bar_width=20))
+        self.bar = rich.progress.Progress(*columns, console=self.console, disable=not self.live)
         self.task = self.bar.add_task(f"epoch 1/{self.epochs}", total=steps * config.epochs)
         self.done = 0.0
 
@@ -56,15 +57,15 @@ class Progress:
     def show(self, epoch: Epoch) -> None:
         line = (
             f"epoch {epoch.epoch}/{self.epochs}  {epoch.images_per_second:,.0f} images/s  "
-            f"ELBO train {epoch.train_elbo:.2f} validation {epoch.validation_elbo:.2f}  "
-            f"KL {epoch.validation_kl:.2f}{' *' if epoch.best else '  '}"
+            f"ELBO {epoch.train_elbo:.2f} train {epoch.validation_elbo:.2f} valid  "
+            f"KL {epoch.validation_kl:.2f}"
         )
         if self.live:
             self.bar.update(self.task, description=line)
         else:
             self.done += epoch.seconds
             left = self.done / epoch.epoch * (self.epochs - epoch.epoch)
-            self.console.print(f"{line} {clock(left)} left")
+            self.console.print(f"{line}  {clock(left)} left")
 
 
 def clock(seconds: float) -> str:

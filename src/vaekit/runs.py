@@ -12,6 +12,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
+from dataclasses import fields
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -25,7 +26,7 @@ from torch import Tensor, nn
 from . import __version__
 from .config import (
     Blueprint,
-    TrainConfig,
+    DataRecord,
     UserError,
     from_dict,
     model_entry,
@@ -63,7 +64,11 @@ class Run:
             taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
             require(not taken, f"--out {folder} exists already; choose a new name, or remove it")
             folder.mkdir(parents=True, exist_ok=True)
-        write_json(folder / "config.json", config)
+        try:
+            write_json(folder / "config.json", config)
+        except OSError:
+            folder.rmdir()  # a full disk leaves no empty run behind
+            raise
         return cls(folder)
 
     def __str__(self) -> str:
@@ -123,8 +128,11 @@ class Run:
         return Blueprint(name, (shape[0], shape[1], shape[2]), from_dict(kind, settings, str(path)))
 
     @property
-    def training(self) -> TrainConfig:
-        return from_dict(TrainConfig, self.section("training"), str(self.path / "config.json"))
+    def data(self) -> DataRecord:
+        """Which data it was trained on."""
+        section = self.section("data")
+        kept = {f.name: section[f.name] for f in fields(DataRecord) if f.name in section}
+        return from_dict(DataRecord, kept, str(self.path / "config.json"))
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from .compute import fast_float32, find_device
+from .compute import fast_float32, find_device, seeded
 from .config import DataConfig, TrainConfig, override, require
 from .data import Dataset, Split, freeze, pixels
 from .data.dataset import Settled
@@ -187,8 +187,7 @@ def validate(loss: Loss, split: Split) -> list[float]:
     device = split.images.device
     was_training = loss.model.training
     loss.model.eval()
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        torch.manual_seed(VALIDATION_SEED)
+    with seeded(VALIDATION_SEED, device):
         totals = torch.zeros(3, device=device)
         for start in range(0, len(split), VALIDATION_BATCH):
             batch = split[start : start + VALIDATION_BATCH]
@@ -213,7 +212,8 @@ def train(
 
     `settings` are the fields of TrainConfig; `out` is the directory (runs/<model>-<data>-<n> by default, with
     `name` before the number); `init` is a run to take the first weights from. The best weights on validation are
-    saved as they come. Raises UserError for bad settings, a taken `out`, or a loss that is no longer finite.
+    saved as they come, for `vaekit.load(run)`; `model` itself ends with the last ones.
+    Raises UserError for bad settings, a taken `out`, or a loss that is no longer finite.
     """
     config = override(TrainConfig(), settings, "train()")
     chosen = override(DataConfig(), {"binarisation": binarisation}, "train()").binarisation
