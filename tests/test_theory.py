@@ -165,6 +165,9 @@ def test_a_hierarchy_has_exact_log_weights_too():
     # Sampling goes level by level: x has variance 3.
     draws = vae.sample(100_000).sample()
     assert draws.var() == pytest.approx(3.0, abs=4 * 3 * math.sqrt(2 / 100_000))
+    # A temperature pulls each level towards its own prior's mean: z2 = e/2, z1 = z2 + e'/2, x = z1 + e''.
+    draws = vae.sample(100_000, temperature=0.5).sample()
+    assert draws.var() == pytest.approx(1.5, abs=4 * 1.5 * math.sqrt(2 / 100_000))
 
 
 def test_log_weight_and_elbo_add_up_by_hand():
