@@ -47,6 +47,10 @@ def test_seeded_noise_leaves_the_noise_outside_alone():
 def test_devices():
     assert find_device("cpu") == CPU
     assert find_device("auto").type in ("cpu", "cuda", "mps")
-    for name, said in [("gpu", "is no device"), ("cuda:99", "not on this machine"), ("meta", "not")]:
+    for name, said in [
+        ("gpu", "is no device"),
+        ("cuda:99", "not on this machine"),
+        ("meta", "not"),
+    ]:
         with pytest.raises(UserError, match=said):
             find_device(name)

@@ -56,6 +56,8 @@ def test_config_says_everything(small_run):
     assert len(config["data"]["sha256"]) == 64
     assert config["data"]["images"] == {"train": 600, "validation": 200, "test": 200}
     assert config["training"] == asdict(TrainConfig(epochs=2))
+    assert config["objective"] == "elbo(beta=1.0, samples=())"
+    assert config["init"] is None
     assert isinstance(config["command"], list)
 
 

@@ -219,7 +219,8 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_so(tmp_path):
     data.train.images[3, 0, 0, 0] = math.nan
     with pytest.raises(UserError, match="not finite at epoch 1"):
         fit(tmp_path / "a", data)
-    assert len(Run(tmp_path / "a").metrics) == 1
+    (epoch,) = Run(tmp_path / "a").metrics
+    assert epoch["train_elbo"] is None
     assert not (tmp_path / "a" / "model.safetensors").exists()
 
 
@@ -294,3 +295,10 @@ def test_plain_progress_is_one_line_an_epoch(tmp_path, capsys):
     assert lines[1].startswith("epoch 2/2")
     for word in ("images/s", "ELBO", "train", "valid", "KL", "left"):
         assert word in lines[0]
+
+
+def test_another_objective_is_trained_validated_and_recorded(tmp_path):
+    run = fit(tmp_path / "a", objective=iwae(3))
+    assert run.config["objective"] == "iwae(k=3)"
+    last = run.metrics[-1]
+    assert last["validation_objective"] > last["validation_elbo"]

@@ -7,6 +7,7 @@ replaced in one step, so that a kill leaves the old one or the new one whole.
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import subprocess
@@ -148,18 +149,18 @@ class Run:
         return epochs
 
     def append_metrics(self, epoch: Mapping[str, Any]) -> None:
+        """Add a line to metrics.jsonl; JSON has no infinity and no NaN, so these become null."""
+        finite = {k: None if v != v or v in (math.inf, -math.inf) else v for k, v in epoch.items()}
         with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(epoch) + "\n")
+            file.write(json.dumps(finite) + "\n")
 
     def save_weights(self, model: nn.Module, name: str = "model") -> None:
         tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
         write(self.path / f"{name}.safetensors", safetensors.torch.save(tensors))
 
 
-def describe(
-    blueprint: Blueprint, data: Mapping[str, Any], training: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The content of config.json: every setting, and what it was made with."""
+def describe(blueprint: Blueprint, about: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of config.json: the model, `about` its training, and what it was made with."""
     return {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -175,8 +176,7 @@ def describe(
             "shape": list(blueprint.shape),
             "settings": vars(blueprint.settings),
         },
-        "data": data,
-        "training": training,
+        **about,
     }
 
 

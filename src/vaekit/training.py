@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .compute import fast_float32, find_device, seeded
-from .config import DataConfig, TrainConfig, override, require
+from .config import Binarisation, Blueprint, DataConfig, TrainConfig, override, require
 from .data import Dataset, Split, freeze, pixels
 from .data.dataset import Settled
 from .models import objective_of
@@ -196,6 +196,21 @@ def validate(loss: Loss, split: Split) -> list[float]:
     return (totals / len(split)).tolist()
 
 
+def settle_pixels(blueprint: Blueprint, data: Dataset, wanted: Binarisation) -> Settled:
+    """The binarisation of a training; UserError where model, data and wish do not go together."""
+    require(
+        data.shape == blueprint.shape,
+        f"the model is for images of shape {blueprint.shape}, and {data.name!r} has {data.shape}",
+    )
+    likelihood = blueprint.settings.likelihood
+    require(
+        likelihood != "logistic" or data.train.images.dtype == torch.uint8,
+        "a logistic likelihood is of 256 levels, and these pixels are floats; build the model with "
+        "likelihood='gaussian'",
+    )
+    return data.binarisation(wanted, likelihood)
+
+
 def train(
     model: VAE,
     data: Dataset,
@@ -217,36 +232,24 @@ def train(
     """
     config = override(TrainConfig(), settings, "train()")
     chosen = override(DataConfig(), {"binarisation": binarisation}, "train()").binarisation
-    blueprint = model.blueprint
-    require(
-        data.shape == blueprint.shape,
-        f"the model is for images of shape {blueprint.shape}, and {data.name!r} has {data.shape}",
-    )
-    likelihood = blueprint.settings.likelihood
-    settled = data.binarisation(chosen, likelihood)
-    require(
-        likelihood != "logistic" or data.train.images.dtype == torch.uint8,
-        "a logistic likelihood is of 256 levels, and these pixels are floats; build the model with "
-        "likelihood='gaussian'",
-    )
+    settled = settle_pixels(model.blueprint, data, chosen)
     device = find_device(config.device)
+    objective = objective or objective_of(model.blueprint)
     if init is not None:
-        load_weights(model, Run.of(init).weights_path)
-    stem = "-".join(part for part in (blueprint.model, data.name, name) if part)
+        init = Run.of(init)
+        load_weights(model, init.weights_path)
+    stem = "-".join(part for part in (model.blueprint.model, data.name, name) if part)
     require(
         all(c.isalnum() or c in "-_.+" for c in stem),
         f"--name {name!r} goes into a folder's name; use letters, digits, '-', '_', '.' and '+'",
     )
-    run = Run.create(
-        out,
-        stem,
-        describe(
-            blueprint,
-            data={**data.describe(), "binarisation": settled},
-            training=dataclasses.asdict(config),
-        ),
-    )
-    objective = objective or objective_of(blueprint)
+    about = {
+        "data": {**data.describe(), "binarisation": settled},
+        "training": dataclasses.asdict(config),
+        "objective": repr(objective),
+        "init": None if init is None else str(init),
+    }
+    run = Run.create(out, stem, describe(model.blueprint, about))
 
     since_best = 0
     with Progress(config, len(data.train), progress) as shown, fast_float32(device):
