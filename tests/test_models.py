@@ -167,6 +167,20 @@ def test_temperature_shrinks_the_draws_from_the_prior(name):
     assert seen[0].std() == pytest.approx(1, abs=0.2)
 
 
+def test_sizes_are_those_of_the_settings():
+    """784-500-500-(20 + 20) and 20-500-500-784: counted by hand."""
+    model = build("vae", (1, 28, 28))
+    encoder = 784 * 500 + 500 + 500 * 500 + 500 + 500 * 40 + 40
+    decoder = 20 * 500 + 500 + 500 * 500 + 500 + 500 * 784 + 784
+    assert sum(p.numel() for p in model.parameters()) == encoder + decoder
+    model = build("convvae", (1, 28, 28))
+    convolutions = (9 * 1 * 32 + 32) + (9 * 32 * 64 + 64)
+    encoder = convolutions + (64 * 49 * 500 + 500) + (500 * 40 + 40)
+    transposed = (9 * 64 * 32 + 32) + (9 * 32 * 1 + 1)
+    decoder = (20 * 500 + 500) + (500 * 64 * 49 + 64 * 49) + transposed
+    assert sum(p.numel() for p in model.parameters()) == encoder + decoder
+
+
 def test_the_likelihood_follows_the_data():
     assert build("vae", random_dataset(kind="bits")).blueprint.settings.likelihood == "bernoulli"
     assert build("vae", random_dataset(kind="grey")).blueprint.settings.likelihood == "logistic"

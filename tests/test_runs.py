@@ -47,6 +47,16 @@ def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monke
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
+def test_a_write_is_a_new_file_in_the_place_of_the_old(tmp_path):
+    """Whoever has the old one open, or kills the writer, meets a whole file."""
+    path = tmp_path / "a.json"
+    write(path, b"old")
+    with path.open("rb") as reader:
+        write(path, b"new")
+        assert reader.read() == b"old"
+    assert path.read_bytes() == b"new"
+
+
 def test_config_says_everything(small_run):
     config = Run(small_run).config
     assert config["format"] == 1
@@ -75,6 +85,7 @@ def copy(small_run, tmp_path):
 
 
 def test_a_copied_directory_alone_rebuilds_the_model(copy, small_run):
+    assert not load(copy).training  # ready to use: dropout is off
     first, second = load(small_run).state_dict(), load(copy).state_dict()
     assert all(torch.equal(value, second[key]) for key, value in first.items())
 

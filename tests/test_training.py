@@ -52,6 +52,42 @@ def loop(data, config, objective=None, model=None, **settings):
     return model, train_epochs(model, data, config, objective or elbo(), "dynamic", CPU)
 
 
+def test_two_epochs_are_adam_by_hand():
+    """Every image once an epoch, in a new order, dropout on, bits drawn anew, the rate on its cosine."""
+    data = random_dataset(kind="grey")
+    data = dataclasses.replace(data, black_and_white=True)
+    config = TrainConfig(epochs=2, batch_size=8, learning_rate=1e-2, seed=4)
+    orders = []
+
+    def track(batches):
+        orders.append(torch.cat(batches))
+        return batches
+
+    model = build("vae", data, latent_dim=2, hidden_dim=8, dropout=0.3)
+    by_hand = build("vae", data, latent_dim=2, hidden_dim=8, dropout=0.3)
+    *_, last = train_epochs(model, data, config, elbo(), "dynamic", CPU, track)
+
+    optimizer = torch.optim.Adam(by_hand.parameters())
+    torch.manual_seed(4)
+    step, steps = 0, 2 * math.ceil(len(data.train) / 8)
+    for epoch in range(2):
+        order = torch.randperm(len(data.train))
+        assert torch.equal(order, orders[epoch])
+        for batch in order.split(8):
+            step += 1
+            optimizer.param_groups[0]["lr"] = 1e-2 * 0.5 * (1 + math.cos(math.pi * step / steps))
+            images = data.train.images[batch]
+            x = (torch.empty_like(images).random_(255) < images).float()
+            inference = by_hand(x)
+            optimizer.zero_grad()
+            (inference.kl - inference.log_likelihood).mean().backward()
+            optimizer.step()
+    assert not torch.equal(orders[0], orders[1])
+    for key, value in by_hand.state_dict().items():
+        assert torch.allclose(model.state_dict()[key], value, rtol=1e-4, atol=1e-6), key
+    assert last[1] is model
+
+
 def test_the_training_metrics_are_those_of_the_batches():
     """At a learning rate of almost 0, the epoch's ELBO is that of the starting model."""
     data = random_dataset(count=3000)
@@ -77,6 +113,7 @@ def test_validation_is_the_objective_on_frozen_bits_and_leaves_the_noise_alone()
     assert torch.equal(torch.rand(3), expected)
     assert validate(Loss(model, iwae(5)), split) == first
     assert model.training
+    assert validate(Loss(model.eval(), iwae(5)), split) == first  # dropout was off
     assert first[0] > first[1] - first[2]  # IWAE is above the ELBO
 
 
@@ -95,6 +132,20 @@ def test_best_is_the_objective_of_the_run_and_counts_only_after_the_warm_up():
     for epoch in records:
         expected = epoch.validation_log_likelihood - 3 * epoch.validation_kl
         assert epoch.validation_objective == pytest.approx(expected, rel=1e-5)
+
+
+def test_best_follows_the_objective_even_where_the_elbo_falls():
+    class Worse:
+        samples = ()
+
+        def __call__(self, inference, warmup=1.0):
+            return -inference.log_likelihood
+
+    config = TrainConfig(epochs=5, batch_size=8, learning_rate=1e-2, schedule="constant")
+    _, epochs = loop(random_dataset(), config, Worse())
+    records = [epoch for epoch, _ in epochs]
+    assert records[-1].validation_elbo < records[0].validation_elbo
+    assert records[-1].best
 
 
 def test_a_warm_up_starts_from_no_kl_at_all():
