@@ -98,8 +98,7 @@ def vaekit_epochs(data: vaekit.Dataset, binarisation: Settled, epochs: int) -> I
     # Validation is not part of the example's epoch: one image of it stays.
     data = dataclasses.replace(data, validation=data.validation[:1])
     device = torch.device("cpu")
-    with fast_float32(device):
-        loop = train_epochs(model, data, config, elbo(), binarisation, device)
+    loop = train_epochs(model, data, config, elbo(), binarisation, device)
     while True:
         with fast_float32(device):
             next(loop)

@@ -152,6 +152,11 @@ BAD = [
     (["train", "vae", "--init", "nowhere"], "there is no run directory nowhere"),
     (["train", "vae", "--name", "../x"], "folder's name"),
     (["train", "vae", "extra"], "one argument too many"),
+    (["train", "--epochs", "3", "vae"], "--epochs stands before the model's name"),
+    (["train", "vae", "--hidden-dim", "100000000000"], "at most 1,048,576"),
+    (["evaluate", "run", "--seed", "-1"], "--seed is -1"),
+    (["generate", "run", "--seed", "99999999999999999999"], "--seed is"),
+    (["generate", "run", "--count", "1000000000"], "at most 1,048,576"),
     (["evaluate"], "lacks RUN"),
     (["evaluate", "nowhere"], "there is no run directory nowhere"),
     (["evaluate", "empty"], "has no config.json"),
@@ -220,6 +225,24 @@ def test_a_full_disk_is_named_and_the_old_file_stays(vaekit, run, monkeypatch):
     assert err.endswith("evaluation.json: No space left on device\n")
     assert (run / "evaluation.json").read_bytes() == before
     assert not list(run.glob("*.part"))
+
+
+def test_too_little_memory_is_one_line_and_other_errors_keep_their_traceback(
+    vaekit, small_mnist, monkeypatch
+):
+    def fail(*arguments, **options):
+        raise RuntimeError(said)
+
+    monkeypatch.setattr("vaekit.training.train", fail)
+    said = (
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"
+    )
+    code, _, err = vaekit("train", "vae")
+    assert code == 2
+    assert err.startswith("vaekit: not enough memory")
+    said = "a bug"
+    with pytest.raises(RuntimeError, match="a bug"):
+        vaekit("train", "vae")
 
 
 def test_an_interrupt_is_one_line(vaekit, small_mnist, monkeypatch):

@@ -44,6 +44,14 @@ def test_seeded_noise_leaves_the_noise_outside_alone():
         assert torch.equal(torch.rand(2), inside)
 
 
+def test_seeding_for_one_device_leaves_the_others_alone(monkeypatch):
+    seeded_gpus = []
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded_gpus.append)
+    with seeded(5):
+        torch.rand(2)
+    assert seeded_gpus == []
+
+
 def test_devices():
     assert find_device("cpu") == CPU
     assert find_device("auto").type in ("cpu", "cuda", "mps")

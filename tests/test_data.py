@@ -36,8 +36,11 @@ def test_splits_must_agree():
     with pytest.raises(UserError, match="differ from the training images"):
         Dataset("x", data.train, other.validation, data.test)
     whole = Split(data.train.images.int())
-    with pytest.raises(UserError, match="must be uint8, or floats"):
+    with pytest.raises(UserError, match="must be uint8, or float32"):
         Dataset("x", whole, whole, whole)
+    for bad in (data.train.images.double(), data.train.images.float()):
+        with pytest.raises(UserError, match=r"float32 in|must lie in"):
+            Dataset("x", *[Split(bad)] * 3)
     mislabelled = Split(data.train.images, torch.zeros(3))
     with pytest.raises(UserError, match="20 images but 3 labels"):
         Dataset("x", mislabelled, mislabelled, mislabelled)
@@ -190,6 +193,8 @@ def test_images_are_converted_with_a_notice(tmp_path):
     Image.fromarray(np.full((4, 6), 200, np.uint8)).save(tmp_path / "grey.png")
     Image.fromarray(np.full((8, 8, 3), 100, np.uint8)).save(tmp_path / "colour.png")
     (tmp_path / "notes.txt").write_text("not looked at in a folder")
+    (tmp_path / "paper.pdf").write_text("nor this")
+    (tmp_path / "more.png").mkdir()
     said = []
     read = read_images([tmp_path], (1, 4, 6), said.append)
     assert read.shape == (2, 1, 4, 6)
@@ -199,6 +204,18 @@ def test_images_are_converted_with_a_notice(tmp_path):
     assert "RGB to L" in said[0]
     assert "8 x 8 to 6 x 4" in said[0]
     assert read_images([tmp_path / "grey.png"], (3, 4, 6), said.append).shape == (1, 3, 4, 6)
+
+
+def test_transparent_pixels_are_white_and_16_bits_are_scaled(tmp_path):
+    rgba = np.zeros((4, 4, 4), np.uint8)
+    rgba[0, 0] = (0, 0, 0, 255)
+    Image.fromarray(rgba).save(tmp_path / "a.png")
+    Image.fromarray(np.array([[0, 257, 257 * 100, 65535]], np.uint16)).save(tmp_path / "b.png")
+    read = read_images([tmp_path / "a.png"], (1, 4, 4), lambda text: None)[0, 0]
+    assert read[0, 0] == 0
+    assert (read.flatten()[1:] == 255).all()
+    read = read_images([tmp_path / "b.png"], (1, 1, 4), lambda text: None)
+    assert read.flatten().tolist() == [0, 1, 100, 255]
 
 
 def test_pixels_of_an_image_file_are_kept(tmp_path):

@@ -4,6 +4,7 @@ import json
 import math
 import shutil
 
+import numpy as np
 import pytest
 import torch
 
@@ -61,21 +62,62 @@ def test_it_is_reproducible_and_leaves_the_noise_alone(run):
     assert first["images"] == first["nll_images"] == 50
 
 
-def test_without_a_limit_the_nll_takes_what_fits_the_time(run, monkeypatch, capsys):
-    monkeypatch.setattr(module, "TIME_BUDGET", 1e-4)
+def test_without_a_limit_it_takes_what_fits_the_time(run, monkeypatch, capsys):
+    """With a clock in which 10 images x 100 samples take a second, and a budget of 6 s."""
+    monkeypatch.setattr(module, "CHUNK_PIXELS", 784 * 100 * 10)
+    monkeypatch.setattr(module, "TIME_BUDGET", 6.0)
+    clock = iter(range(1000))
+    monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))
     result = evaluate(run, samples=100, progress=True)
-    assert result["images"] == 200
-    assert 1 <= result["nll_images"] < 200
-    assert "--limit chooses" in capsys.readouterr().err
-    table = "".join(
-        str(cell) for column in module.as_table(result).columns for cell in column._cells
-    )
-    assert f"of {result['nll_images']} of the images" in table
+    # The ELBO of 200 images x 10 samples takes 2 s, which leaves 4 s.
+    assert (result["images"], result["nll_images"]) == (200, 40)
+    monkeypatch.setattr(module, "TIME_BUDGET", 2.0)
+    assert evaluate(run, samples=100)["images"] == 100
+    said = capsys.readouterr().err
+    assert "ELBO of 200 and NLL of 40 of 200 images, 100 samples each: about 6 s" in said
+    assert "--limit 200 does it" in said
+    table = module.as_table(result)
+    assert "of 40 of the images" in "".join(str(c) for k in table.columns for c in k._cells)
+
+
+def test_a_subset_is_drawn_by_the_seed_not_taken_from_the_front(run, small_mnist):
+    result = evaluate(run, samples=1, limit=20, seed=3)
+    images = freeze(small_mnist.test, "dynamic").images
+    order = np.random.default_rng(3).permutation(200)[:20]
+    kl = load(run)(images[order]).kl.mean().item()
+    assert result["kl"] == pytest.approx(kl, rel=1e-5)
+
+
+def test_gaussian_pixels_report_their_scales(tmp_path):
+    data = random_dataset(kind="float")
+    model = build("vae", data, latent_dim=2, hidden_dim=8, scale=0.125)
+    run = train(model, data, out=tmp_path / "a", epochs=1, progress=False)
+    result = evaluate(run, samples=3, data=data)
+    assert (result["minimum_scale"], result["share_at_floor"]) == (0.125, 0)
+    model = build("vae", data, latent_dim=2, hidden_dim=8, scale="each")
+    with torch.no_grad():
+        bias = model.decoder.network[0].layers[-1].bias
+        bias[len(bias) // 2 :] -= 1000  # the second half of the outputs are scales
+    run = train(model, data, out=tmp_path / "b", epochs=1, learning_rate=1e-12, progress=False)
+    result = evaluate(run, samples=3, data=data)
+    assert result["minimum_scale"] == pytest.approx(1 / 256)
+    assert result["share_at_floor"] == 1
+    module.as_table(result)
+
+
+def test_a_model_that_diverged_is_named_and_nothing_is_written(run):
+    model = load(run)
+    with torch.no_grad():
+        next(model.parameters()).fill_(math.nan)
+    run.save_weights(model)
+    with pytest.raises(UserError, match="are not finite"):
+        evaluate(run, samples=3)
+    assert not (run.path / "evaluation.json").exists()
 
 
 def test_the_expected_time_is_said(run, capsys):
     evaluate(run, samples=10, progress=True)
-    assert "about 0 s" in capsys.readouterr().err
+    assert "10 samples each: about 0 s" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", ["grey", "float"])
@@ -128,6 +170,9 @@ def test_a_damaged_record_of_the_data_is_named(run, key, value, said):
     ("options", "said"),
     [
         ({"samples": 0}, "--samples is 0"),
+        ({"samples": 1.5}, "a whole number"),
+        ({"seed": -1}, "--seed is -1"),
+        ({"seed": 2**70}, "--seed is"),
         ({"limit": 0}, "--limit is 0"),
         ({"split": "tset"}, "no split 'tset'"),
         ({"device": "cuda:99"}, "not on this machine"),
@@ -142,5 +187,6 @@ def test_bad_numbers_are_named(run, options, said):
 def test_one_sample_has_no_error_and_the_file_is_still_json(run):
     result = evaluate(run, samples=1)
     assert result["nll_standard_error"] is None
+    assert evaluate(run, samples=2, limit=1)["active_units"] is None
     json.loads((run.path / "evaluation.json").read_text(), parse_constant=pytest.fail)
     module.as_table(result)

@@ -2,15 +2,19 @@
 
 import itertools
 import math
+from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 
 from conftest import random_dataset
 from vaekit import MODELS, UserError, build
+from vaekit.config import Activation
 from vaekit.data import Split
 from vaekit.evaluation import Shown, measure_nll
 from vaekit.models import objective_of
+from vaekit.networks import ACTIVATIONS
 from vaekit.objectives import elbo, iwae
 from vaekit.runs import load_weights, write
 from vaekit.training import Loss
@@ -147,6 +151,32 @@ def test_dropout_is_active_in_training_and_only_there(name):
     assert torch.equal(*means)
 
 
+def test_dropout_reaches_the_decoder_too(name):
+    model, z = small(name, dropout=0.5), torch.ones(1, 3)
+    assert not torch.equal(model.decode(z=z).mean, model.decode(z=z).mean)
+    model.eval()
+    assert torch.equal(model.decode(z=z).mean, model.decode(z=z).mean)
+
+
+@pytest.mark.parametrize("activation", get_args(Activation))
+def test_every_activation_is_what_it_is_called(name, activation):
+    model = small(name, activation=activation)
+    assert model(images(2, (1, 9, 6))).log_weight.isfinite().all()
+    if activation == "gated":
+        return
+    x = torch.linspace(-3, 3, 7)
+    expected = {
+        "relu": x.clamp(min=0),
+        "silu": x * torch.sigmoid(x),
+        "gelu": 0.5 * x * (1 + torch.erf(x / 2**0.5)),
+        "elu": torch.where(x > 0, x, x.exp() - 1),
+        "leaky-relu": torch.where(x > 0, x, 0.2 * x),
+        "softplus": (1 + x.exp()).log(),
+        "tanh": torch.tanh(x),
+    }
+    assert torch.allclose(ACTIVATIONS[activation]()(x), expected[activation], atol=1e-6)
+
+
 def test_an_image_is_encoded_once_however_many_samples(name):
     model, x = small(name), images(2, (1, 9, 6))
     seen = []
@@ -194,6 +224,12 @@ def test_the_likelihood_follows_the_data():
     [
         (lambda: build("vea", (1, 8, 8)), "did you mean 'vae'"),
         (lambda: build("vae", (8, 8)), "channels, height, width"),
+        (lambda: build("vae", ()), "channels, height, width"),
+        (lambda: build("vae", 5), "channels, height, width"),
+        (lambda: build("vae", (1, 8, 8), seed=-1), "--seed is -1"),
+        (lambda: build("vae", (1, 8, 8), latent_dim=10**13), "at most"),
+        (lambda: build("convvae", (1, 8, 8), num_layers=30), "0 to 12"),
+        (lambda: iwae(0), "at least 1"),
         (lambda: build("vae", (1, 8, 8), latent_dim=0), "at least 1"),
         (lambda: build("vae", (1, 8, 8), latnt_dim=2), "did you mean 'latent_dim'"),
         (lambda: build("vae", (1, 8, 8), latent_dim="2"), "a whole number"),
@@ -208,6 +244,14 @@ def test_bad_settings_are_named(call, said):
     with pytest.raises(UserError, match=said) as caught:
         call()
     assert "\n" not in str(caught.value)
+
+
+def test_numbers_of_numpy_are_numbers():
+    model = build(
+        "vae", [1, 8, 8], seed=np.int64(3), latent_dim=np.int32(4), dropout=np.float32(0.5)
+    )
+    assert model.blueprint.shape == (1, 8, 8)
+    assert type(model.blueprint.settings.latent_dim) is int
 
 
 def test_nll_works_on_a_model_of_colour_images():

@@ -53,6 +53,10 @@ def test_an_unknown_kind_of_picture_is_named(tmp_path):
         assert save(figure, tmp_path / name).stat().st_size > 0
     with pytest.raises(UserError, match=r"cannot write .*a\.xyz"):
         save(figure, tmp_path / "a.xyz")
+    (tmp_path / "folder.png").mkdir()
+    for name in ("noext", "folder.png"):
+        with pytest.raises(UserError, match="name a file such as"):
+            save(figure, tmp_path / name)
     with pytest.raises(UserError, match="its folder does not exist"):
         save(figure, tmp_path / "nowhere" / "a.png")
 

@@ -29,8 +29,9 @@ def test_a_taken_out_is_refused_and_left_alone(tmp_path):
             Run.create(tmp_path / name, "", {})
     assert [p.name for p in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
     (tmp_path / "empty").mkdir()
-    assert Run.create(tmp_path / "empty" / "deep", "", {}).path.is_dir()
-    assert Run.create(tmp_path / "empty2", "", {}).path.is_dir()
+    with pytest.raises(UserError, match="exists already"):
+        Run.create(tmp_path / "empty", "", {})
+    assert Run.create(tmp_path / "a" / "deep", "", {}).path.is_dir()
 
 
 def test_a_write_that_fails_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -57,6 +58,25 @@ def test_a_write_is_a_new_file_in_the_place_of_the_old(tmp_path):
     assert path.read_bytes() == b"new"
 
 
+def test_a_full_disk_leaves_no_empty_run_behind(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        Run.create(tmp_path / "a", "", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_two_writers_of_one_file_do_not_meet(tmp_path):
+    path = tmp_path / "a.json"
+    contents = [{"writer": n, "text": str(n) * 10_000} for n in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda content: [write_json(path, content) for _ in range(20)], contents))
+    assert json.loads(path.read_text()) in contents
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
 def test_config_says_everything(small_run):
     config = Run(small_run).config
     assert config["format"] == 1
@@ -68,6 +88,8 @@ def test_config_says_everything(small_run):
     assert config["training"] == asdict(TrainConfig(epochs=2))
     assert config["objective"] == "elbo(beta=1.0, samples=())"
     assert config["init"] is None
+    assert config["device"] == "cpu"
+    assert config["model"]["seed"] == 0
     assert isinstance(config["command"], list)
 
 
@@ -121,6 +143,10 @@ def truncate(name, size):
         (lambda run: (run / "config.json").write_text("[1]"), "no JSON object"),
         (edit(format=2), "use a newer vaekit"),
         (edit(format=None), "has format None"),
+        (edit(format=True), "has format True"),
+        (edit(model__seed=-1), "--seed is -1"),
+        (edit(model__settings__latent_dim=10**30), "at most"),
+        (edit(model__shape=[10**30, 1, 1]), "must be \\[C, H, W\\]"),
         (edit(model=None), "lacks the object 'model'"),
         (edit(model__name="vea"), "did you mean 'vae'"),
         (edit(model__shape=[28, 28]), "must be \\[C, H, W\\]"),
@@ -147,3 +173,7 @@ def test_metrics_cut_short_by_a_kill_still_read(copy):
     with (copy / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "train_el')
     assert len(Run(copy).metrics) == 2
+    for damage in (b"5\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n"):
+        (copy / "metrics.jsonl").write_bytes(b'{"epoch": 1}\n' + damage + b'{"epoch": 3}\n')
+        with pytest.raises(UserError, match=r"metrics\.jsonl, line 2 is damaged"):
+            _ = Run(copy).metrics

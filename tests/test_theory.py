@@ -248,6 +248,26 @@ def test_discretised_logistic_sums_to_one_over_its_levels(loc, scale):
     assert likelihood.mean.item() == pytest.approx(mean.item(), abs=1e-12)
 
 
+def test_discretised_logistic_loses_nothing_in_float32():
+    """On 94 x 94 x 3 pixels within 0.02 nat of float64 (a difference of floats was off by 0.2); finite with finite
+    gradients however far the mean is."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randint(256, (94 * 94 * 3,), generator=generator).double() / 255
+    loc = x + 0.1 * torch.randn(x.shape, generator=generator)
+    scale = 0.001 + 0.1 * torch.rand(x.shape, generator=generator)
+    loc, scale, x = (value.float().double() for value in (loc, scale, x))
+    double = DiscretisedLogistic(loc, scale).log_prob(x)
+    single = DiscretisedLogistic(loc.float(), scale.float()).log_prob(x.float())
+    assert (single.double() - double).sum().abs() < 0.02
+    far = torch.tensor(1e5, dtype=torch.float32, requires_grad=True)
+    value = DiscretisedLogistic(far, torch.tensor(1e-3, dtype=torch.float32)).log_prob(
+        torch.tensor([0.0, 0.5, 1.0], dtype=torch.float32)
+    )
+    value.sum().backward()
+    assert value.isfinite().all()
+    assert far.grad.isfinite()
+
+
 def test_discretised_logistic_is_the_logistic_function_across_a_level():
     loc, scale = 0.31, 0.04
     likelihood = DiscretisedLogistic(torch.tensor(loc), torch.tensor(scale))

@@ -1,18 +1,22 @@
 """The training loop: reproducible, honest about what is best, no work on the sly."""
 
 import dataclasses
+import io
 import json
 import math
 
 import pytest
 import torch
+from rich.console import Console
+from rich.text import Text
 
 from conftest import random_dataset
 from vaekit import Run, UserError, build, load, train
 from vaekit.config import TrainConfig
 from vaekit.data import freeze
 from vaekit.objectives import elbo, iwae
-from vaekit.training import Loss, learning_rate, train_epochs, validate
+from vaekit.progress import Progress, clock
+from vaekit.training import Loss, learning_rate, make_optimizer, train_epochs, validate
 
 CPU = torch.device("cpu")
 TIMING = {"images_per_second", "seconds"}
@@ -179,28 +183,21 @@ def test_ema_is_what_is_validated_and_saved(tmp_path):
     config = TrainConfig(epochs=2, batch_size=8, ema=0.9, learning_rate=1e-2)
     model, epochs = loop(data, config)
     *_, (_, kept) = epochs
-    # By hand: the first update copies the weights, each further one mixes in a tenth.
-    torch.manual_seed(0)
+    # By hand: from the first weights on, each step mixes in a tenth.
     again = build("vae", data, latent_dim=2, hidden_dim=8)
-    averages = None
-    steps = train_epochs(
-        again, data, dataclasses.replace(config, ema=None), elbo(), "dynamic", CPU,
-        track=lambda batches: watch(batches),
-    )  # fmt: skip
+    averages = [p.detach().clone() for p in again.parameters()]
 
     def watch(batches):
         nonlocal averages
         for batch in batches:
             yield batch
-            now = [p.detach().clone() for p in again.parameters()]
-            mixed = (
-                now
-                if averages is None
-                else [0.9 * a + 0.1 * p for a, p in zip(averages, now, strict=True)]
-            )
-            averages = mixed
+            averages = [
+                0.9 * a + 0.1 * p for a, p in zip(averages, again.parameters(), strict=True)
+            ]
 
-    for _ in steps:
+    for _ in train_epochs(
+        again, data, dataclasses.replace(config, ema=None), elbo(), "dynamic", CPU, watch
+    ):
         pass
     for average, parameter in zip(averages, kept.parameters(), strict=True):
         assert torch.allclose(average, parameter, atol=1e-6)
@@ -213,6 +210,23 @@ def test_patience_stops_early(tmp_path):
     run = fit(tmp_path / "a", epochs=200, learning_rate=0.5, schedule="constant", patience=3)
     best = [epoch["epoch"] for epoch in run.metrics if epoch["best"]][-1]
     assert len(run.metrics) == best + 3 < 200
+
+
+def test_patience_does_not_count_the_warm_up(tmp_path):
+    run = fit(tmp_path / "a", epochs=12, kl_warmup=8.0, patience=2, learning_rate=0.5)
+    assert len(run.metrics) > 8
+
+
+def test_weight_decay_reaches_the_optimizer():
+    model = build("vae", (1, 4, 4))
+    for name in ("adam", "adamw", "adagrad", "rmsprop"):
+        optimizer = make_optimizer(model, TrainConfig(optimizer=name, weight_decay=0.25))
+        assert {group["weight_decay"] for group in optimizer.param_groups} == {0.25}
+
+
+def test_a_learning_rate_warm_up_is_not_counted_either():
+    _, epochs = loop(random_dataset(), TrainConfig(epochs=4, batch_size=8, lr_warmup=3.0))
+    assert [epoch.best for epoch, _ in epochs][:2] == [False, False]
 
 
 def test_init_starts_from_the_weights_of_a_run(tmp_path):
@@ -281,7 +295,8 @@ def test_nothing_is_read_back_from_the_device_at_a_step():
 
     def readings(batch_size):
         # torch's fused Adam reads its own step counters, which lie on the CPU.
-        _, epochs = loop(data, TrainConfig(epochs=2, batch_size=batch_size, optimizer="rmsprop"))
+        settings = {"optimizer": "rmsprop", "ema": 0.9, "kl_warmup": 1.5, "clip_gradient": 1.0}
+        _, epochs = loop(data, TrainConfig(epochs=2, batch_size=batch_size, **settings))
         next(epochs)
         with torch.profiler.profile() as profile:
             next(epochs)
@@ -305,6 +320,7 @@ def test_nothing_is_read_back_from_the_device_at_a_step():
         ({"ema": 1.0}, "between 0 and 1"),
         ({"patience": 0}, "at least 1"),
         ({"seed": -1}, "--seed is -1"),
+        ({"batch_size": 10**20}, "at most"),
         ({"device": "gpu"}, "is no device"),
         ({"device": "cuda:99"}, "not on this machine"),
         ({"epoch": 3}, "did you mean 'epochs'"),
@@ -342,10 +358,47 @@ def test_plain_progress_is_one_line_an_epoch(tmp_path, capsys):
     data = random_dataset()
     train(build("vae", data, hidden_dim=8), data, out=tmp_path / "a", epochs=2, batch_size=8)
     lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2
-    assert lines[1].startswith("epoch 2/2")
-    for word in ("images/s", "ELBO", "train", "valid", "KL", "left"):
-        assert word in lines[0]
+    assert len(lines) == 3
+    assert "bernoulli pixels, binarisation dynamic, on cpu" in lines[0]
+    assert lines[2].startswith("epoch 2/2")
+    for word in ("images/s", "ELBO train", "valid", "KL", "left"):
+        assert word in lines[1]
+
+
+def test_time_left_is_the_mean_epoch_times_those_to_come(capsys):
+    data = random_dataset()
+    _, epochs = loop(data, TrainConfig(epochs=1, batch_size=8))
+    ((epoch, _),) = epochs
+    progress = Progress(TrainConfig(epochs=10), 100, True)
+    progress.show(dataclasses.replace(epoch, seconds=10.0))
+    progress.show(dataclasses.replace(epoch, epoch=2, seconds=20.0))
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].endswith("1:30 left")
+    assert lines[1].endswith("2:00 left")
+    assert clock(3723) == "1:02:03"
+
+
+@pytest.mark.parametrize("width", [70, 80, 120])
+def test_the_live_line_fits_the_terminal_and_keeps_the_time_left(width):
+    data = random_dataset()
+    _, epochs = loop(data, TrainConfig(epochs=1, batch_size=8))
+    ((epoch, _),) = epochs
+    progress = Progress(TrainConfig(epochs=50), 50_000, True)
+    screen = Console(file=io.StringIO(), force_terminal=True, width=width)
+    progress.console = progress.bar.live.console = screen
+    progress.live = True
+    progress.bar.disable = False
+    values = {"train_elbo": -110.23, "validation_elbo": -109.11, "validation_kl": 24.53}
+    progress.show(dataclasses.replace(epoch, epoch=12, images_per_second=25_123.4, **values))
+    screen.print(progress.bar.get_renderable())
+    (line,) = [part for part in screen.file.getvalue().splitlines() if part.strip()]
+    text = Text.from_ansi(line).plain.rstrip()
+    assert text.startswith("-:-- left  epoch 12/50  25,123 images/s  ELBO train -110.2 valid")
+    assert len(text) <= width
+    if width >= 80:
+        assert "KL 24.5" in text
+    else:
+        assert text.endswith("…")
 
 
 def test_another_objective_is_trained_validated_and_recorded(tmp_path):

@@ -23,24 +23,6 @@ if TYPE_CHECKING:
     from .training import train
     from .vae import VAE, Inference, Latent
 
-__all__ = [
-    "MODELS",
-    "VAE",
-    "Dataset",
-    "Inference",
-    "Latent",
-    "Run",
-    "Split",
-    "UserError",
-    "build",
-    "elbo",
-    "evaluate",
-    "iwae",
-    "load",
-    "load_data",
-    "train",
-]
-
 _HOME = {
     "MODELS": "config",
     "UserError": "config",
@@ -56,13 +38,14 @@ _HOME = {
     "VAE": "vae",
     "Inference": "vae",
     "Latent": "vae",
+    "load_data": "data",
 }
+__all__ = [*_HOME]
 
 
 def __getattr__(name: str) -> Any:
     # Names are imported when first used, so that `vaekit --help` does not wait for torch.
-    if name == "load_data":
-        return import_module(".data", __name__).load
-    if name in _HOME:
-        return getattr(import_module(f".{_HOME[name]}", __name__), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(f".{_HOME[name]}", __name__)
+    return module.load if name == "load_data" else getattr(module, name)

@@ -70,7 +70,8 @@ def make_train(name: str, entry: ModelEntry) -> Callable[..., None]:
         )
         best = [epoch for epoch in run.metrics if epoch["best"]][-1]
         print(
-            f"{run}: best at epoch {best['epoch']}, validation ELBO {best['validation_elbo']:.2f}"
+            f"{run}: best at epoch {best['epoch']}, validation ELBO {best['validation_elbo']:.2f} "
+            f"nats (binarisation {run.data.binarisation})"
         )
         print(f"next: vaekit evaluate {run}  or  vaekit generate {run}")
 
@@ -196,7 +197,7 @@ def demo(epochs: int = 15, out: str | None = None) -> None:
 
     Args:
         epochs: Passes over the training images.
-        out: Run directory to make, instead of runs/demo-<n>.
+        out: Run directory to make, instead of runs/vae-mnist-demo-<n>.
     """
     from .demo import demo as show
 
@@ -265,11 +266,15 @@ def reject(arguments: list[str], event: Any) -> None:
     """Say what tyro could not parse in one line (tyro's own message is a box of several)."""
     kind = type(event).__name__
     verb = arguments[0] if arguments else ""
-    page = f"see `vaekit {' '.join(arguments[: 2 if verb == 'train' else 1])} --help`"
+    words = [word for word in arguments[: 2 if verb == "train" else 1] if not word.startswith("-")]
+    page = f"see `{' '.join(['vaekit', *words])} --help`"
     if kind == "UnrecognizedArgs":
         word = event.tokens[0]
         if word.startswith("-"):
-            raise UserError(f"there is no flag {word} here{closest(word, flags(verb))}; {page}")
+            known = flags(verb)
+            if word in known:
+                raise UserError(f"{word} stands before the model's name; {page}")
+            raise UserError(f"there is no flag {word} here{closest(word, known)}; {page}")
         if verb == "train" and arguments[1:2] == [word]:
             model_entry(word)
         names = verbs()
@@ -330,6 +335,10 @@ def main() -> None:
     except OSError as error:
         named = f"{error.filename}: " if error.filename else ""
         sys.exit(fail(f"{named}{error.strerror or error}"))
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "memory" not in str(error):
+            raise
+        sys.exit(fail("not enough memory; make the model, the batch or the count smaller"))
     except KeyboardInterrupt:
         notice("vaekit: interrupted; what was saved so far is whole")
         sys.exit(130)

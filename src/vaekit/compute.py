@@ -36,16 +36,28 @@ def find_device(name: str) -> torch.device:
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Noise from `seed` inside; outside, the noise of the CPU and of `device` goes on as if none had been drawn."""
-    kind = None if device is None else device.type
-    with torch.random.fork_rng(devices=[device] if kind == "cuda" else []):
-        mps = torch.mps.get_rng_state() if kind == "mps" else None
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            if mps is not None:
-                torch.mps.set_rng_state(mps)
+    """Noise from `seed` inside; outside, all noise goes on as if none had been drawn.
+
+    Touches the generators of the CPU and of `device` alone: torch.manual_seed would seed those of every GPU.
+    """
+    device = device or torch.device("cpu")
+    before = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        gpu = torch.cuda.get_rng_state(device)
+        with torch.cuda.device(device):
+            torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        gpu = torch.mps.get_rng_state()
+        torch.mps.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(before)
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(gpu, device)
+        elif device.type == "mps":
+            torch.mps.set_rng_state(gpu)
 
 
 @contextlib.contextmanager

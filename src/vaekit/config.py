@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+import numbers
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -37,6 +38,22 @@ def flag(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
+def require_count(name: str, value: Any, largest: int = 2**31) -> None:
+    """Raise UserError unless `value` is a whole number from 1 to `largest`."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    require(whole, f"{flag(name)} is {value!r}; it must be a whole number")
+    require(value >= 1, f"{flag(name)} is {value}; it must be at least 1")
+    require(value <= largest, f"{flag(name)} is {value}; it must be at most {largest:,}")
+
+
+def require_seed(value: Any) -> None:
+    """Raise UserError unless `value` can seed every generator."""
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    require(
+        whole and 0 <= value < 2**63, f"--seed is {value}; it must be 0 or a positive whole number"
+    )
+
+
 @dataclass(frozen=True)
 class ModelConfig:
     """Settings of a model with one latent z."""
@@ -64,12 +81,11 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         for name in ("latent_dim", "hidden_dim", "channels"):
-            value = getattr(self, name)
-            require(value >= 1, f"{flag(name)} is {value}; it must be at least 1")
-        smallest = 0 if self.network == "conv" else 1
+            require_count(name, getattr(self, name), largest=2**20)
+        smallest, largest = (0, 12) if self.network == "conv" else (1, 100)
         require(
-            self.num_layers >= smallest,
-            f"--num-layers is {self.num_layers}; it must be at least {smallest}",
+            smallest <= self.num_layers <= largest,
+            f"--num-layers is {self.num_layers}; a {self.network} network has {smallest} to {largest}",
         )
         require(
             0 <= self.dropout < 1, f"--dropout is {self.dropout}; it must be at least 0 and below 1"
@@ -126,14 +142,14 @@ class TrainConfig:
     save_every: int | None = None
     """Also keep numbered weights every N epochs."""
     seed: int = 0
-    """Seed of the initial weights, the order of the images and all noise."""
+    """Seed of the order of the images and all noise; on the command line of the first weights too."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience", "save_every"):
-            value = getattr(self, name)
-            require(value is None or value >= 1, f"{flag(name)} is {value}; it must be at least 1")
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name))
         for name in ("learning_rate", "clip_gradient"):
             value = getattr(self, name)
             require(
@@ -156,18 +172,17 @@ class TrainConfig:
             self.ema is None or 0 < self.ema < 1,
             f"--ema is {self.ema}; it must be between 0 and 1, such as 0.999",
         )
-        require(
-            0 <= self.seed < 2**63, f"--seed is {self.seed}; it must be 0 or a positive integer"
-        )
+        require_seed(self.seed)
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """All that a model is built from: its name in MODELS, the images' (C, H, W), and its settings."""
+    """All that a model is built from: its name in MODELS, the images' (C, H, W), settings, seed of its weights."""
 
     model: str
     shape: tuple[int, int, int]
     settings: ModelConfig
+    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -247,8 +262,12 @@ def _convert(annotation: Any, value: Any) -> Any:
             if converted is not _WRONG:
                 return converted
         return _WRONG
-    if annotation is float and isinstance(value, (int, float)) and not isinstance(value, bool):
+    if isinstance(value, bool):
+        return value if annotation is bool else _WRONG
+    if annotation is float and isinstance(value, numbers.Real):
         return float(value)
+    if annotation is int and isinstance(value, numbers.Integral):
+        return int(value)
     return value if type(value) is annotation else _WRONG
 
 

@@ -13,7 +13,7 @@ from .training import train
 
 def demo(epochs: int, out: str | None) -> None:
     """Train the default VAE on MNIST, evaluate it, write pictures, say where they are."""
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     data = load_data("mnist")
     console.print(f"Training a VAE with 20 latent dimensions on MNIST for {epochs} epochs.")
     run = train(build("vae", data), data, epochs=epochs, out=out, name="demo")

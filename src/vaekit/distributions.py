@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent, Normal, constraints
 
-Head = Callable[[Tensor], Distribution]
+SCALE_FLOOR = 1 / 256  # of a Gaussian pixel: one level of an 8-bit image
 
 
 class Conditional(nn.Module):
@@ -72,8 +72,8 @@ class LocationScaleHead(nn.Module):
         # softplus(offset) = initial - floor, so that a network that says 0 means `initial`.
         self.offset = math.log(math.expm1(initial - floor))
         self.shared = nn.Parameter(torch.zeros(())) if scale == "shared" else None
-        if isinstance(scale, float):
-            self.register_buffer("fixed", torch.tensor(scale), persistent=False)
+        if not isinstance(scale, str):
+            self.register_buffer("fixed", torch.tensor(float(scale)), persistent=False)
 
     def forward(self, output: Tensor) -> Distribution:
         if self.outputs == 2:
@@ -100,9 +100,9 @@ def posterior_head() -> LocationScaleHead:
 
 def gaussian_head(scale: Literal["each", "shared"] | float) -> LocationScaleHead:
     """Gaussian pixels. Without a floor under a learned scale the density rises without bound on
-    pixels that never change: it is 1/256, one level of an 8-bit image."""
+    pixels that never change."""
     return LocationScaleHead(
-        gaussian, event_dim=3, scale=scale, initial=0.25, floor=1 / 256, center=0.5
+        gaussian, event_dim=3, scale=scale, initial=0.25, floor=SCALE_FLOOR, center=0.5
     )
 
 
@@ -141,11 +141,11 @@ class DiscretisedLogistic(Distribution):
         upper = (value + half - self.loc) / self.scale
         lower = (value - half - self.loc) / self.scale
         # log(sigmoid(b) - sigmoid(a)) = log sigmoid(b) + log sigmoid(-a) + log(1 - e^(a - b))
-        # loses no digits, however far out both are.
+        # loses no digits, however far out both are; b - a is the width of a level, not a difference of floats.
         first, last = value < half, value > 1 - half
         log_upper = torch.where(last, 0.0, F.logsigmoid(upper))
         log_lower = torch.where(first, 0.0, F.logsigmoid(-lower))
-        width = torch.where(first | last, 0.0, torch.log(-torch.expm1(lower - upper)))
+        width = torch.where(first | last, 0.0, torch.log(-torch.expm1(-2 * half / self.scale)))
         return log_upper + log_lower + width
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008

@@ -16,10 +16,11 @@ from rich.console import Console
 from torch import Tensor
 
 from .compute import fast_float32, find_device, seeded
-from .config import require
+from .config import require, require_count, require_seed
 from .data import Dataset, Split, freeze
 from .data import load as load_data
 from .data.dataset import choose_split
+from .distributions import SCALE_FLOOR
 from .models import load
 from .runs import Run, write_json
 from .vae import VAE, Inference
@@ -42,7 +43,8 @@ class Evaluation:
     `nll` is -log 1/S sum_s w_s with S = `samples`; in expectation an upper bound of -log p(x) (Burda et al. 2016).
     `nll_standard_error` is what other draws of the same size would change (delta method);
     `nll_image_standard_error` is what other test images would (spread over images / sqrt(images)).
-    Both are null where one draw or one image cannot say.
+    Both, and `active_units`, are null where one draw or one image cannot say.
+    `minimum_scale` and `share_at_floor` (of pixels) are of Gaussian pixels, whose density grows as scales shrink.
     """
 
     elbo: float
@@ -52,8 +54,10 @@ class Evaluation:
     nll_standard_error: float | None
     nll_image_standard_error: float | None
     bits_per_dim: float | None
-    active_units: int
+    active_units: int | None
     latent_units: int
+    minimum_scale: float | None
+    share_at_floor: float | None
     samples: int
     split: str
     images: int
@@ -81,8 +85,10 @@ def evaluate(
     of all images, and the NLL of as many, chosen by `seed`, as take two minutes here. `data` stands in for loading
     the run's data set by its name. Raises UserError for a missing or damaged run, another data set, bad numbers.
     """
-    require(samples >= 1, f"--samples is {samples}; it must be at least 1")
-    require(limit is None or limit >= 1, f"--limit is {limit}; it must be at least 1")
+    require_count("samples", samples)
+    if limit is not None:
+        require_count("limit", limit)
+    require_seed(seed)
     run, where = Run.of(run), find_device(device)
     model = load(run).to(where)
     images, binarisation = evaluation_images(run, split, data, data_dir)
@@ -93,11 +99,14 @@ def evaluate(
     started = time.perf_counter()
     shown = Shown(progress)
     with torch.no_grad(), seeded(seed, where), fast_float32(where):
-        bound = measure_elbo(model, chosen, min(samples, ELBO_SAMPLES), shown)
-        budget = TIME_BUDGET if limit is None else math.inf
-        affordable = images_in_time(model, chosen, samples, budget, shown)
-        log_sums = measure_nll(model, chosen[:affordable], samples, shown)
+        elbo_images, nll_images = affordable(model, chosen, samples, limit is not None, shown)
+        bound = measure_elbo(model, chosen[:elbo_images], min(samples, ELBO_SAMPLES), shown)
+        log_sums = measure_nll(model, chosen[:nll_images], samples, shown)
     nll = -(log_sums[0] - math.log(samples))
+    require(
+        math.isfinite(bound.log_likelihood - bound.kl) and bool(nll.isfinite().all()),
+        f"the likelihoods of {run} are not finite: its training diverged, or its weights are damaged",
+    )
     settings = model.blueprint.settings
     discrete = settings.likelihood == "logistic" or binarisation != "none"
     evaluation = asdict(
@@ -107,18 +116,20 @@ def evaluate(
             kl=bound.kl,
             nll=float(nll.mean()),
             nll_standard_error=monte_carlo_error(log_sums, samples),
-            nll_image_standard_error=float(nll.std()) / math.sqrt(affordable)
-            if affordable > 1
+            nll_image_standard_error=float(nll.std()) / math.sqrt(nll_images)
+            if nll_images > 1
             else None,
             bits_per_dim=float(nll.mean()) / (math.prod(model.blueprint.shape) * math.log(2))
             if discrete
             else None,
             active_units=bound.active_units,
             latent_units=bound.latent_units,
+            minimum_scale=bound.minimum_scale,
+            share_at_floor=bound.share_at_floor,
             samples=samples,
             split=split,
-            images=count,
-            nll_images=affordable,
+            images=elbo_images,
+            nll_images=nll_images,
             likelihood=settings.likelihood,
             binarisation=binarisation,
             seed=seed,
@@ -147,6 +158,7 @@ class Shown:
     """What evaluation says while it works, on the standard error; nothing unless enabled."""
 
     def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
         self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not enabled)
 
     def say(self, text: str) -> None:
@@ -174,16 +186,22 @@ def inferences(model: VAE, images: Split, samples: int) -> Iterator[Inference]:
 
 @dataclass(frozen=True)
 class Bound:
+    """What `measure_elbo` finds; the fields are those of Evaluation."""
+
     log_likelihood: float
     kl: float
-    active_units: int
+    active_units: int | None
     latent_units: int
+    minimum_scale: float | None
+    share_at_floor: float | None
 
 
 def measure_elbo(model: VAE, images: Split, samples: int, shown: Shown) -> Bound:
     """ELBO parts, the likelihood averaged over `samples` draws, and the active units."""
     totals = torch.zeros(2, dtype=torch.float64)
     means: list[Tensor] = []
+    scales = []
+    gaussian = model.blueprint.settings.likelihood == "gaussian"
     chunks = math.ceil(len(images) / chunk_images(model, samples))
     for inference in shown.track(inferences(model, images, samples), chunks, "ELBO"):
         size = len(inference.x)
@@ -195,9 +213,20 @@ def measure_elbo(model: VAE, images: Split, samples: int, shown: Shown) -> Bound
             q.mean if q.mean.ndim == 2 else q.mean.mean(0) for q in (v.posterior for v in latents)
         )
         means.append(torch.cat(tuple(centers), dim=-1).cpu())
+        if gaussian:
+            scale = inference.likelihood.base_dist.scale
+            at_floor = (scale < 1.01 * SCALE_FLOOR).float().mean() * size
+            scales.append(torch.stack([scale.min(), at_floor]).cpu())
     log_likelihood, kl = (totals / len(images)).tolist()
     spread = torch.cat(means).var(0, correction=0)
-    return Bound(log_likelihood, kl, int((spread > ACTIVE_VARIANCE).sum()), len(spread))
+    return Bound(
+        log_likelihood,
+        kl,
+        active_units=int((spread > ACTIVE_VARIANCE).sum()) if len(images) > 1 else None,
+        latent_units=len(spread),
+        minimum_scale=float(torch.stack(scales)[:, 0].min()) if gaussian else None,
+        share_at_floor=float(torch.stack(scales)[:, 1].sum()) / len(images) if gaussian else None,
+    )
 
 
 def measure_nll(model: VAE, images: Split, samples: int, shown: Shown) -> Tensor:
@@ -240,26 +269,41 @@ def monte_carlo_error(log_sums: Tensor, samples: int) -> float | None:
     return float(variance.sum().sqrt()) / log_sums.shape[1]
 
 
-def images_in_time(model: VAE, images: Split, samples: int, budget: float, shown: Shown) -> int:
-    """How many of the images the NLL can have in `budget` seconds, from timing a few; says so."""
-    size = min(len(images), chunk_images(model, samples))
-    silent = Shown(False)
-    measure_nll(model, images[:size], samples, silent)
-    started = time.perf_counter()
-    for _ in range(3):
-        measure_nll(model, images[:size], samples, silent)
-    each = (time.perf_counter() - started) / (3 * size)
-    whole = each * len(images)
-    if whole <= budget:
-        shown.say(f"NLL with {samples:,} samples of {len(images):,} images: about {whole:.0f} s")
-        return len(images)
-    affordable = max(1, int(budget / each))
-    affordable = affordable // 100 * 100 or affordable
+def affordable(
+    model: VAE, images: Split, samples: int, limited: bool, shown: Shown
+) -> tuple[int, int]:
+    """How many images the ELBO and the NLL can have in TIME_BUDGET, from timing a few; all if `limited`. Says so."""
+    count = len(images)
+    if limited and not shown.enabled:
+        return count, count
+    few = images[: chunk_images(model, samples)]
+    times: list[float] = []
+    while len(times) < 4 and sum(times) < 1:
+        started = time.perf_counter()
+        with seeded(0, images.images.device):
+            measure_nll(model, few, samples, Shown(False))
+        times.append(time.perf_counter() - started)
+    nll_each = min(times) / len(few)
+    elbo_each = nll_each * min(1, ELBO_SAMPLES / samples)
+
+    elbo_images = count if limited else in_time(count, elbo_each, TIME_BUDGET / 2)
+    spent = elbo_images * elbo_each
+    nll_images = count if limited else in_time(count, nll_each, TIME_BUDGET - spent)
+    seconds = spent + nll_images * nll_each
     shown.say(
-        f"NLL with {samples:,} samples of all {len(images):,} images would take {whole / 60:.0f} min; "
-        f"taking {affordable:,} of them, {budget / 60:.0f} min (--limit chooses)"
+        f"ELBO of {elbo_images:,} and NLL of {nll_images:,} of {count:,} images, {samples:,} samples each: "
+        f"about {seconds:.0f} s"
     )
-    return affordable
+    if nll_images < count:
+        whole = count * (nll_each + elbo_each) / 60
+        shown.say(f"(all would take {whole:.0f} min; --limit {count} does it)")
+    return elbo_images, nll_images
+
+
+def in_time(count: int, each: float, seconds: float) -> int:
+    """How many of `count` fit, as a round number."""
+    fitting = min(count, max(1, round(seconds / each)))
+    return fitting if fitting == count else fitting // 100 * 100 or fitting
 
 
 def number(value: float | None) -> str:
@@ -309,10 +353,13 @@ def as_table(evaluation: dict[str, Any]) -> Table:
         ),
         (
             "active units",
-            f"{e.active_units} of {e.latent_units}",
+            "-" if e.active_units is None else f"{e.active_units} of {e.latent_units}",
             "latent dimensions that respond to the image",
         ),
     ]
+    if e.minimum_scale is not None and e.share_at_floor is not None:
+        found = f"{e.minimum_scale:.4f}, {e.share_at_floor:.1%}"
+        rows.append(("smallest scale", found, "of a pixel, and the share of pixels at the floor"))
     for row in rows:
         table.add_row(*row)
     return table

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .compute import seeded
-from .config import UserError, require
+from .config import UserError, require, require_count, require_seed
 from .data import Split, freeze
 from .data.images import read_images
 from .evaluation import evaluation_images
@@ -24,7 +24,8 @@ def generate(model: VAE, count: int = 64, temperature: float = 1.0, seed: int = 
 
     A temperature below 1 draws closer to the prior's mean: cleaner images, less varied. Raises UserError.
     """
-    require(count >= 1, f"--count is {count}; it must be at least 1")
+    require_count("count", count, largest=2**20)
+    require_seed(seed)
     require(
         0 <= temperature < math.inf,
         f"--temperature is {temperature}; it must be 0 or a positive number",
@@ -63,7 +64,7 @@ def inputs(
     notice: Callable[[str], None],
 ) -> Tensor:
     """What to reconstruct: image files as the model saw its data, or the first images of a split."""
-    require(count >= 1, f"--count is {count}; it must be at least 1")
+    require_count("count", count, largest=2**20)
     if files:
         images = read_images(files, run.blueprint.shape, notice)
         return freeze(Split(images), run.data.binarisation).images

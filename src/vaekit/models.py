@@ -10,7 +10,17 @@ from typing import Any
 from torch import nn
 
 from .compute import seeded
-from .config import MODELS, Blueprint, ModelConfig, UserError, model_entry, override, require
+from .config import (
+    MODELS,
+    Blueprint,
+    Likelihood,
+    ModelConfig,
+    UserError,
+    model_entry,
+    override,
+    require,
+    require_seed,
+)
 from .data import Dataset
 from .distributions import (
     BernoulliHead,
@@ -37,26 +47,28 @@ def build(name: str, data: Dataset | tuple[int, int, int], seed: int = 0, **sett
     Raises UserError for an unknown name or setting, or a setting out of range.
     """
     config = override(model_entry(name).settings, settings, f"model {name!r}")
-    if isinstance(data, Dataset):
-        shape, natural = data.shape, data.likelihood
-    else:
-        shape, natural = data, "bernoulli" if data[0] == 1 else "logistic"
+    shape = data.shape if isinstance(data, Dataset) else data
     require(
-        len(shape) == 3 and all(isinstance(n, int) and n >= 1 for n in shape),
+        isinstance(shape, (tuple, list))
+        and len(shape) == 3
+        and all(isinstance(n, int) and n >= 1 for n in shape),
         f"the image shape is {shape}; it must be (channels, height, width), such as (1, 28, 28)",
     )
     if config.likelihood == "auto":
+        by_channels: Likelihood = "bernoulli" if shape[0] == 1 else "logistic"
+        natural = data.likelihood if isinstance(data, Dataset) else by_channels
         config = dataclasses.replace(config, likelihood=natural)
-    with seeded(seed):
-        return build_from(Blueprint(name, shape, config))
+    require_seed(seed)
+    return build_from(Blueprint(name, (shape[0], shape[1], shape[2]), config, int(seed)))
 
 
 def build_from(blueprint: Blueprint) -> VAE:
-    """The model that a blueprint describes, its weights drawn from torch's global generator."""
+    """The model that a blueprint describes."""
     settings = blueprint.settings
     networks = {"dense": _dense_networks, "conv": _conv_networks}[settings.network]
-    posterior, likelihood = posterior_head(), likelihood_head(settings)
-    encoder, decoder = networks(blueprint, posterior.outputs, likelihood.outputs)
+    with seeded(blueprint.seed):
+        posterior, likelihood = posterior_head(), likelihood_head(settings)
+        encoder, decoder = networks(blueprint, posterior.outputs, likelihood.outputs)
     return VAE(
         prior={"z": StandardNormal(settings.latent_dim)},
         posterior={"z": Conditional(("x",), encoder, posterior)},
@@ -116,7 +128,6 @@ def load(run: Run | str | Path) -> VAE:
     Raises UserError where the directory, its config.json or its weights are missing, damaged or do not agree.
     """
     run = Run.of(run)
-    with seeded(0):  # its first weights are drawn only to be replaced
-        model = build_from(run.blueprint)
+    model = build_from(run.blueprint)
     load_weights(model, run.weights_path)
     return model.eval()

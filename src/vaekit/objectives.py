@@ -14,6 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from .config import require_count
 from .vae import Inference
 
 
@@ -52,6 +53,9 @@ class iwae:
     """
 
     k: int
+
+    def __post_init__(self) -> None:
+        require_count("k", self.k)
 
     @property
     def samples(self) -> tuple[int, ...]:

@@ -77,6 +77,8 @@ def curves(metrics: Sequence[dict[str, Any]]) -> Figure:
 
 def save(figure: Figure, path: Path) -> Path:
     """Write a figure; its kind follows the file's ending. UserError for an ending that matplotlib lacks."""
+    if not path.suffix or path.is_dir():
+        raise UserError(f"cannot write {path}: name a file such as {path.name}.png")
     try:
         figure.savefig(path)
     except ValueError as error:

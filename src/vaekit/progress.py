@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import rich.progress
 from rich.console import Console
 from rich.table import Column
+from rich.text import Text
 from torch import Tensor
 
 from .config import TrainConfig
@@ -17,24 +18,33 @@ if TYPE_CHECKING:
     from .training import Epoch
 
 
+class Line(rich.progress.ProgressColumn):
+    """Time left, then the task's description; on a narrow terminal the end goes, with an ellipsis."""
+
+    def __init__(self) -> None:
+        super().__init__(table_column=Column(no_wrap=True, overflow="ellipsis"))
+
+    def render(self, task: rich.progress.Task) -> Text:
+        left = task.time_remaining
+        return Text(f"{'-:--' if left is None else clock(left)} left  {task.description}")
+
+
 class Progress:
     """A context manager; `track` goes around the batches of each epoch, `show` takes its record."""
 
     def __init__(self, config: TrainConfig, images: int, enabled: bool) -> None:
         self.epochs = config.epochs
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not enabled)
-        steps = -(-images // config.batch_size)
+        self.console = Console(
+            stderr=True, highlight=False, markup=False, soft_wrap=True, quiet=not enabled
+        )
         self.live = self.console.is_terminal and enabled
-        columns: list[rich.progress.ProgressColumn] = [
-            # On a narrow terminal the end of the line is cut, never the time left.
-            rich.progress.TimeRemainingColumn(compact=True, table_column=Column(min_width=5)),
-            rich.progress.TextColumn("left  {task.description}"),
-        ]
+        columns: list[rich.progress.ProgressColumn] = [Line()]
         if self.console.width >= 100:
-            columns.append(rich.progress.BarColumn(bar_width=20))
+            columns.append(rich.progress.BarColumn(bar_width=15))
         self.bar = rich.progress.Progress(*columns, console=self.console, disable=not self.live)
+        steps = -(-images // config.batch_size)
         self.task = self.bar.add_task(f"epoch 1/{self.epochs}", total=steps * config.epochs)
-        self.done = 0.0
+        self.seconds = 0.0
 
     def __enter__(self) -> Progress:
         self.bar.start()
@@ -48,6 +58,9 @@ class Progress:
     ) -> None:
         self.bar.stop()
 
+    def say(self, text: str) -> None:
+        self.console.print(text)
+
     def track(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
         for batch in batches:
             yield batch
@@ -55,16 +68,17 @@ class Progress:
                 self.bar.advance(self.task)
 
     def show(self, epoch: Epoch) -> None:
+        digits = 1 if self.live else 2
         line = (
             f"epoch {epoch.epoch}/{self.epochs}  {epoch.images_per_second:,.0f} images/s  "
-            f"ELBO {epoch.train_elbo:.2f} train {epoch.validation_elbo:.2f} valid  "
-            f"KL {epoch.validation_kl:.2f}"
+            f"ELBO train {epoch.train_elbo:.{digits}f} valid {epoch.validation_elbo:.{digits}f} "
+            f"KL {epoch.validation_kl:.{digits}f}"
         )
         if self.live:
             self.bar.update(self.task, description=line)
         else:
-            self.done += epoch.seconds
-            left = self.done / epoch.epoch * (self.epochs - epoch.epoch)
+            self.seconds += epoch.seconds
+            left = self.seconds / epoch.epoch * (self.epochs - epoch.epoch)
             self.console.print(f"{line}  {clock(left)} left")
 
 

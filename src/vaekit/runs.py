@@ -12,6 +12,7 @@ import os
 import platform
 import subprocess
 import sys
+import uuid
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from .config import (
     from_dict,
     model_entry,
     require,
+    require_seed,
 )
 
 FORMAT = 1
@@ -62,9 +64,12 @@ class Run:
             folder = _first_free(Path("runs"), stem)
         else:
             folder = Path(path).expanduser()
-            taken = folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
-            require(not taken, f"--out {folder} exists already; choose a new name, or remove it")
-            folder.mkdir(parents=True, exist_ok=True)
+            try:
+                folder.mkdir(parents=True)
+            except FileExistsError:
+                raise UserError(
+                    f"--out {folder} exists already; choose a new name, or remove it"
+                ) from None
         try:
             write_json(folder / "config.json", config)
         except OSError:
@@ -96,7 +101,7 @@ class Run:
         config = read_json(path)
         found = config.get("format")
         require(
-            found == FORMAT,
+            type(found) is int and found == FORMAT,
             f"{path} has format {found!r} and this vaekit ({__version__}) reads {FORMAT}"
             + ("; use a newer vaekit" if isinstance(found, int) and found > FORMAT else ""),
         )
@@ -106,27 +111,30 @@ class Run:
         """An object of config.json by its key."""
         value = self.config.get(name)
         if not isinstance(value, dict):
-            raise UserError(f"{self.path / 'config.json'} lacks the object {name!r}")
+            raise UserError(f"config.json of {self.path} lacks the object {name!r}")
         return value
 
     @property
     def blueprint(self) -> Blueprint:
-        """What the model is built from."""
-        section, path = self.section("model"), self.path / "config.json"
-        name, shape = section.get("name"), section.get("shape")
-        if not isinstance(name, str):
-            raise UserError(f"{path}: the model has no name")
+        """What the model is built from. Raises UserError where config.json does not say it, or wrongly."""
+        try:
+            return self._blueprint(self.section("model"))
+        except UserError as error:
+            raise UserError(f"{self.path / 'config.json'}: {error}") from None
+
+    def _blueprint(self, section: dict[str, Any]) -> Blueprint:
+        name, shape, settings = (section.get(key) for key in ("name", "shape", "settings"))
+        if not isinstance(name, str) or not isinstance(settings, dict):
+            raise UserError("the model has no name or no settings")
         if not (
             isinstance(shape, list)
             and len(shape) == 3
-            and all(type(n) is int and n >= 1 for n in shape)
+            and all(type(n) is int and 1 <= n <= 2**16 for n in shape)
         ):
-            raise UserError(f"{path}: the model's shape is {shape!r}; it must be [C, H, W]")
-        settings = section.get("settings")
-        if not isinstance(settings, dict):
-            raise UserError(f"{path}: the model has no settings")
-        kind = type(model_entry(name).settings)
-        return Blueprint(name, (shape[0], shape[1], shape[2]), from_dict(kind, settings, str(path)))
+            raise UserError(f"the model's shape is {shape!r}; it must be [C, H, W]")
+        require_seed(section.get("seed"))
+        config = from_dict(type(model_entry(name).settings), settings, "the model")
+        return Blueprint(name, (shape[0], shape[1], shape[2]), config, section["seed"])
 
     @property
     def data(self) -> DataRecord:
@@ -140,13 +148,8 @@ class Run:
         """The epochs of metrics.jsonl, oldest first; a last line cut short by a kill is left out."""
         path = self.path / "metrics.jsonl"
         require(path.is_file(), f"{path} is missing; the run has no finished epoch")
-        epochs = []
-        for line in path.read_text().splitlines():
-            try:
-                epochs.append(json.loads(line))
-            except json.JSONDecodeError:
-                break
-        return epochs
+        *whole, _ = path.read_bytes().split(b"\n")
+        return [parse_json(line, f"{path}, line {n}") for n, line in enumerate(whole, 1)]
 
     def append_metrics(self, epoch: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl; JSON has no infinity and no NaN, so these become null."""
@@ -175,21 +178,27 @@ def describe(blueprint: Blueprint, about: Mapping[str, Any]) -> dict[str, Any]:
             "name": blueprint.model,
             "shape": list(blueprint.shape),
             "settings": vars(blueprint.settings),
+            "seed": blueprint.seed,
         },
         **about,
     }
 
 
 def git_revision() -> str | None:
-    """The revision of the git checkout that this package lies in, if it lies in one; -dirty if changed."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    try:
+    """The revision of vaekit's own git checkout, -dirty if changed; None where it was installed otherwise."""
+
+    def git(*arguments: str) -> str:
+        folder = Path(__file__).parent
         done = subprocess.run(
-            command, cwd=Path(__file__).parent, capture_output=True, text=True, timeout=10
+            ["git", *arguments], cwd=folder, capture_output=True, text=True, timeout=10, check=True
         )
-    except (OSError, subprocess.TimeoutExpired):
+        return done.stdout.strip()
+
+    try:
+        git("ls-files", "--error-unmatch", Path(__file__).name)  # not a project that only uses it
+        return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() or None
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
@@ -220,24 +229,30 @@ def one_line(error: BaseException) -> str:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object from a file. Raises UserError where it is damaged."""
+    return parse_json(path.read_bytes(), str(path))
+
+
+def parse_json(content: bytes, where: str) -> dict[str, Any]:
+    """A JSON object; UserError names `where` it is not one."""
     try:
-        content = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise UserError(f"{path} is damaged ({one_line(error)})") from None
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is damaged (no JSON object)")
-    return content
+        parsed = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where} is damaged ({one_line(error)})") from None
+    if not isinstance(parsed, dict):
+        raise UserError(f"{where} is damaged (no JSON object)")
+    return parsed
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    write(path, (json.dumps(content, indent=2, default=str) + "\n").encode())
+    text = json.dumps(content, indent=2, default=str, allow_nan=False)
+    write(path, (text + "\n").encode())
 
 
 def write(path: Path, content: bytes) -> None:
     """Replace a file in one step: at any moment the old or the new content is there whole."""
-    part = path.with_name(path.name + ".part")
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")  # two writers do not meet
     try:
-        with part.open("wb") as file:
+        with part.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

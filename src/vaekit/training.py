@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -12,7 +14,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from .compute import fast_float32, find_device, seeded
 from .config import Binarisation, Blueprint, DataConfig, TrainConfig, override, require
@@ -89,13 +90,13 @@ def train_epochs(
     train, validation = data.train.to(device), freeze(data.validation.to(device), binarisation)
     steps = math.ceil(len(train) / config.batch_size)
     loss, optimizer = Loss(model, objective), make_optimizer(model, config)
-    average = make_average(model, config)
+    average = None if config.ema is None else copy.deepcopy(model)
     kl_weight = torch.ones((), device=device)
     best, step = -math.inf, 0
 
     for epoch in range(1, config.epochs + 1):
         started = time.perf_counter()
-        totals = torch.zeros(3, device=device)
+        totals = zeros(3, device)
         order = torch.randperm(len(train)).to(device)
         model.train()
         for indices in track(order.split(config.batch_size)):
@@ -113,14 +114,14 @@ def train_epochs(
             if config.clip_gradient is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
             optimizer.step()
-            if average is not None:
-                average.update_parameters(model)
+            if average is not None and config.ema is not None:
+                update_average(average, model, config.ema)
             totals += means * len(indices)
         # Reading the totals waits for the device, so the time is that of the whole epoch.
         _, log_likelihood, kl = (totals / len(train)).tolist()
         trained = time.perf_counter() - started
 
-        kept = model if average is None else average.module
+        kept = model if average is None else average
         validated = validate(Loss(kept, objective), validation)
         # Before the warm-ups end, a good value may belong to an objective that is easier than the real one.
         counted = epoch >= max(config.kl_warmup, config.lr_warmup)
@@ -144,6 +145,11 @@ def train_epochs(
             ),
             kept,
         )
+
+
+def zeros(count: int, device: torch.device) -> Tensor:
+    """Where to add up an epoch: float64, but on MPS, which has none."""
+    return torch.zeros(count, device=device, dtype=None if device.type == "mps" else torch.float64)
 
 
 def learning_rate(epochs: float, config: TrainConfig) -> float:
@@ -171,10 +177,11 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
     return kind(parameters, fused=fused, **common)
 
 
-def make_average(model: nn.Module, config: TrainConfig) -> AveragedModel | None:
-    if config.ema is None:
-        return None
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(config.ema))
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """average = decay average + (1 - decay) model. (torch's AveragedModel reads a counter back at every step.)"""
+    for mean, parameter in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(parameter, 1 - decay)
 
 
 @torch.no_grad()
@@ -188,7 +195,7 @@ def validate(loss: Loss, split: Split) -> list[float]:
     was_training = loss.model.training
     loss.model.eval()
     with seeded(VALIDATION_SEED, device):
-        totals = torch.zeros(3, device=device)
+        totals = zeros(3, device)
         for start in range(0, len(split), VALIDATION_BATCH):
             batch = split[start : start + VALIDATION_BATCH]
             totals += loss(batch.images, batch.labels)[1] * len(batch)
@@ -238,21 +245,31 @@ def train(
     if init is not None:
         init = Run.of(init)
         load_weights(model, init.weights_path)
-    stem = "-".join(part for part in (model.blueprint.model, data.name, name) if part)
     require(
-        all(c.isalnum() or c in "-_.+" for c in stem),
+        re.fullmatch(r"[\w.+-]*", name) is not None,
         f"--name {name!r} goes into a folder's name; use letters, digits, '-', '_', '.' and '+'",
     )
+    data_name = re.sub(r"[^\w.+-]+", "-", data.name)
+    stem = "-".join(part for part in (model.blueprint.model, data_name, name) if part)
     about = {
         "data": {**data.describe(), "binarisation": settled},
         "training": dataclasses.asdict(config),
         "objective": repr(objective),
+        "device": str(device),
         "init": None if init is None else str(init),
     }
     run = Run.create(out, stem, describe(model.blueprint, about))
 
     since_best = 0
     with Progress(config, len(data.train), progress) as shown, fast_float32(device):
+        shown.say(
+            f"{model.blueprint.model} on {data.name}, {model.blueprint.settings.likelihood} pixels, "
+            f"binarisation {settled}, on {device}, in {run}"
+        )
+        if settled == "dynamic" and not data.black_and_white:
+            shown.say(
+                "note: greys are made black or white; build the model from the data set itself to keep them"
+            )
         loop = train_epochs(model, data, config, objective, settled, device, shown.track)
         for epoch, kept in loop:
             finite = math.isfinite(epoch.train_elbo) and math.isfinite(epoch.validation_objective)

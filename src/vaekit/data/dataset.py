@@ -69,8 +69,12 @@ class Dataset:
                 f"{where}: its images differ from the training images in size or type",
             )
             require(
-                images.dtype == torch.uint8 or images.is_floating_point(),
-                f"{where}: pixels are {images.dtype}; they must be uint8, or floats in [0, 1]",
+                images.dtype in (torch.uint8, torch.float32),
+                f"{where}: pixels are {images.dtype}; they must be uint8, or float32 in [0, 1]",
+            )
+            require(
+                images.dtype == torch.uint8 or bool(((images >= 0) & (images <= 1)).all()),
+                f"{where}: float pixels must lie in [0, 1]",
             )
             require(
                 split.labels is None or len(split.labels) == len(images),
@@ -142,7 +146,7 @@ def freeze(split: Split, binarisation: Settled) -> Split:
     """A split as validation and test see it: floats in [0, 1], bits drawn once, from a fixed seed."""
     if binarisation != "dynamic":
         return Split(pixels(split.images, binarisation), split.labels)
-    # numpy's generator draws the same bits on every machine and device.
+    # numpy's generator, so that the bits do not depend on the device. (That they stay as they are is tested.)
     images = split.images.cpu().numpy()
     generator = np.random.default_rng(FREEZE_SEED)
     if images.dtype == np.uint8:

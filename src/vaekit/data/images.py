@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ..config import UserError, require
@@ -28,8 +28,8 @@ def _expand(path: Path) -> list[Path]:
     require(path.exists(), f"there is no image {path}")
     if not path.is_dir():
         return [path]
-    known = Image.registered_extensions()
-    files = sorted(file for file in path.iterdir() if file.suffix.lower() in known)
+    known = {end for end, kind in Image.registered_extensions().items() if kind in Image.OPEN}
+    files = sorted(f for f in path.iterdir() if f.suffix.lower() in known and f.is_file())
     require(len(files) >= 1, f"the folder {path} has no image files")
     return files
 
@@ -40,7 +40,7 @@ def _read_image(path: Path, shape: tuple[int, int, int], notice: Callable[[str],
         raise UserError(f"the model's images have {channels} channels; files have grey or colour")
     try:
         with Image.open(path) as opened:
-            image = opened.convert("L" if channels == 1 else "RGB")
+            image = _in_colours(ImageOps.exif_transpose(opened), "L" if channels == 1 else "RGB")
             changes = [] if opened.mode == image.mode else [f"{opened.mode} to {image.mode}"]
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         reason = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
@@ -51,3 +51,14 @@ def _read_image(path: Path, shape: tuple[int, int, int], notice: Callable[[str],
     if changes:
         notice(f"{path}: converted {', '.join(changes)}")
     return torch.from_numpy(np.array(image)).reshape(height, width, channels).permute(2, 0, 1)
+
+
+def _in_colours(image: Image.Image, mode: str) -> Image.Image:
+    """An image as L or RGB: what is transparent over white, 16 bits scaled to 8."""
+    if image.mode.startswith("I"):  # Pillow's own conversion cuts at 255
+        scaled = np.asarray(image, dtype=np.float64) / 257
+        image = Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
+    if image.has_transparency_data:
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image.convert("RGBA"))
+    return image.convert(mode)
