@@ -1,9 +1,9 @@
-# One set-up for everything: a virtual environment in $(VENV), the package installed in it with what its tests need.
+# The two commands are `make demo` and `make test`. Both set up a virtual environment in $(VENV) first.
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: demo test test-long bench lint clean
+.PHONY: demo test test-long lint bench clean
 
 demo: $(VENV)/installed
 	$(BIN)/vaekit demo
@@ -14,7 +14,7 @@ test: lint
 test-long: lint
 	$(BIN)/pytest
 
-lint: $(VENV)/installed
+lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -23,8 +23,12 @@ bench: $(VENV)/installed
 	$(BIN)/python benchmarks/dense_speed.py
 
 $(VENV)/installed: pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vaekit needs Python 3.11 or newer: make PYTHON=python3.12 ...")'
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vaekit needs Python 3.11 or newer, such as: make PYTHON=python3.12 demo")'
 	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --editable .
+	touch $@
+
+$(VENV)/installed-dev: $(VENV)/installed
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 

@@ -77,7 +77,8 @@ class ModelConfig:
     (discretised, 256 levels) for other 8-bit images, gaussian for float arrays."""
     scale: Scale | None = None
     """Standard deviation of a gaussian (scale of a logistic) pixel: a number fixes it, shared learns one,
-    each lets the decoder give one per pixel; by default shared for gaussian, each for logistic."""
+    each lets the decoder give one per pixel; by default shared for gaussian, each for logistic. Learned ones stay
+    above 1/256 for gaussian, 0.001 for logistic."""
 
     def __post_init__(self) -> None:
         for name in ("latent_dim", "hidden_dim", "channels"):
