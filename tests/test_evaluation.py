@@ -190,3 +190,12 @@ def test_one_sample_has_no_error_and_the_file_is_still_json(run):
     assert evaluate(run, samples=2, limit=1)["active_units"] is None
     json.loads((run.path / "evaluation.json").read_text(), parse_constant=pytest.fail)
     module.as_table(result)
+
+
+def test_dropout_is_off(tmp_path):
+    data = random_dataset()
+    model = build("vae", data, latent_dim=2, hidden_dim=8, dropout=0.5)
+    run = train(model, data, out=tmp_path / "a", epochs=1, progress=False)
+    images = freeze(data.test, "dynamic").images
+    kl = load(run)(images).kl.mean().item()
+    assert evaluate(run, samples=1, data=data)["kl"] == pytest.approx(kl, rel=1e-5)
