@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from .config import UserError
@@ -70,6 +71,7 @@ def curves(metrics: Sequence[dict[str, Any]]) -> Figure:
             epochs, [e[validation] for e in metrics], color=ORANGE, label="validation", marker="."
         )
         axes.set(title=f"{title} (nats per image)", xlabel="epoch")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
     axes.legend()
     return figure
