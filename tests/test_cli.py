@@ -224,12 +224,12 @@ def test_a_full_disk_is_named_and_the_old_file_stays(vaekit, run, monkeypatch):
     before = (run / "evaluation.json").read_bytes()
 
     def full(descriptor):
-        raise OSError(28, "No space left on device", "evaluation.json")
+        raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full)
     code, _, err = vaekit("evaluate", run, "--samples", 2, "--limit", 6)
     assert code == 2
-    assert err.endswith("evaluation.json: No space left on device\n")
+    assert err.endswith(f"vaekit: {run}/evaluation.json: No space left on device\n")
     assert (run / "evaluation.json").read_bytes() == before
     assert not list(run.glob("*.part"))
 

@@ -257,6 +257,10 @@ def write(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+    except OSError as error:
+        raise OSError(
+            error.errno, error.strerror, str(path)
+        ) from None  # names the file that matters
     finally:
         part.unlink(missing_ok=True)
 
