@@ -26,6 +26,7 @@ from .config import (
     closest,
     flag,
     model_entry,
+    one_line,
 )
 
 RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
@@ -345,5 +346,5 @@ def main() -> None:
 
 
 def fail(message: str) -> int:
-    notice(f"vaekit: {' '.join(message.split())}")
+    notice(f"vaekit: {one_line(message)}")
     return 2

@@ -38,19 +38,27 @@ def flag(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
+def one_line(text: object) -> str:
+    """A message, such as another library's error, without line breaks."""
+    return " ".join(str(text).split())
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def require_count(name: str, value: Any, largest: int = 2**31) -> None:
     """Raise UserError unless `value` is a whole number from 1 to `largest`."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-    require(whole, f"{flag(name)} is {value!r}; it must be a whole number")
+    require(is_whole(value), f"{flag(name)} is {value!r}; it must be a whole number")
     require(value >= 1, f"{flag(name)} is {value}; it must be at least 1")
     require(value <= largest, f"{flag(name)} is {value}; it must be at most {largest:,}")
 
 
 def require_seed(value: Any) -> None:
     """Raise UserError unless `value` can seed every generator."""
-    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
     require(
-        whole and 0 <= value < 2**63, f"--seed is {value}; it must be 0 or a positive whole number"
+        is_whole(value) and 0 <= value < 2**63,
+        f"--seed is {value}; it must be 0 or a positive whole number",
     )
 
 
@@ -175,6 +183,11 @@ class TrainConfig:
         )
         require_seed(self.seed)
 
+    @property
+    def warmup(self) -> float:
+        """Epochs until every warm-up has ended."""
+        return max(self.kl_warmup, self.lr_warmup)
+
 
 @dataclass(frozen=True)
 class Blueprint:
@@ -267,7 +280,7 @@ def _convert(annotation: Any, value: Any) -> Any:
         return value if annotation is bool else _WRONG
     if annotation is float and isinstance(value, numbers.Real):
         return float(value)
-    if annotation is int and isinstance(value, numbers.Integral):
+    if annotation is int and is_whole(value):
         return int(value)
     return value if type(value) is annotation else _WRONG
 

@@ -6,7 +6,7 @@ from rich.console import Console
 
 from . import generation, pictures
 from .data import load as load_data
-from .evaluation import as_table, evaluate
+from .evaluation import as_table, evaluate, evaluation_images
 from .models import build, load
 from .training import train
 
@@ -20,7 +20,7 @@ def demo(epochs: int, out: str | None) -> None:
     console.print(as_table(evaluate(run, data=data, progress=True)))
 
     model = load(run)
-    test = generation.inputs(run, (), "test", 40, None, console.print)
+    test = evaluation_images(run, "test", data, None)[:40].images
     folder = run.pictures
     for name, figure in [
         ("samples", pictures.image_grid(generation.generate(model), columns=8)),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from .data.dataset import choose_split
 from .distributions import SCALE_FLOOR
 from .models import load
 from .runs import Run, write_json
-from .vae import VAE, Inference
+from .vae import VAE
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -91,7 +91,7 @@ def evaluate(
     require_seed(seed)
     run, where = Run.of(run), find_device(device)
     model = load(run).to(where)
-    images, binarisation = evaluation_images(run, split, data, data_dir)
+    images, binarisation = evaluation_images(run, split, data, data_dir), run.data.binarisation
     count = len(images) if limit is None else min(limit, len(images))
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(images))[:count])
     chosen = images[order].to(where)
@@ -111,9 +111,8 @@ def evaluate(
     discrete = settings.likelihood == "logistic" or binarisation != "none"
     evaluation = asdict(
         Evaluation(
+            **asdict(bound),
             elbo=bound.log_likelihood - bound.kl,
-            log_likelihood=bound.log_likelihood,
-            kl=bound.kl,
             nll=float(nll.mean()),
             nll_standard_error=monte_carlo_error(log_sums, samples),
             nll_image_standard_error=float(nll.std()) / math.sqrt(nll_images)
@@ -122,10 +121,6 @@ def evaluate(
             bits_per_dim=float(nll.mean()) / (math.prod(model.blueprint.shape) * math.log(2))
             if discrete
             else None,
-            active_units=bound.active_units,
-            latent_units=bound.latent_units,
-            minimum_scale=bound.minimum_scale,
-            share_at_floor=bound.share_at_floor,
             samples=samples,
             split=split,
             images=elbo_images,
@@ -142,8 +137,8 @@ def evaluate(
 
 def evaluation_images(
     run: Run, split: str, data: Dataset | None, data_dir: str | Path | None
-) -> tuple[Split, str]:
-    """The frozen images of a split of the run's data set, and their binarisation."""
+) -> Split:
+    """The frozen images of a split of the run's data set."""
     recorded = run.data
     if data is None:
         data = load_data(recorded.name, data_dir or recorded.data_dir)
@@ -151,7 +146,7 @@ def evaluation_images(
         data.sha256() == recorded.sha256,
         f"the data set {data.name!r} found here is not the one {run} was trained on (its hash differs)",
     )
-    return freeze(choose_split(data, split), recorded.binarisation), recorded.binarisation
+    return freeze(choose_split(data, split), recorded.binarisation)
 
 
 class Shown:
@@ -164,24 +159,17 @@ class Shown:
     def say(self, text: str) -> None:
         self.console.print(text)
 
-    def track(self, chunks: Iterator[Any], total: int, what: str) -> Iterator[Any]:
-        live = self.console.is_terminal and not self.console.quiet
-        yield from rich.progress.track(
-            chunks, what, total=total, console=self.console, disable=not live, transient=True
+    def track(self, chunks: list[Split], what: str) -> Iterable[Split]:
+        live = self.console.is_terminal and self.enabled
+        return rich.progress.track(
+            chunks, what, console=self.console, disable=not live, transient=True
         )
 
 
-def chunk_images(model: VAE, samples: int) -> int:
-    """How many images to decode `samples` times at once."""
-    return max(1, CHUNK_PIXELS // math.prod(model.blueprint.shape) // samples)
-
-
-def inferences(model: VAE, images: Split, samples: int) -> Iterator[Inference]:
-    """One Inference for each chunk of images."""
-    size = chunk_images(model, samples)
-    for start in range(0, len(images), size):
-        batch = images[start : start + size]
-        yield model(batch.images, batch.labels, samples=(samples,))
+def chunked(model: VAE, images: Split, samples: int) -> list[Split]:
+    """The images in chunks to decode `samples` times at once."""
+    size = max(1, CHUNK_PIXELS // math.prod(model.blueprint.shape) // samples)
+    return [images[start : start + size] for start in range(0, len(images), size)]
 
 
 @dataclass(frozen=True)
@@ -202,9 +190,8 @@ def measure_elbo(model: VAE, images: Split, samples: int, shown: Shown) -> Bound
     means: list[Tensor] = []
     scales = []
     gaussian = model.blueprint.settings.likelihood == "gaussian"
-    chunks = math.ceil(len(images) / chunk_images(model, samples))
-    for inference in shown.track(inferences(model, images, samples), chunks, "ELBO"):
-        size = len(inference.x)
+    for batch in shown.track(chunked(model, images, samples), "ELBO"):
+        inference, size = model(batch.images, batch.labels, samples=(samples,)), len(batch)
         parts = inference.log_likelihood.mean() * size, inference.kl.mean() * size
         totals += torch.stack(parts).cpu().double()
         latents = inference.latents.values()
@@ -231,15 +218,10 @@ def measure_elbo(model: VAE, images: Split, samples: int, shown: Shown) -> Bound
 
 def measure_nll(model: VAE, images: Split, samples: int, shown: Shown) -> Tensor:
     """log sum_s w_s and log sum_s w_s^2 of every image: (2, N), float64."""
-    pixels = math.prod(model.blueprint.shape)
     # A chunk holds several images, or a part of one image's samples; parts meet in a running log-sum-exp.
-    parts = split_evenly(samples, max(1, CHUNK_PIXELS // pixels))
-    chunks = math.ceil(len(images) / chunk_images(model, samples))
+    parts = split_evenly(samples, max(1, CHUNK_PIXELS // math.prod(model.blueprint.shape)))
     sums = []
-    size = chunk_images(model, samples)
-    starts = iter(range(0, len(images), size))
-    for start in shown.track(starts, chunks, "NLL"):
-        batch = images[start : start + size]
+    for batch in shown.track(chunked(model, images, samples), "NLL"):
         total = torch.full((2, len(batch)), -math.inf, dtype=torch.float64)
         for part in parts:
             log_weight = (
@@ -276,7 +258,7 @@ def affordable(
     count = len(images)
     if limited and not shown.enabled:
         return count, count
-    few = images[: chunk_images(model, samples)]
+    few, *_ = chunked(model, images, samples)
     times: list[float] = []
     while len(times) < 4 and sum(times) < 1:
         started = time.perf_counter()

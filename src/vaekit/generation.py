@@ -68,4 +68,4 @@ def inputs(
     if files:
         images = read_images(files, run.blueprint.shape, notice)
         return freeze(Split(images), run.data.binarisation).images
-    return evaluation_images(run, split, None, data_dir)[0][:count].images
+    return evaluation_images(run, split, None, data_dir)[:count].images

@@ -32,6 +32,7 @@ from .config import (
     UserError,
     from_dict,
     model_entry,
+    one_line,
     require,
     require_seed,
 )
@@ -98,7 +99,7 @@ class Run:
     def config(self) -> dict[str, Any]:
         """config.json, its format checked."""
         path = self.path / "config.json"
-        config = read_json(path)
+        config = parse_json(path.read_bytes(), str(path))
         found = config.get("format")
         require(
             type(found) is int and found == FORMAT,
@@ -221,15 +222,6 @@ def load_weights(model: nn.Module, path: Path) -> None:
             f"{path} does not fit the model: {name} has shape {found}, not {tuple(value.shape)}",
         )
     model.load_state_dict(tensors)
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object from a file. Raises UserError where it is damaged."""
-    return parse_json(path.read_bytes(), str(path))
 
 
 def parse_json(content: bytes, where: str) -> dict[str, Any]:

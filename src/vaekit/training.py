@@ -65,10 +65,10 @@ class Loss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         inference = self.model(x, y, samples=self.objective.samples)
         value = self.objective(inference, warmup)
-        parts = inference.log_likelihood, inference.kl
+        mean, log_likelihood, kl = value.mean(), inference.log_likelihood, inference.kl
         with torch.no_grad():
-            means = torch.stack([value.mean(), parts[0].mean(), parts[1].mean()])
-        return -value.mean(), means
+            means = torch.stack([mean, log_likelihood.mean(), kl.mean()])
+        return -mean, means
 
 
 def train_epochs(
@@ -124,7 +124,7 @@ def train_epochs(
         kept = model if average is None else average
         validated = validate(Loss(kept, objective), validation)
         # Before the warm-ups end, a good value may belong to an objective that is easier than the real one.
-        counted = epoch >= max(config.kl_warmup, config.lr_warmup)
+        counted = epoch >= config.warmup
         is_best = counted and validated[0] > best
         best = validated[0] if is_best else best
         yield (
@@ -277,7 +277,7 @@ def train(
             if epoch.best:
                 run.save_weights(kept)
                 since_best = 0
-            elif epoch.epoch > max(config.kl_warmup, config.lr_warmup):
+            elif epoch.epoch > config.warmup:
                 since_best += 1
             if config.save_every and epoch.epoch % config.save_every == 0:
                 run.save_weights(kept, f"model-{epoch.epoch:04d}")

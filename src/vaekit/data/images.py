@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..config import UserError, require
+from ..config import UserError, one_line, require
 
 
 def read_images(
@@ -44,7 +44,7 @@ def _read_image(path: Path, shape: tuple[int, int, int], notice: Callable[[str],
             changes = [] if opened.mode == image.mode else [f"{opened.mode} to {image.mode}"]
     except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError) as error:
         reason = "it is no image" if isinstance(error, UnidentifiedImageError) else str(error)
-        raise UserError(f"{path} cannot be read: {' '.join(reason.split())}") from None
+        raise UserError(f"{path} cannot be read: {one_line(reason)}") from None
     if image.size != (width, height):
         changes.append(f"{image.width} x {image.height} to {width} x {height} pixels")
         image = image.resize((width, height), Image.Resampling.LANCZOS)
