@@ -96,7 +96,7 @@ def test_gaussian_pixels_report_their_scales(tmp_path):
     assert (result["minimum_scale"], result["share_at_floor"]) == (0.125, 0)
     model = build("vae", data, latent_dim=2, hidden_dim=8, scale="each")
     with torch.no_grad():
-        bias = model.decoder.network[0].layers[-1].bias
+        bias = model.decoder.network.unfold.bias
         bias[len(bias) // 2 :] -= 1000  # the second half of the outputs are scales
     run = train(model, data, out=tmp_path / "b", epochs=1, learning_rate=1e-12, progress=False)
     result = evaluate(run, samples=3, data=data)

@@ -10,21 +10,46 @@ import torch
 
 from conftest import random_dataset
 from vaekit import MODELS, UserError, build
-from vaekit.config import Activation
+from vaekit.config import Activation, Likelihood
 from vaekit.data import Split
+from vaekit.distributions import draw
 from vaekit.evaluation import Shown, measure_nll
 from vaekit.models import objective_of
-from vaekit.networks import ACTIVATIONS
-from vaekit.objectives import elbo, iwae
+from vaekit.networks import ACTIVATIONS, Encoder
+from vaekit.objectives import capacity, elbo, iwae
 from vaekit.runs import load_weights, write
 from vaekit.training import Loss
 
 SHAPES = [(1, 28, 28), (1, 28, 20), (3, 32, 32), (3, 94, 94), (1, 7, 5), (1, 1, 1), (3, 64, 48)]
-LIKELIHOODS = ["bernoulli", "gaussian", "logistic"]
+LIKELIHOODS = [x for x in get_args(Likelihood) if x != "auto"]
+CLASSES = 4
+VAMP = {"pseudo_inputs": "noise", "components": 5}
+# Every model of the table, and what its settings can make of it: (model, settings).
+CASES = {
+    **{name: (name, VAMP if "vamp" in name else {}) for name in MODELS},
+    "learned-mixture": ("vae", {"prior": "learned-mixture", "components": 3}),
+    "conditional prior": ("cvae", {"prior": "conditional"}),
+    "quadrants": ("cvae", {"condition": "quadrants:2", "prior": "conditional"}),
+    "convolutional cvae": ("cvae", {"network": "conv"}),
+    "convolutional quadrants": (
+        "cvae",
+        {"condition": "quadrants:1", "network": "conv", "prior": "conditional"},
+    ),
+    "convolutional hvampprior": ("hvampprior", {**VAMP, "network": "conv"}),
+    "hvae of labels": ("hvae", {"condition": "label", "prior": "conditional", "top_dim": 2}),
+    "gmvae of labels": ("gmvae", {"condition": "label", "w_dim": 2}),
+    "mmdvae without noise": ("mmdvae", {"posterior": "deterministic"}),
+    "batch normalisation": ("convvae", {"normalisation": "batch"}),
+    "layer normalisation": ("convgmvae", {"normalisation": "layer"}),
+    "two encoders": ("hvae", {"two_encoders": True}),
+}
+NO_DENSITY = "a posterior of one point has no density"
 
 
 def small(name, shape=(1, 9, 6), **settings):
-    return build(name, shape, **{"latent_dim": 3, "hidden_dim": 16, "channels": 4, **settings})
+    model, extra = CASES.get(name, (name, {}))
+    sizes = {"latent_dim": 3, "hidden_dim": 16, "channels": 4}
+    return build(model, shape, **{"classes": CLASSES, **sizes, **extra, **settings})
 
 
 def images(count, shape, likelihood="bernoulli"):
@@ -33,45 +58,111 @@ def images(count, shape, likelihood="bernoulli"):
     return x.round() if likelihood == "bernoulli" else (x * 255).round() / 255
 
 
-@pytest.fixture(params=list(MODELS))
+def labels(count):
+    return torch.arange(count) % CLASSES
+
+
+def given(model, count):
+    """What `sample` needs besides: labels, or images to complete."""
+    if model.blueprint.settings.condition.startswith("quadrants"):
+        return images(count, model.blueprint.shape)
+    return labels(count)
+
+
+def skip_without_density(model):
+    if model.blueprint.settings.posterior == "deterministic":
+        pytest.skip(NO_DENSITY)
+
+
+@pytest.fixture(params=list(CASES))
 def name(request):
     return request.param
 
 
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
-@torch.no_grad()
-def test_any_image_shape_works(name, shape, likelihood):
-    model, x = small(name, shape, likelihood=likelihood), images(4, shape, likelihood)
-    inference = model(x, samples=(5,))
+@pytest.fixture
+def one_draw(monkeypatch):
+    """Every normal draw is 0.3, so that two passes see the same latents."""
+    monkeypatch.setattr(
+        "torch.distributions.normal._standard_normal",
+        lambda shape, dtype, device: torch.full(shape, 0.3, dtype=dtype, device=device),
+    )
+
+
+def check_shapes(name, shape, likelihood):
+    model, x, y = small(name, shape, likelihood=likelihood), images(4, shape, likelihood), labels(4)
+    inference = model.eval()(x, y, samples=(5,))
     assert inference.log_likelihood.shape == inference.log_weight.shape == (5, 4)
     assert inference.likelihood.batch_shape == (5, 4)
     assert inference.likelihood.event_shape == shape
-    assert model(x).log_weight.shape == (4,)
-    assert model.sample(6).mean.shape == (6, *shape)
-    assert model.sample(6).sample().shape == (6, *shape)
-    assert model.reconstruct(x).mean.shape == x.shape
+    assert model(x, y).log_weight.shape == (4,)
+    assert model.sample(6, given(model, 6)).mean.shape == (6, *shape)
+    draw = model.sample(6, given(model, 6)).sample()
+    assert draw.shape == (6, *shape)
+    assert model.reconstruct(x, y).mean.shape == x.shape
+    assert ((model.reconstruct(x, y).mean > -2) & (model.reconstruct(x, y).mean < 3)).all()
+    if model.blueprint.settings.condition.startswith("quadrants"):
+        seen = model.condition.mask > 0
+        assert torch.equal(model.reconstruct(x, y).mean[..., seen[0]], x[..., seen[0]])
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-@pytest.mark.parametrize("objective", [None, elbo(samples=(3,)), iwae(5)], ids=str)
-def test_loss_is_finite_and_every_parameter_gets_a_gradient(name, likelihood, objective):
+@pytest.mark.parametrize("network", ["vae", "convvae"])
+@torch.no_grad()
+def test_any_image_shape_works(network, shape, likelihood):
+    if likelihood == "categorical" and math.prod(shape) > 3072:
+        pytest.skip("256 numbers a pixel take seconds")
+    check_shapes(network, shape, likelihood)
+
+
+@pytest.mark.parametrize("shape", [(1, 9, 6), (3, 10, 7)], ids=str)
+@torch.no_grad()
+def test_every_model_works_on_any_shape(name, shape):
+    check_shapes(name, shape, "bernoulli")
+
+
+OBJECTIVES = [None, elbo(samples=(3,)), iwae(5), capacity(3.0)]
+
+
+def check_gradients(name, likelihood, objective):
     model = small(name, likelihood=likelihood)
+    if objective is not None:
+        skip_without_density(model)
     loss = Loss(model, objective or objective_of(model.blueprint))
-    value, means = loss(images(8, (1, 9, 6), likelihood))
+    value, means = loss(images(8, (1, 9, 6), likelihood), labels(8))
     value.backward()
     assert value.isfinite()
-    assert means.isfinite().all()
+    assert means[0].isfinite()
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.abs().max() > 0, key
 
 
+@pytest.mark.parametrize("objective", OBJECTIVES, ids=str)
+def test_loss_is_finite_and_every_parameter_gets_a_gradient(name, objective):
+    check_gradients(name, "bernoulli", objective)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS)
+@pytest.mark.parametrize("scale", [None, "shared", "each"])
+@pytest.mark.parametrize("network", ["vae", "convvae"])
+def test_every_likelihood_gives_every_parameter_a_gradient(network, likelihood, scale):
+    if scale and likelihood not in ("gaussian", "logistic"):
+        pytest.skip(f"{likelihood} has no scale")
+    model = small(network, likelihood=likelihood, scale=scale)
+    loss = Loss(model, iwae(4))(images(8, (1, 9, 6), likelihood))[0]
+    loss.backward()
+    for key, parameter in model.named_parameters():
+        assert parameter.grad.abs().max() > 0, key
+
+
 @torch.no_grad()
 def test_more_samples_never_loosen_the_bound(name):
-    """Jensen: from one set of weights, the means of log-mean-exp over groups of 1, 2, 4 ... never fall."""
-    model, x = small(name).double(), images(20, (1, 9, 6)).double()
-    log_weight = model(x, samples=(64,)).log_weight
+    """Jensen: from one set of weights, the means of log-mean-exp over groups of 1, 2, 4 ... never fall; the first is
+    an ELBO, the others IWAE bounds."""
+    model, x = small(name).double().eval(), images(20, (1, 9, 6)).double()
+    skip_without_density(model)
+    log_weight = model(x, labels(20), samples=(64,)).log_weight
     bounds = [
         (log_weight.view(-1, k, len(x)).logsumexp(1) - math.log(k)).mean(0)
         for k in (1, 2, 4, 8, 16, 32, 64)
@@ -81,58 +172,112 @@ def test_more_samples_never_loosen_the_bound(name):
 
 
 @torch.no_grad()
+def test_the_objectives_are_those_bounds(name):
+    """ELBO <= IWAE, both from the same draws: 64 of them, through the objectives themselves."""
+    model, x = small(name).double().eval(), images(20, (1, 9, 6)).double()
+    skip_without_density(model)
+    torch.manual_seed(0)
+    inference = model(x, labels(20), samples=(64,))
+    sampled = inference.log_weight.mean(0)
+    analytic = elbo(samples=(64,))(inference)
+    error = float(inference.log_weight.std(0).norm()) / 8 / 20
+    assert abs(float((analytic - sampled).mean())) < 4 * error + 1e-9
+    assert torch.allclose(
+        iwae(64)(inference), inference.log_weight.logsumexp(0) - math.log(64), atol=1e-10
+    )
+    assert (iwae(64)(inference) >= sampled - 1e-12).all()
+
+
+@torch.no_grad()
 def test_saved_and_loaded_it_gives_equal_log_weights(name, tmp_path):
-    model, other = small(name, seed=0), small(name, seed=1)
+    model, other = small(name, seed=0).eval(), small(name, seed=1).eval()
+    skip_without_density(model)
     x = images(4, (1, 9, 6))
 
     def log_weight(m):
         torch.manual_seed(0)
-        return m(x, samples=(3,)).log_weight
+        return m(x, labels(4), samples=(3,)).log_weight
 
     assert not torch.equal(log_weight(model), log_weight(other))
     import safetensors.torch
 
-    write(tmp_path / "m.safetensors", safetensors.torch.save(model.state_dict()))
+    state = {key: value.contiguous() for key, value in model.state_dict().items()}
+    write(tmp_path / "m.safetensors", safetensors.torch.save(state))
     load_weights(other, tmp_path / "m.safetensors")
     assert torch.equal(log_weight(model), log_weight(other))
 
 
 @torch.no_grad()
-def test_float32_agrees_with_float64(name):
-    model, x = small(name), images(6, (1, 9, 6))
-    q = model.posterior["z"]({"x": x, "y": None})
-    z = q.mean + q.stddev
-    single = model.decode(z=z).log_prob(x)
-    double = model.double().decode(z=z.double()).log_prob(x.double())
-    assert torch.allclose(single.double(), double, rtol=1e-5)
+def test_no_weight_is_saved_twice(name):
+    state = small(name).state_dict()
+    assert len({value.data_ptr() for value in state.values() if value.numel()}) == len(
+        [value for value in state.values() if value.numel()]
+    )
 
 
 @torch.no_grad()
-def test_an_image_does_not_feel_its_batch(name):
-    model, x = small(name, dropout=0.3).double().eval(), images(6, (1, 9, 6)).double()
-    together = model.posterior["z"]({"x": x, "y": None}).mean
-    shuffled = model.posterior["z"]({"x": x.flip(0), "y": None}).mean.flip(0)
-    alone = torch.cat([model.posterior["z"]({"x": one[None], "y": None}).mean for one in x])
-    assert torch.allclose(together, shuffled, atol=1e-12)
-    assert torch.allclose(together, alone, atol=1e-12)
+def test_float32_agrees_with_float64(name, one_draw):
+    model, x = small(name).eval(), images(6, (1, 9, 6))
+    single = model(x, labels(6), samples=(2,))
+    double = model.double()(x.double(), labels(6), samples=(2,))
+    assert torch.allclose(
+        single.log_likelihood.double(), double.log_likelihood, rtol=1e-5, atol=1e-4
+    )
+    skip_without_density(model)
+    assert torch.allclose(single.log_weight.double(), double.log_weight, rtol=1e-5, atol=1e-4)
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS)
-@pytest.mark.parametrize("level", [0.0, 1.0])
-@pytest.mark.parametrize("count", [1, 16])
-def test_extreme_images_stay_finite(name, likelihood, level, count):
-    """All black, all white, a batch of one, 200 steps at ten times the learning rate."""
-    model = small(name, shape=(1, 4, 4), likelihood=likelihood)
+@torch.no_grad()
+def test_an_image_does_not_feel_its_batch(name, one_draw):
+    model, x, y = (
+        small(name, dropout=0.3).double().eval(),
+        images(6, (1, 9, 6)).double(),
+        labels(6),
+    )
+
+    def measure(x, y):
+        inference = model(x, y)
+        settings = model.blueprint.settings
+        return (
+            inference.log_likelihood
+            if settings.posterior == "deterministic"
+            else inference.log_weight
+        )
+
+    together = measure(x, y)
+    shuffled = measure(x.flip(0), y.flip(0)).flip(0)
+    alone = torch.cat([measure(one[None], label[None]) for one, label in zip(x, y, strict=True)])
+    assert torch.allclose(together, shuffled, atol=1e-10)
+    assert torch.allclose(together, alone, atol=1e-10)
+
+
+def check_extremes(name, likelihood, level, count):
+    model = small(name, shape=(1, 4, 4), likelihood=likelihood, hidden_dim=8)
+    if model.blueprint.settings.normalisation == "batch" and count == 1:
+        pytest.skip("batch normalisation has no batch of one")
     loss = Loss(model, objective_of(model.blueprint))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    x = torch.full((count, 1, 4, 4), level)
+    x, y = torch.full((count, 1, 4, 4), level), labels(count)
     for _ in range(200):
         optimizer.zero_grad()
-        value = loss(x)[0]
+        value = loss(x, y)[0]
         value.backward()
         optimizer.step()
     assert value.isfinite()
     assert all(p.isfinite().all() for p in model.parameters())
+
+
+@pytest.mark.parametrize(("level", "count"), [(0.0, 1), (1.0, 16)])
+def test_extreme_images_stay_finite(name, level, count):
+    """All black in a batch of one, all white; 200 steps at ten times the learning rate."""
+    check_extremes(name, "bernoulli", level, count)
+
+
+@pytest.mark.parametrize("likelihood", LIKELIHOODS[1:])
+@pytest.mark.parametrize("level", [0.0, 1.0])
+@pytest.mark.parametrize("count", [1, 16])
+def test_extreme_images_stay_finite_under_every_likelihood(likelihood, level, count):
+    check_extremes("vae", likelihood, level, count)
 
 
 def test_the_seed_makes_the_weights(name):
@@ -142,25 +287,30 @@ def test_the_seed_makes_the_weights(name):
     assert any(not torch.equal(v, other.state_dict()[k]) for k, v in first.state_dict().items())
 
 
-def test_dropout_is_active_in_training_and_only_there(name):
+@torch.no_grad()
+def test_dropout_is_active_in_training_and_only_there(name, one_draw):
     model, x = small(name, dropout=0.5), images(2, (1, 9, 6))
-    means = [model.posterior["z"]({"x": x, "y": None}).mean for _ in range(2)]
-    assert not torch.equal(*means)
+
+    def passes():
+        return [model(x, labels(2)).likelihood.mean for _ in range(2)]
+
+    assert not torch.equal(*passes())
     model.eval()
-    means = [model.posterior["z"]({"x": x, "y": None}).mean for _ in range(2)]
-    assert torch.equal(*means)
+    assert torch.equal(*passes())
 
 
-def test_dropout_reaches_the_decoder_too(name):
-    model, z = small(name, dropout=0.5), torch.ones(1, 3)
+@torch.no_grad()
+def test_dropout_reaches_the_decoder_too():
+    model, z = small("vae", dropout=0.5), torch.ones(1, 3)
     assert not torch.equal(model.decode(z=z).mean, model.decode(z=z).mean)
     model.eval()
     assert torch.equal(model.decode(z=z).mean, model.decode(z=z).mean)
 
 
 @pytest.mark.parametrize("activation", get_args(Activation))
-def test_every_activation_is_what_it_is_called(name, activation):
-    model = small(name, activation=activation)
+@pytest.mark.parametrize("network", ["vae", "convvae"])
+def test_every_activation_is_what_it_is_called(network, activation):
+    model = small(network, activation=activation)
     assert model(images(2, (1, 9, 6))).log_weight.isfinite().all()
     if activation == "gated":
         return
@@ -178,15 +328,46 @@ def test_every_activation_is_what_it_is_called(name, activation):
 
 
 def test_an_image_is_encoded_once_however_many_samples(name):
-    model, x = small(name), images(2, (1, 9, 6))
+    model, x = small(name).eval(), images(2, (1, 9, 6))
     seen = []
-    model.posterior["z"].network.register_forward_hook(lambda m, i, o: seen.append(o.shape[0]))
-    model(x, samples=(50,))
-    assert seen == [2]
+    for module in model.posterior.modules():
+        if isinstance(module, Encoder):
+            module.trunk.register_forward_hook(lambda m, i, o: seen.append(o.shape))
+    model(x, labels(2), samples=(50,))
+    assert all(len(shape) == 2 for shape in seen)
 
 
-def test_temperature_shrinks_the_draws_from_the_prior(name):
-    model = small(name)
+@torch.no_grad()
+def test_labels_and_visible_parts_change_everything(name):
+    model, x = small(name).double().eval(), images(4, (1, 9, 6)).double()
+    if model.condition is None:
+        pytest.skip("nothing is given besides the image")
+    settings = model.blueprint.settings
+    if settings.condition == "label":
+        a, b = model.given(x, labels(4)), model.given(x, (labels(4) + 1) % CLASSES)
+    else:
+        a, b = model.given(x, None), model.given(x, None)
+        b["y"] = model.given(x.flip(0), None)["y"]
+    modules = [*model.posterior.values(), model.decoder]
+    if settings.prior == "conditional":
+        modules.append(next(iter(model.prior.values())))
+    for values in (a, b):
+        for latent, size in latent_sizes(model).items():
+            values[latent] = torch.full((4, size), 0.5, dtype=torch.float64)
+    for module in modules:
+        assert (module(a).mean - module(b).mean).abs().max() > 1e-6
+
+
+def latent_sizes(model):
+    s = model.blueprint.settings
+    sizes = {"z": s.latent_dim, "z1": s.latent_dim}
+    sizes |= {"z2": getattr(s, "top_dim", 0), "w": getattr(s, "w_dim", 0)}
+    return {name: sizes[name] for name in model.prior}
+
+
+@torch.no_grad()
+def test_temperature_shrinks_the_draws_from_the_prior():
+    model = small("vae")
     seen = []
     model.decoder.register_forward_pre_hook(lambda m, values: seen.append(values[0]["z"]))
     for temperature in (1.0, 0.5, 0.0):
@@ -195,6 +376,47 @@ def test_temperature_shrinks_the_draws_from_the_prior(name):
     assert torch.allclose(seen[1], seen[0] / 2)
     assert (seen[2] == 0).all()
     assert seen[0].std() == pytest.approx(1, abs=0.2)
+
+
+@torch.no_grad()
+def test_samples_of_every_prior_match_its_density(name):
+    """In 2-D, 20,000 draws as `VAE.sample` makes them, counted in 64 cells, against the density's integral over each; a
+    chi-squared beyond 4 standard deviations above its mean has a probability of about 1 in 5,000."""
+    model = small(name, latent_dim=2, **two_dimensional(name)).double().eval()
+    for parameter in model.prior.parameters():
+        parameter.mul_(2)  # far from N(0, I)
+    torch.manual_seed(0)
+    values = model.given(None, given(model, 1).expand(1, *given(model, 1).shape[1:]))
+    if values["y"] is not None:
+        values["y"] = values["y"].double()
+    count = 20_000
+    for latent, prior in model.prior.items():
+        p = prior(values).expand((count,))
+        draws = draw(p)
+        assert draws.shape == (count, 2)
+        center, spread = draws.mean(0), draws.std(0)
+        edges = [
+            torch.linspace(-2, 2, 9).double() * s + c for s, c in zip(spread, center, strict=True)
+        ]
+        fine = [torch.linspace(0, 1, 41).double()[:-1] + 1 / 80] * 2
+        lines = [e[0] + (e[-1] - e[0]) * f for e, f in zip(edges, fine, strict=True)]
+        grid = torch.cartesian_prod(*lines)
+        density = prior(values).expand((1600,)).log_prob(grid).exp().view(8, 5, 8, 5)
+        cell = math.prod(float(e[-1] - e[0]) / 40 for e in edges)
+        expected = (density.sum((1, 3)) * cell * count).flatten()
+        counts = torch.histogramdd(draws, edges).hist.flatten()
+        kept = expected > 5
+        chi2 = ((counts - expected) ** 2 / expected)[kept].sum().item()
+        freedom = int(kept.sum())
+        assert freedom > 10
+        assert chi2 < freedom + 4 * math.sqrt(2 * freedom), latent
+        values[latent] = torch.zeros(1, 2).double()
+
+
+def two_dimensional(name):
+    model, _ = CASES[name]
+    return {"hvae": {"top_dim": 2}, "hvampprior": {"top_dim": 2}, "gmvae": {"w_dim": 2},
+            "convgmvae": {"w_dim": 2}}.get(model, {})  # fmt: skip
 
 
 def test_sizes_are_those_of_the_settings():
@@ -228,7 +450,7 @@ def test_the_likelihood_follows_the_data():
         (lambda: build("vae", 5), "channels, height, width"),
         (lambda: build("vae", (1, 8, 8), seed=-1), "--seed is -1"),
         (lambda: build("vae", (1, 8, 8), latent_dim=10**13), "at most"),
-        (lambda: build("convvae", (1, 8, 8), num_layers=30), "0 to 12"),
+        (lambda: build("convvae", (1, 8, 8), num_layers=30), "1 to 12"),
         (lambda: iwae(0), "at least 1"),
         (lambda: build("vae", (1, 8, 8), latent_dim=0), "at least 1"),
         (lambda: build("vae", (1, 8, 8), latnt_dim=2), "did you mean 'latent_dim'"),

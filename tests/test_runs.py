@@ -79,7 +79,7 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
 
 def test_config_says_everything(small_run):
     config = Run(small_run).config
-    assert config["format"] == 1
+    assert config["format"] == 2
     assert set(config["versions"]) == {"vaekit", "torch", "python", "git"}
     assert config["model"]["settings"]["likelihood"] == "bernoulli"
     assert config["data"]["binarisation"] == "dynamic"
@@ -141,7 +141,7 @@ def truncate(name, size):
         (lambda run: (run / "config.json").write_bytes(b"\xff\xfe\x00"), "is damaged"),
         (lambda run: (run / "config.json").write_text("[" * 100_000), "is damaged"),
         (lambda run: (run / "config.json").write_text("[1]"), "no JSON object"),
-        (edit(format=2), "use a newer vaekit"),
+        (edit(format=3), "use a newer vaekit"),
         (edit(format=None), "has format None"),
         (edit(format=True), "has format True"),
         (edit(model__seed=-1), "--seed is -1"),

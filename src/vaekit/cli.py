@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
@@ -19,8 +19,8 @@ from . import __version__
 from .config import (
     MODELS,
     DataConfig,
-    ModelConfig,
     ModelEntry,
+    ObjectiveConfig,
     TrainConfig,
     UserError,
     closest,
@@ -48,21 +48,24 @@ Args:
 
 def make_train(name: str, entry: ModelEntry) -> Callable[..., None]:
     def train(
-        model: ModelConfig = entry.settings,
-        data: DataConfig = DataConfig(),  # noqa: B008 - frozen
-        training: TrainConfig = TrainConfig(),  # noqa: B008
+        model: Any = entry.settings,
+        objective: ObjectiveConfig = entry.objective,
+        data: DataConfig = entry.data,
+        training: TrainConfig = entry.training,
         out: str | None = None,
         run_name: Annotated[str, tyro.conf.arg(name="name")] = "",
         init: str | None = None,
     ) -> None:
         from .data import load
-        from .models import build
+        from .models import build, make_objective
         from .training import train as train_model
 
         dataset = load(data.data, data.data_dir)
+        built = build(name, dataset, seed=training.seed, **asdict(model))
         run = train_model(
-            build(name, dataset, seed=training.seed, **asdict(model)),
+            built,
             dataset,
+            objective=make_objective(objective, built.blueprint.settings),
             out=out,
             name=run_name,
             init=init,
@@ -70,12 +73,15 @@ def make_train(name: str, entry: ModelEntry) -> Callable[..., None]:
             **asdict(training),
         )
         best = [epoch for epoch in run.metrics if epoch["best"]][-1]
+        found = best["validation_elbo"]
         print(
-            f"{run}: best at epoch {best['epoch']}, validation ELBO {best['validation_elbo']:.2f} "
-            f"nats (binarisation {run.data.binarisation})"
+            f"{run}: best at epoch {best['epoch']}, "
+            + ("" if found is None else f"validation ELBO {found:.2f} nats ")
+            + f"(binarisation {run.data.binarisation})"
         )
         print(f"next: vaekit evaluate {run}  or  vaekit generate {run}")
 
+    train.__annotations__["model"] = type(entry.settings)
     train.__doc__ = TRAIN_HELP.format(name=name, summary=entry.summary)
     return train
 
@@ -125,24 +131,35 @@ def evaluate(
 
 def generate(
     run: RunArgument,
-    count: int = 64,
+    count: int | None = None,
+    label: int | None = None,
+    cluster: int | None = None,
     temperature: float = 1.0,
     seed: int = 0,
     latent: str | None = None,
+    data_dir: str | None = None,
     out: str | None = None,
 ) -> None:
-    """Draw new images from a run's prior, or decode one point of its latent.
+    """Draw new images from a run's prior, of one label or cluster, or decode one point of its latent.
+
+    Without --label or --cluster, a cvae gives a row for each label, a gmvae one for each cluster. A model of
+    --condition quadrants completes test images.
 
     For example:
       vaekit generate runs/vae-mnist-1 --count 100 --temperature 0.8
+      vaekit generate runs/cvae-mnist-1 --label 3
+      vaekit generate runs/gmvae-mnist-1 --cluster 0
       vaekit generate runs/vae-mnist-1 --latent 0.3,-1.2 --out point.png
 
     Args:
         run: Run directory.
-        count: Images to draw.
+        count: Images to draw, 64 by default; where there are rows, images in each, 10 by default.
+        label: Label to draw images of (a model with --condition label).
+        cluster: Component of the prior's mixture to draw from.
         temperature: Below 1, closer to the prior's mean: cleaner and less varied.
         seed: Seed of the draws.
         latent: One point to decode, numbers with commas.
+        data_dir: Folder that holds the data set's files, where images are completed.
         out: Picture to write, PNG, PDF or SVG; RUN/pictures/samples.png by default.
     """
     from . import generation, pictures
@@ -151,12 +168,25 @@ def generate(
 
     place = Run(run)
     model = load(place)
-    if latent is None:
-        images, name = generation.generate(model, count, temperature, seed), "samples.png"
+    name, names = "samples.png", []
+    if latent is not None:
+        images, name = generation.decode_point(model, latent, label), "point.png"
+    elif place.blueprint.settings.condition.startswith("quadrants"):
+        seen = generation.inputs(place, (), "test", 10, data_dir, notice).images
+        images = generation.completions(
+            model, seen, 10 if count is None else count, temperature, seed
+        )
+        names = [""] * len(seen)
+    elif generation.has_rows(model) and label is None and cluster is None:
+        images, names = generation.generate_rows(
+            model, 10 if count is None else count, temperature, seed
+        )
     else:
-        images, name = generation.decode_point(model, latent), "point.png"
-    columns = max(1, round(len(images) ** 0.5))
-    figure = pictures.image_grid(images, columns)
+        images = generation.generate(
+            model, 64 if count is None else count, temperature, seed, label, cluster
+        )
+    columns = len(images) // len(names) if names else max(1, round(len(images) ** 0.5))
+    figure = pictures.image_grid(images, columns, names)
     print(pictures.save(figure, Path(out) if out else place.pictures / name))
 
 
@@ -165,20 +195,27 @@ def reconstruct(
     images: Positional[tuple[Path, ...]] = (),
     split: Literal["train", "validation", "test"] = "test",
     count: int = 40,
+    label: int | None = None,
+    analogies: bool = False,
     data_dir: str | None = None,
     out: str | None = None,
 ) -> None:
     """Draw images above their reconstructions: your own files and folders, or a run's test images.
 
+    With --analogies (a cvae), each image stands beside what its latent becomes with every label in turn.
+
     For example:
       vaekit reconstruct runs/vae-mnist-1
       vaekit reconstruct runs/vae-mnist-1 digit.png photos/ --out pairs.png
+      vaekit reconstruct runs/cvae-mnist-1 --analogies --count 10
 
     Args:
         run: Run directory.
         images: Image files or folders; the first images of the split where none are given.
         split: Images to take where none are given.
         count: How many of these.
+        label: Label of the image files, where the model is conditional on labels.
+        analogies: Decode with every label instead.
         data_dir: Folder that holds the data set's files.
         out: Picture to write, PNG, PDF or SVG; RUN/pictures/reconstructions.png by default.
     """
@@ -188,9 +225,70 @@ def reconstruct(
 
     place = Run(run)
     model = load(place)
-    inputs = generation.inputs(place, images, split, count, data_dir, notice)
-    figure = pictures.pairs(inputs, generation.reconstruct(model, inputs))
-    print(pictures.save(figure, Path(out) if out else place.pictures / "reconstructions.png"))
+    given = generation.inputs(place, images, split, count, data_dir, notice, label)
+    if analogies:
+        rows = generation.analogies(model, given.images, given.labels)
+        figure = pictures.image_grid(rows, model.blueprint.classes + 1, [""] * len(given))
+    else:
+        found = generation.reconstruct(model, given.images, given.labels)
+        figure = pictures.pairs(given.images, found)
+    name = "analogies.png" if analogies else "reconstructions.png"
+    print(pictures.save(figure, Path(out) if out else place.pictures / name))
+
+
+def cluster(
+    run: RunArgument,
+    split: Literal["train", "validation", "test"] = "test",
+    samples: int = 10,
+    seed: int = 0,
+    data_dir: str | None = None,
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Assign images to the clusters of a run's mixture; with labels, say how well the two agree.
+
+    Writes RUN/clusters-SPLIT.csv, a line for each image, and RUN/clusters-SPLIT.json.
+
+    For example:
+      vaekit cluster runs/gmvae-mnist-1
+      vaekit cluster runs/gmvae-mnist-1 --split validation --json
+
+    Args:
+        run: Run directory.
+        split: Images to assign.
+        samples: Draws an image.
+        seed: Seed of the draws.
+        data_dir: Folder that holds the data set's files.
+        device: auto, cpu, cuda, cuda:1, mps.
+        json: Print the .json instead of the table.
+    """
+    from rich.console import Console
+
+    from .clustering import as_table
+    from .clustering import cluster as assign
+
+    result = assign(run, split, samples, seed, data_dir=data_dir, device=device)
+    file = Path(run) / f"clusters-{split}.json"
+    if json:
+        print(file.read_text(), end="")
+    else:
+        Console(highlight=False).print(as_table(result))
+        print(f"written to {file.with_suffix('.csv')} and {file.name}")
+
+
+def presets() -> None:
+    """List the presets: settings of published experiments, for `vaekit train --preset NAME`.
+
+    For example:
+      vaekit presets
+      vaekit train --preset aevb-mnist --epochs 20
+      vaekit train --preset aevb-mnist --help
+    """
+    from rich.console import Console
+
+    from .presets import as_table
+
+    Console(highlight=False).print(as_table())
 
 
 def demo(epochs: int = 15, out: str | None = None) -> None:
@@ -236,11 +334,14 @@ For example:
   vaekit train vae
   vaekit train convvae --epochs 20 --seed 1
   vaekit train vae --help               all settings
+  vaekit train --preset aevb-mnist      the settings of a published experiment (`vaekit presets` lists them)
 """
-VERBS: tuple[Callable[..., None], ...] = (evaluate, generate, reconstruct, demo, completion)
+VERBS: tuple[Callable[..., None], ...] = (
+    evaluate, generate, reconstruct, cluster, presets, demo, completion
+)  # fmt: skip
 
 
-def make_app(arguments: list[str]) -> SubcommandApp:
+def make_app(arguments: list[str], models: Mapping[str, ModelEntry]) -> SubcommandApp:
     """The tree of verbs. Its lists show a sentence of each; a verb's own page shows its examples too."""
 
     def add(app: SubcommandApp, name: str, verb: Any, text: str) -> None:
@@ -248,7 +349,7 @@ def make_app(arguments: list[str]) -> SubcommandApp:
         app.command(name=name, help=shown.strip())(verb)
 
     app, train_app = SubcommandApp(), SubcommandApp()
-    for name, entry in MODELS.items():
+    for name, entry in models.items():
         verb = make_train(name, entry)
         add(train_app, name, verb, verb.__doc__ or "")
     add(app, "train", train_app, TRAIN_SUMMARY)
@@ -258,9 +359,30 @@ def make_app(arguments: list[str]) -> SubcommandApp:
 
 
 def run_app(arguments: list[str]) -> None:
-    make_app(arguments).cli(
+    arguments, models = take_preset(arguments)
+    make_app(arguments, models).cli(
         prog="vaekit", description=HELP, args=arguments, config=(OmitArgPrefixes,)
     )
+
+
+def take_preset(arguments: list[str]) -> tuple[list[str], Mapping[str, ModelEntry]]:
+    """Arguments whose `--preset NAME` is replaced by its model's name, and the models, that one with its settings."""
+    given = [i for i, word in enumerate(arguments) if word.split("=")[0] == "--preset"]
+    if arguments[:1] != ["train"] or not given:
+        return arguments, MODELS
+    from .presets import preset
+
+    at = given[0]
+    _, joined, name = arguments[at].partition("=")
+    rest = arguments[1:at] + arguments[at + (1 if joined else 2) :]
+    if not joined:
+        name = arguments[at + 1] if len(arguments) > at + 1 else ""
+    chosen = preset(name)
+    if rest and rest[0] in MODELS:
+        if rest[0] != chosen.model:
+            raise UserError(f"--preset {name} is of the model {chosen.model}, not {rest[0]}")
+        rest = rest[1:]
+    return ["train", chosen.model, *rest], {**MODELS, chosen.model: chosen.entry}
 
 
 def reject(arguments: list[str], event: Any) -> None:
@@ -314,8 +436,10 @@ def verbs() -> list[str]:
 def flags(verb: str) -> list[str]:
     """The flags of a verb, for suggestions."""
     if verb == "train":
-        settings = [f.name for kind in (ModelConfig, DataConfig, TrainConfig) for f in fields(kind)]
-        return [flag(name) for name in [*settings, "out", "name", "init"]]
+        kinds = {type(entry.settings) for entry in MODELS.values()}
+        groups = [*kinds, ObjectiveConfig, DataConfig, TrainConfig]
+        settings = [field.name for kind in groups for field in fields(kind)]
+        return [flag(name) for name in [*settings, "out", "name", "init", "preset"]]
     found = [v for v in VERBS if v.__name__ == verb]
     return [flag(name) for v in found for name in inspect.signature(v).parameters]
 

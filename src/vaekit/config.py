@@ -17,9 +17,15 @@ class UserError(ValueError):
 
 
 Activation = Literal["relu", "silu", "gelu", "elu", "leaky-relu", "softplus", "tanh", "gated"]
-Likelihood = Literal["auto", "bernoulli", "gaussian", "logistic"]
+Likelihood = Literal[
+    "auto", "bernoulli", "continuous-bernoulli", "gaussian", "logistic", "categorical"
+]
+Prior = Literal["standard", "mixture", "learned-mixture", "vampprior", "conditional"]
+Condition = Literal["none", "label", "quadrants:1", "quadrants:2", "quadrants:3"]
 Binarisation = Literal["auto", "dynamic", "threshold", "none"]
 Scale = Literal["shared", "each"] | float
+# Likelihoods of pixels on the 256 levels of an 8-bit image.
+DISCRETE = ("logistic", "categorical")
 
 
 def require(condition: bool, message: str) -> None:
@@ -68,16 +74,38 @@ class ModelConfig:
 
     latent_dim: int = 20
     """Dimensions of the latent z."""
+    prior: Prior = "standard"
+    """Prior of the latent (of two, of the first drawn): standard normal; mixture of fixed Gaussians or
+    learned-mixture; vampprior, the posteriors of learned pseudo-inputs; conditional, a network of the condition."""
+    components: int | None = None
+    """Components of a mixture (10 by default), pseudo-inputs of a vampprior (500)."""
+    pseudo_inputs: Literal["data", "noise"] = "data"
+    """What a vampprior's pseudo-inputs start from: training images, or noise around grey."""
+    posterior: Literal["gaussian", "deterministic"] = "gaussian"
+    """Posterior of the latent: a diagonal Gaussian, or one point without noise (infovae alone)."""
+    condition: Condition = "none"
+    """What is given besides: the label, or an image's first 1 to 3 quadrants, of which the rest is then
+    the image to model."""
     network: Literal["dense", "conv"] = "dense"
     """Dense layers, or convolutions of stride 2; the decoder mirrors the encoder."""
     hidden_dim: int = 500
     """Units of each dense hidden layer."""
-    num_layers: int = 2
-    """Hidden layers (dense), or halvings of the image (conv; 0 goes on until it is 8 pixels wide)."""
+    num_layers: int | None = None
+    """Hidden layers (dense; 2 by default), or halvings of the image (conv; by default until it is 8 pixels wide)."""
     channels: int = 32
     """Channels of the first convolution; each further one doubles them (conv only)."""
+    encoder: str | None = None
+    """The encoder's layers in place of the four settings above, such as "32@3/2 64@3/2 500"; see docs/layers.md."""
+    decoder: str | None = None
+    """The decoder's layers, such as "500 64x 32@3*2 @3*2"."""
+    network_size: float = 1.0
+    """Multiplies the channels of all convolutions."""
+    two_encoders: bool = False
+    """A network each for the posterior's location and scale, instead of one for both."""
     activation: Activation = "silu"
     """Activation of the hidden layers; gated is a linear unit times a sigmoid gate."""
+    normalisation: Literal["none", "layer", "batch"] = "none"
+    """Normalisation before each activation."""
     dropout: float = 0.0
     """Probability of dropping a hidden unit in training."""
     likelihood: Likelihood = "auto"
@@ -89,12 +117,17 @@ class ModelConfig:
     above 1/256 for gaussian, 0.001 for logistic."""
 
     def __post_init__(self) -> None:
-        for name in ("latent_dim", "hidden_dim", "channels"):
-            require_count(name, getattr(self, name), largest=2**20)
-        smallest, largest = (0, 12) if self.network == "conv" else (1, 100)
+        for name in ("latent_dim", "hidden_dim", "channels", "components"):
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name), largest=2**20)
+        largest = 12 if self.network == "conv" else 100
         require(
-            smallest <= self.num_layers <= largest,
-            f"--num-layers is {self.num_layers}; a {self.network} network has {smallest} to {largest}",
+            self.num_layers is None or 1 <= self.num_layers <= largest,
+            f"--num-layers is {self.num_layers}; a {self.network} network has 1 to {largest}",
+        )
+        require(
+            0 < self.network_size < math.inf,
+            f"--network-size is {self.network_size}; it must be a positive number",
         )
         require(
             0 <= self.dropout < 1, f"--dropout is {self.dropout}; it must be at least 0 and below 1"
@@ -104,8 +137,112 @@ class ModelConfig:
                 0 < self.scale < math.inf, f"--scale is {self.scale}; it must be a positive number"
             )
         require(
-            self.scale is None or self.likelihood != "bernoulli",
-            "--scale has no meaning for a bernoulli likelihood; leave it out or choose another --likelihood",
+            self.scale is None or self.likelihood in ("auto", "gaussian", "logistic"),
+            f"--scale has no meaning for a {self.likelihood} likelihood; leave it out or choose another "
+            "--likelihood",
+        )
+        require(
+            self.components is None or self.prior not in ("standard", "conditional"),
+            f"--components has no meaning for a {self.prior} prior; choose --prior mixture, learned-mixture or "
+            "vampprior",
+        )
+        require(
+            self.prior != "vampprior" or self.condition == "none",
+            "--prior vampprior cannot have a --condition: its pseudo-inputs have no labels; choose another prior",
+        )
+        require(
+            self.prior != "vampprior" or self.normalisation != "batch",
+            "--prior vampprior cannot have --normalisation batch, which would mix images and pseudo-inputs; "
+            "choose layer",
+        )
+        require(
+            self.prior != "conditional" or self.condition != "none",
+            "--prior conditional needs a --condition, label or quadrants:1",
+        )
+
+    @property
+    def mixture_size(self) -> int:
+        """Components of the prior's mixture."""
+        return self.components or (500 if self.prior == "vampprior" else 10)
+
+
+@dataclass(frozen=True)
+class HierarchyConfig(ModelConfig):
+    """Settings of a model with two latents: z2, then z1 given z2."""
+
+    top_dim: int = 20
+    """Dimensions of the latent on top, z2; --latent-dim is that of z1."""
+    top_layers: str | None = None
+    """Layers from z2 to where it joins what is seen of the image (one of --hidden-dim by default)."""
+    joint_layers: str | None = None
+    """Layers from there to z1 (one of --hidden-dim by default)."""
+    prior_layers: str | None = None
+    """Layers from z2 to the prior of z1 (two of --hidden-dim by default)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_count("top_dim", self.top_dim, largest=2**20)
+
+
+@dataclass(frozen=True)
+class ClusterConfig(ModelConfig):
+    """Settings of a model with the latents w, then z given w from a mixture whose components are clusters."""
+
+    w_dim: int = 10
+    """Dimensions of w, the style; --latent-dim is that of z."""
+    clusters: int = 10
+    """Components of the mixture."""
+    prior_layers: str | None = None
+    """Layers from w to the heads of the components (one of --hidden-dim by default)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("w_dim", "clusters"):
+            require_count(name, getattr(self, name), largest=2**20)
+        require(
+            self.prior in ("standard", "conditional"),
+            f"--prior {self.prior} makes no sense here: it would be that of w, whose prior is standard so that the "
+            "clusters carry the rest",
+        )
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """What is maximised."""
+
+    objective: Literal["elbo", "iwae", "infovae"] = "elbo"
+    """elbo, iwae (importance-weighted bound of --samples draws), or infovae (ELBO with an MMD term)."""
+    samples: int = 1
+    """Draws of the latents an image and step; K of iwae."""
+    beta: float = 1.0
+    """Weight of the KL (elbo)."""
+    capacity: float | None = None
+    """Hold the KL at this many nats instead, by beta |KL - capacity|; it rises from 0 over --kl-warmup (elbo)."""
+    gradient: Literal["plain", "dreg"] = "plain"
+    """Of iwae: plain, or doubly reparameterised, whose noise falls as K grows (one latent)."""
+    alpha: float = 0.0
+    """Of infovae: the KL has weight 1 - alpha; 1 leaves it out."""
+    mmd_weight: float = 1000.0
+    """Of infovae: lambda; the squared MMD has weight alpha + lambda - 1."""
+    kernel: Literal["rbf", "reference", "median", "imq"] = "rbf"
+    """Of the MMD in d dimensions: rbf exp(-|x-y|^2/2d), the paper's code's exp(-|x-y|^2/d^2), rbf by the median
+    of the distances, or inverse multiquadratic."""
+    mmd: Literal["unbiased", "biased"] = "unbiased"
+    """Estimate of the squared MMD; the biased one is never negative."""
+
+    def __post_init__(self) -> None:
+        require_count("samples", self.samples)
+        for name in ("beta", "capacity", "mmd_weight"):
+            value = getattr(self, name)
+            require(
+                value is None or 0 <= value < math.inf,
+                f"{flag(name)} is {value}; it must be 0 or a positive number",
+            )
+        require(self.alpha <= 1, f"--alpha is {self.alpha}; it must be at most 1")
+        require(
+            self.alpha + self.mmd_weight >= 1,
+            f"--mmd-weight is {self.mmd_weight}; with --alpha {self.alpha} it must be at least "
+            f"{1 - self.alpha:g}, or the MMD would be sought, not shunned",
         )
 
 
@@ -142,6 +279,8 @@ class TrainConfig:
     """Epochs over which the learning rate rises from 0."""
     kl_warmup: float = 0.0
     """Epochs over which the weight of the KL rises from 0 to its final value."""
+    kl_warmup_of: str = "all"
+    """Which latent's KL warms up, such as z2; or cluster, the part of a mixture's components."""
     clip_gradient: float | None = None
     """Largest norm of the gradient; a longer one is scaled down."""
     patience: int | None = None
@@ -191,27 +330,75 @@ class TrainConfig:
 
 @dataclass(frozen=True)
 class Blueprint:
-    """All that a model is built from: its name in MODELS, the images' (C, H, W), settings, seed of its weights."""
+    """All that a model is built from: its name in MODELS, the images' (C, H, W), settings, seed of its weights, and
+    how many classes the labels have (0: there are none)."""
 
     model: str
     shape: tuple[int, int, int]
     settings: ModelConfig
     seed: int = 0
+    classes: int = 0
 
 
 @dataclass(frozen=True)
 class ModelEntry:
-    """A row of the table of models: a sentence for --help, and its settings."""
+    """A row of the table of models: a sentence for --help, and its settings where they are not told otherwise."""
 
     summary: str
     settings: ModelConfig
+    objective: ObjectiveConfig = ObjectiveConfig()
+    training: TrainConfig = TrainConfig()
+    data: DataConfig = DataConfig()
 
 
 MODELS: dict[str, ModelEntry] = {
     "vae": ModelEntry("Dense variational autoencoder (Kingma and Welling 2014).", ModelConfig()),
     "convvae": ModelEntry(
         "Convolutional variational autoencoder, for images of any size and colour.",
-        ModelConfig(network="conv", num_layers=0),
+        ModelConfig(network="conv"),
+    ),
+    "betavae": ModelEntry(
+        "Weighs the KL by beta, for fewer and more separate latents (Higgins et al. 2017).",
+        ModelConfig(),
+        ObjectiveConfig(beta=4.0),
+    ),
+    "iwae": ModelEntry(
+        "Importance-weighted autoencoder: a tighter bound from several draws (Burda et al. 2016).",
+        ModelConfig(),
+        ObjectiveConfig("iwae", samples=5),
+    ),
+    "cvae": ModelEntry(
+        "Conditional on the label, or on a part of the image (Sohn et al. 2015).",
+        ModelConfig(condition="label"),
+    ),
+    "infovae": ModelEntry(
+        "Matches the codes of all images to the prior by an MMD term (Zhao et al. 2019).",
+        ModelConfig(),
+        ObjectiveConfig("infovae"),
+    ),
+    "mmdvae": ModelEntry(
+        "InfoVAE without the KL: the MMD alone matches the codes to the prior (Zhao et al. 2019).",
+        ModelConfig(),
+        ObjectiveConfig("infovae", alpha=1.0),
+    ),
+    "mixturevae": ModelEntry(
+        "The prior is a mixture of fixed Gaussians.", ModelConfig(prior="mixture")
+    ),
+    "vampprior": ModelEntry(
+        "The prior is the mixture of posteriors of learned pseudo-inputs (Tomczak and Welling 2018).",
+        ModelConfig(prior="vampprior"),
+    ),
+    "hvae": ModelEntry("Two levels of latents, z1 below z2.", HierarchyConfig()),
+    "hvampprior": ModelEntry(
+        "Two levels of latents with a VampPrior on top (Tomczak and Welling 2018).",
+        HierarchyConfig(prior="vampprior"),
+    ),
+    "gmvae": ModelEntry(
+        "Clusters images without labels: a mixture of Gaussians in the latent (Dilokthanakul et al. 2016).",
+        ClusterConfig(latent_dim=10),
+    ),
+    "convgmvae": ModelEntry(
+        "The same with convolutions.", ClusterConfig(latent_dim=10, network="conv")
     ),
 }
 
@@ -235,7 +422,7 @@ class DataRecord:
     sha256: str
 
 
-Settings = TypeVar("Settings", ModelConfig, DataConfig, TrainConfig, DataRecord)
+Settings = TypeVar("Settings", ModelConfig, ObjectiveConfig, DataConfig, TrainConfig, DataRecord)
 
 
 def override(settings: Settings, changes: Mapping[str, Any], what: str) -> Settings:

@@ -9,7 +9,15 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Bernoulli, Distribution, Independent, Normal, constraints
+from torch.distributions import (
+    Bernoulli,
+    Categorical,
+    ContinuousBernoulli,
+    Distribution,
+    Independent,
+    Normal,
+    constraints,
+)
 
 SCALE_FLOOR = 1 / 256  # of a Gaussian pixel: one level of an 8-bit image
 
@@ -42,6 +50,50 @@ class BernoulliHead(nn.Module):
 
     def forward(self, output: Tensor) -> Distribution:
         return independent(Bernoulli(logits=output, validate_args=False), self.event_dim)
+
+
+class ContinuousBernoulliHead(nn.Module):
+    """p(x) = C(p) x^p (1 - x)^(1 - p), a density of x in [0, 1], p = sigmoid(output). Loaiza-Ganem and
+    Cunningham 2019, eq. 5."""
+
+    outputs = 1
+
+    def forward(self, output: Tensor) -> Distribution:
+        return independent(ContinuousBernoulli(logits=output, validate_args=False), 3)
+
+
+class CategoricalHead(nn.Module):
+    """Each pixel one of 256 levels, their probabilities free of each other."""
+
+    outputs = 256
+
+    def forward(self, output: Tensor) -> Distribution:
+        levels = output.unflatten(-3, (-1, self.outputs)).movedim(-3, -1)
+        return independent(CategoricalLevels(levels), 3)
+
+
+class DeterministicHead(nn.Module):
+    """One point for each input."""
+
+    outputs = 1
+
+    def forward(self, output: Tensor) -> Distribution:
+        return independent(Deterministic(output), 1)
+
+
+class MixtureHead(nn.Module):
+    """A mixture, with equal weights, of `components` diagonal Gaussians over a latent vector: cluster k has the k-th
+    part of the output, its location and its scale."""
+
+    def __init__(self, components: int) -> None:
+        super().__init__()
+        self.components = components
+        self.gaussian = posterior_head()
+        self.outputs = self.gaussian.outputs * components
+
+    def forward(self, output: Tensor) -> Distribution:
+        parts = self.gaussian(output.unflatten(-1, (self.components, -1))).base_dist
+        return GaussianMixture(parts.loc, parts.scale)
 
 
 class LocationScaleHead(nn.Module):
@@ -114,8 +166,162 @@ def logistic_head(scale: Literal["each", "shared"] | float) -> LocationScaleHead
     )
 
 
-def independent(distribution: Distribution, event_dim: int) -> Distribution:
+def independent(distribution: Distribution, event_dim: int) -> Independent:
     return Independent(distribution, event_dim, validate_args=False)
+
+
+class GaussianMixture(Distribution):
+    """A mixture of K diagonal Gaussians with loc and scale (..., K, D), of equal weights unless `logits` (..., K) say
+    otherwise.
+
+    Its component is called the cluster: p(z) = sum_k p(cluster = k) N(z; loc_k, scale_k^2).
+    """
+
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
+
+    def __init__(self, loc: Tensor, scale: Tensor, logits: Tensor | None = None) -> None:
+        self.loc, self.scale = loc, scale
+        equal = loc.new_zeros(loc.shape[:-1]) if logits is None else logits
+        self.logits = equal.log_softmax(-1)
+        super().__init__(loc.shape[:-2], loc.shape[-1:], validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> GaussianMixture:
+        components = (*batch_shape, *self.loc.shape[-2:])
+        return GaussianMixture(
+            self.loc.expand(components),
+            self.scale.expand(components),
+            self.logits.expand(components[:-1]),
+        )
+
+    def log_joint(self, z: Tensor) -> Tensor:
+        """log p(z, cluster) for each cluster: (..., D) -> (..., K), nats."""
+        if self.loc.ndim == 2 and z.device.type != "mps":
+            # |z - loc|^2 / scale^2 from matrix products, many times faster for hundreds of components. The square
+            # written out cancels, which float64 can afford and float32 cannot.
+            z, loc, precision = z.double(), self.loc.double(), self.scale.double() ** -2
+            square = z**2 @ precision.mT - 2 * z @ (loc * precision).mT
+            square = (square + (loc**2 * precision).sum(-1)).to(self.loc.dtype)
+        else:
+            square = (((z.unsqueeze(-2) - self.loc) / self.scale) ** 2).sum(-1)
+        constant = self.scale.log().sum(-1) + 0.5 * math.log(2 * math.pi) * self.loc.shape[-1]
+        return self.logits - constant - 0.5 * square
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.log_joint(value).logsumexp(-1)
+
+    def log_responsibilities(self, z: Tensor) -> Tensor:
+        """log p(cluster | z) by Bayes' rule: (..., D) -> (..., K)."""
+        return self.log_joint(z).log_softmax(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.logits.exp().unsqueeze(-1) * self.loc).sum(-2)
+
+    @property
+    def variance(self) -> Tensor:
+        second = self.loc**2 + self.scale**2
+        return (self.logits.exp().unsqueeze(-1) * second).sum(-2) - self.mean**2
+
+    def component(self, cluster: Tensor) -> Independent:
+        """The Gaussian of one cluster each: (...) indices -> a batch (...)."""
+        index = cluster[..., None, None].expand(*cluster.shape, 1, self.loc.shape[-1])
+        loc, scale = (
+            t.expand(*cluster.shape, *t.shape[-2:]).gather(-2, index).squeeze(-2)
+            for t in (self.loc, self.scale)
+        )
+        return independent(gaussian(loc, scale), 1)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        with torch.no_grad():
+            cluster = Categorical(logits=self.logits, validate_args=False).sample(sample_shape)
+            return self.component(cluster).sample()
+
+
+def draw(p: Distribution, temperature: float = 1.0, cluster: Tensor | None = None) -> Tensor:
+    """A draw, pulled towards the mean by a temperature below 1; of a mixture, towards its component's, which is a
+    random one or that of `cluster` (the batch's indices)."""
+    if isinstance(p, GaussianMixture):
+        if cluster is None:
+            cluster = Categorical(logits=p.logits, validate_args=False).sample()
+        p = p.component(cluster)
+    return p.mean + temperature * (p.sample() - p.mean)
+
+
+class Deterministic(Distribution):
+    """All probability at one point. It has no density: log_prob is NaN."""
+
+    arg_constraints = {"loc": constraints.real}  # noqa: RUF012
+    has_rsample = True
+
+    def __init__(self, loc: Tensor) -> None:
+        self.loc = loc
+        super().__init__(loc.shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Deterministic:
+        return Deterministic(self.loc.expand(batch_shape))
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        return self.loc.expand(self._extended_shape(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return torch.full_like(value, math.nan)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+
+class Hidden(Distribution):
+    """Images of which only the pixels where `mask` is 1 are random; the others are those of `visible`."""
+
+    arg_constraints = {}  # noqa: RUF012
+
+    def __init__(self, pixels: Independent, mask: Tensor, visible: Tensor) -> None:
+        self.base_dist, self.mask, self.visible = pixels.base_dist, mask, visible
+        super().__init__(pixels.batch_shape, pixels.event_shape, validate_args=False)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Nats, summed over the random pixels."""
+        return (self.base_dist.log_prob(value) * self.mask).sum((-3, -2, -1))
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        return torch.where(self.mask > 0, self.base_dist.sample(sample_shape), self.visible)
+
+    @property
+    def mean(self) -> Tensor:
+        return torch.where(self.mask > 0, self.base_dist.mean, self.visible)
+
+
+class CategoricalLevels(Distribution):
+    """A variable on 0/255, 1/255 ... 255/255, with the logits (..., 256) of each."""
+
+    arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012
+    levels = 256
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+        super().__init__(logits.shape[:-1], validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> CategoricalLevels:
+        return CategoricalLevels(self.logits.expand(*batch_shape, self.levels))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Nats; value on the levels k/255."""
+        level = (value * (self.levels - 1)).round().long().expand(self.batch_shape)
+        log_p = self.logits.log_softmax(-1)
+        return log_p.gather(-1, level.unsqueeze(-1)).squeeze(-1)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        with torch.no_grad():
+            level = Categorical(logits=self.logits, validate_args=False).sample(sample_shape)
+            return level.to(self.logits.dtype) / (self.levels - 1)
+
+    @property
+    def mean(self) -> Tensor:
+        level = torch.linspace(
+            0, 1, self.levels, dtype=self.logits.dtype, device=self.logits.device
+        )
+        return self.logits.softmax(-1) @ level
 
 
 class DiscretisedLogistic(Distribution):

@@ -16,12 +16,12 @@ from rich.console import Console
 from torch import Tensor
 
 from .compute import fast_float32, find_device, seeded
-from .config import require, require_count, require_seed
+from .config import DISCRETE, require, require_count, require_seed
 from .data import Dataset, Split, freeze
 from .data import load as load_data
 from .data.dataset import choose_split
 from .distributions import SCALE_FLOOR
-from .models import load
+from .models import Quadrants, load
 from .runs import Run, write_json
 from .vae import VAE
 
@@ -43,14 +43,15 @@ class Evaluation:
     `nll` is -log 1/S sum_s w_s with S = `samples`; in expectation an upper bound of -log p(x) (Burda et al. 2016).
     `nll_standard_error` is what other draws of the same size would change (delta method);
     `nll_image_standard_error` is what other test images would (spread over images / sqrt(images)).
-    Both, and `active_units`, are null where one draw or one image cannot say.
+    Both, and `active_units`, are null where one draw or one image cannot say. ELBO, KL and NLL are null where the
+    posterior is one point, which has no density. Of a model of hidden pixels, all likelihoods are of these alone.
     `minimum_scale` and `share_at_floor` (of pixels) are of Gaussian pixels, whose density grows as scales shrink.
     """
 
-    elbo: float
+    elbo: float | None
     log_likelihood: float
-    kl: float
-    nll: float
+    kl: float | None
+    nll: float | None
     nll_standard_error: float | None
     nll_image_standard_error: float | None
     bits_per_dim: float | None
@@ -96,31 +97,35 @@ def evaluate(
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(images))[:count])
     chosen = images[order].to(where)
 
+    settings = model.blueprint.settings
+    dense = settings.posterior != "deterministic"
+    discrete = settings.likelihood in DISCRETE or binarisation != "none"
+    likelihoods: dict[str, Any] = dict.fromkeys(
+        ("nll", "nll_standard_error", "nll_image_standard_error", "bits_per_dim")
+    )
+
     started = time.perf_counter()
     shown = Shown(progress)
     with torch.no_grad(), seeded(seed, where), fast_float32(where):
-        elbo_images, nll_images = affordable(model, chosen, samples, limit is not None, shown)
+        elbo_images, nll_images = (
+            affordable(model, chosen, samples, limit is not None, shown) if dense else (count, 0)
+        )
         bound = measure_elbo(model, chosen[:elbo_images], min(samples, ELBO_SAMPLES), shown)
-        log_sums = measure_nll(model, chosen[:nll_images], samples, shown)
-    nll = -(log_sums[0] - math.log(samples))
+        if dense:
+            log_sums = measure_nll(model, chosen[:nll_images], samples, shown)
+            likelihoods = measured_nll(
+                log_sums, samples, random_pixels(model) if discrete else None
+            )
+    elbo = None if bound.kl is None else bound.log_likelihood - bound.kl
     require(
-        math.isfinite(bound.log_likelihood - bound.kl) and bool(nll.isfinite().all()),
+        all(map(math.isfinite, (bound.log_likelihood, elbo or 0.0, likelihoods["nll"] or 0.0))),
         f"the likelihoods of {run} are not finite: its training diverged, or its weights are damaged",
     )
-    settings = model.blueprint.settings
-    discrete = settings.likelihood == "logistic" or binarisation != "none"
     evaluation = asdict(
         Evaluation(
             **asdict(bound),
-            elbo=bound.log_likelihood - bound.kl,
-            nll=float(nll.mean()),
-            nll_standard_error=monte_carlo_error(log_sums, samples),
-            nll_image_standard_error=float(nll.std()) / math.sqrt(nll_images)
-            if nll_images > 1
-            else None,
-            bits_per_dim=float(nll.mean()) / (math.prod(model.blueprint.shape) * math.log(2))
-            if discrete
-            else None,
+            **likelihoods,
+            elbo=elbo,
             samples=samples,
             split=split,
             images=elbo_images,
@@ -177,7 +182,7 @@ class Bound:
     """What `measure_elbo` finds; the fields are those of Evaluation."""
 
     log_likelihood: float
-    kl: float
+    kl: float | None
     active_units: int | None
     latent_units: int
     minimum_scale: float | None
@@ -189,7 +194,8 @@ def measure_elbo(model: VAE, images: Split, samples: int, shown: Shown) -> Bound
     totals = torch.zeros(2, dtype=torch.float64)
     means: list[Tensor] = []
     scales = []
-    gaussian = model.blueprint.settings.likelihood == "gaussian"
+    settings = model.blueprint.settings
+    gaussian = settings.likelihood == "gaussian"
     for batch in shown.track(chunked(model, images, samples), "ELBO"):
         inference, size = model(batch.images, batch.labels, samples=(samples,)), len(batch)
         parts = inference.log_likelihood.mean() * size, inference.kl.mean() * size
@@ -208,7 +214,7 @@ def measure_elbo(model: VAE, images: Split, samples: int, shown: Shown) -> Bound
     spread = torch.cat(means).var(0, correction=0)
     return Bound(
         log_likelihood,
-        kl,
+        None if settings.posterior == "deterministic" else kl,
         active_units=int((spread > ACTIVE_VARIANCE).sum()) if len(images) > 1 else None,
         latent_units=len(spread),
         minimum_scale=float(torch.stack(scales)[:, 0].min()) if gaussian else None,
@@ -231,6 +237,25 @@ def measure_nll(model: VAE, images: Split, samples: int, shown: Shown) -> Tensor
             total = torch.logaddexp(total, both)
         sums.append(total)
     return torch.cat(sums, dim=1)
+
+
+def measured_nll(log_sums: Tensor, samples: int, pixels: int | None) -> dict[str, Any]:
+    """The NLL with its errors, and per pixel in bits where `pixels` are discrete, from what `measure_nll` found."""
+    nll = -(log_sums[0] - math.log(samples))
+    mean, count = float(nll.mean()), len(nll)
+    return {
+        "nll": mean,
+        "nll_standard_error": monte_carlo_error(log_sums, samples),
+        "nll_image_standard_error": float(nll.std()) / math.sqrt(count) if count > 1 else None,
+        "bits_per_dim": mean / (pixels * math.log(2)) if pixels else None,
+    }
+
+
+def random_pixels(model: VAE) -> int:
+    """Pixels times channels that the likelihood is of: all, or those not given."""
+    if isinstance(model.condition, Quadrants):
+        return int((1 - model.condition.mask).sum()) * model.blueprint.shape[0]
+    return math.prod(model.blueprint.shape)
 
 
 def split_evenly(count: int, largest: int) -> list[int]:
@@ -288,8 +313,8 @@ def in_time(count: int, each: float, seconds: float) -> int:
     return fitting if fitting == count else fitting // 100 * 100 or fitting
 
 
-def number(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def number(value: float | None, digits: int = 3) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
 def as_table(evaluation: dict[str, Any]) -> Table:
@@ -297,7 +322,7 @@ def as_table(evaluation: dict[str, Any]) -> Table:
     from rich.table import Table
 
     e = Evaluation(**evaluation)
-    subset = f" (of {e.nll_images:,} of the images)" if e.nll_images < e.images else ""
+    subset = f" (of {e.nll_images:,} of the images)" if 0 < e.nll_images < e.images else ""
     pixels = {
         "dynamic": "binarised once, from a fixed seed",
         "threshold": "cut at one half",
@@ -311,19 +336,24 @@ def as_table(evaluation: dict[str, Any]) -> Table:
     table.add_column("value", justify="right")
     table.add_column("what it is", overflow="fold")
     nothing = (
-        "- (a density has none)" if e.likelihood == "gaussian" else "- (grey pixels have none)"
+        "- (grey pixels have none)" if e.likelihood == "bernoulli" else "- (a density has none)"
     )
+    if e.elbo is None:
+        nothing = "-"
+        table.caption = (
+            "ELBO, KL and NLL need a density, which a posterior of one point does not have"
+        )
     rows = [
-        ("ELBO", f"{e.elbo:.2f}", "lower bound on log p(x), nats per image; higher is better"),
+        ("ELBO", number(e.elbo, 2), "lower bound on log p(x), nats per image; higher is better"),
         (
             "log-likelihood",
             f"{e.log_likelihood:.2f}",
             "its first part: how well images are redrawn",
         ),
-        ("KL", f"{e.kl:.2f}", "its second part, subtracted: nats that the latent carries"),
+        ("KL", number(e.kl, 2), "its second part, subtracted: nats that the latent carries"),
         (
             "NLL",
-            f"{e.nll:.2f}",
+            number(e.nll, 2),
             f"-log p(x) from {e.samples:,} samples, nats per image{subset}; lower is better",
         ),
         ("  error, samples", number(e.nll_standard_error), "standard error from the draws"),

@@ -1,4 +1,4 @@
-"""Images out of a trained model: from its prior, from one point of its latent, or as reconstructions."""
+"""Images out of a trained model: from its prior, from one point of its latents, or of images given."""
 
 from __future__ import annotations
 
@@ -10,19 +10,28 @@ import torch
 from torch import Tensor
 
 from .compute import seeded
-from .config import UserError, require, require_count, require_seed
+from .config import ClusterConfig, HierarchyConfig, UserError, require, require_count, require_seed
 from .data import Split, freeze
 from .data.images import read_images
 from .evaluation import evaluation_images
+from .models import Quadrants
 from .runs import Run
 from .vae import VAE
 
 
 @torch.no_grad()
-def generate(model: VAE, count: int = 64, temperature: float = 1.0, seed: int = 0) -> Tensor:
-    """Mean pixels (count, C, H, W) in [0, 1] of latents drawn from the prior.
+def generate(
+    model: VAE,
+    count: int = 64,
+    temperature: float = 1.0,
+    seed: int = 0,
+    label: int | None = None,
+    cluster: int | None = None,
+) -> Tensor:
+    """Mean pixels (count, C, H, W) in [0, 1] of latents drawn from the prior, of one label or one cluster.
 
-    A temperature below 1 draws closer to the prior's mean: cleaner images, less varied. Raises UserError.
+    A conditional model without a label gets each label in turn. A temperature below 1 draws closer to the prior's (or
+    the cluster's) mean: cleaner images, less varied. Raises UserError.
     """
     require_count("count", count, largest=2**20)
     require_seed(seed)
@@ -30,29 +39,151 @@ def generate(model: VAE, count: int = 64, temperature: float = 1.0, seed: int = 
         0 <= temperature < math.inf,
         f"--temperature is {temperature}; it must be 0 or a positive number",
     )
+    labels = class_labels(model, count, label)
+    if cluster is not None:
+        size = mixture_size(model)
+        require(size > 0, "--cluster needs a model whose prior is a mixture, such as gmvae")
+        require(
+            0 <= cluster < size,
+            f"--cluster is {cluster}; the model's clusters are 0 to {size - 1}",
+        )
     with seeded(seed):
-        return model.sample(count, temperature=temperature).mean
+        chosen = None if cluster is None else torch.full((count,), cluster)
+        return model.sample(count, labels, temperature, chosen).mean
+
+
+def generate_rows(
+    model: VAE, columns: int, temperature: float = 1.0, seed: int = 0
+) -> tuple[Tensor, list[str]]:
+    """A row of `columns` images for each class of a model conditional on labels, for each cluster of a gmvae; and the
+    rows' names. Row by row the same noise, so that columns of a class differ in it alone."""
+    settings = model.blueprint.settings
+    if isinstance(settings, ClusterConfig):
+        rows = [
+            generate(model, columns, temperature, seed, cluster=k) for k in range(settings.clusters)
+        ]
+        return torch.cat(rows), [f"cluster {k}" for k in range(len(rows))]
+    rows = [
+        generate(model, columns, temperature, seed, label=k) for k in range(model.blueprint.classes)
+    ]
+    return torch.cat(rows), [str(k) for k in range(len(rows))]
+
+
+def has_rows(model: VAE) -> bool:
+    """Whether `generate_rows` is of use: there are clusters, or labels to choose from."""
+    settings = model.blueprint.settings
+    return isinstance(settings, ClusterConfig) or settings.condition == "label"
+
+
+def mixture_size(model: VAE) -> int:
+    """Components of the mixture among the priors, 0 where there is none."""
+    settings = model.blueprint.settings
+    if isinstance(settings, ClusterConfig):
+        return settings.clusters
+    return settings.mixture_size if settings.prior in MIXTURES else 0
+
+
+MIXTURES = ("mixture", "learned-mixture", "vampprior")
+
+
+def class_labels(model: VAE, count: int, label: int | None) -> Tensor | None:
+    """The labels (count,) to generate with: all `label`, or each in turn; None for a model without labels."""
+    blueprint = model.blueprint
+    if blueprint.settings.condition == "none":
+        require(
+            label is None,
+            f"--label needs a model with --condition label; this {blueprint.model} has none",
+        )
+        return None
+    require(
+        blueprint.settings.condition == "label",
+        "the model completes images; call completions(), or give --label to a model with --condition label",
+    )
+    if label is None:
+        return torch.arange(count) % blueprint.classes
+    require(
+        0 <= label < blueprint.classes,
+        f"--label is {label}; the model's labels are 0 to {blueprint.classes - 1}",
+    )
+    return torch.full((count,), label)
 
 
 @torch.no_grad()
-def decode_point(model: VAE, point: str) -> Tensor:
-    """Mean pixels (1, C, H, W) of one latent written as numbers with commas. Raises UserError."""
+def completions(
+    model: VAE, images: Tensor, count: int = 8, temperature: float = 1.0, seed: int = 0
+) -> Tensor:
+    """Images (N, C, H, W) in a row each: what is visible (the rest grey), `count` completions, the whole image.
+
+    For a model conditional on quadrants. (N (count + 2), C, H, W).
+    """
+    condition = model.condition
+    if not isinstance(condition, Quadrants):
+        raise UserError("the model does not complete images; train it with --condition quadrants:1")
+    seen = images * condition.mask + 0.5 * (1 - condition.mask)
+    with seeded(seed):
+        repeated = images.repeat_interleave(count, 0)
+        completed = model.sample(len(repeated), repeated, temperature).mean
+    rows = [seen[:, None], completed.unflatten(0, (len(images), count)), images[:, None]]
+    return torch.cat(rows, dim=1).flatten(0, 1)
+
+
+@torch.no_grad()
+def decode_point(model: VAE, point: str, label: int | None = None) -> Tensor:
+    """Mean pixels (1, C, H, W) of one latent written as numbers with commas (z1, then z2, where there are two).
+
+    Raises UserError.
+    """
     try:
         numbers = [float(number) for number in point.split(",")]
     except ValueError:
         raise UserError(f"--latent {point!r} is no list of numbers, such as 0.3,-1.2") from None
-    dim = model.blueprint.settings.latent_dim
+    settings = model.blueprint.settings
+    sizes = {"z": settings.latent_dim}
+    if isinstance(settings, HierarchyConfig):
+        sizes = {"z1": settings.latent_dim, "z2": settings.top_dim}
+    dim = sum(sizes.values())
     require(
         len(numbers) == dim and all(map(math.isfinite, numbers)),
         f"--latent {point!r} has {len(numbers)} numbers; the model's latent needs {dim}, all finite",
     )
-    return model.decode(z=torch.tensor([numbers])).mean
+    require(
+        settings.condition != "label" or label is not None,
+        "--latent needs a --label too: the model is conditional on it",
+    )
+    parts = torch.tensor([numbers]).split(list(sizes.values()), dim=1)
+    latents = dict(zip(sizes, parts, strict=True))
+    return model.decode(class_labels(model, 1, label), **latents).mean
 
 
 @torch.no_grad()
-def reconstruct(model: VAE, images: Tensor) -> Tensor:
+def reconstruct(model: VAE, images: Tensor, labels: Tensor | None = None) -> Tensor:
     """Mean pixels (N, C, H, W) given each image's latents at their posterior means; images in [0, 1]."""
-    return model.reconstruct(images).mean
+    require(
+        model.blueprint.settings.condition != "label" or labels is not None,
+        "the model is conditional on labels: give that of the image files with --label",
+    )
+    return model.reconstruct(images, labels).mean
+
+
+@torch.no_grad()
+def analogies(model: VAE, images: Tensor, labels: Tensor | None) -> Tensor:
+    """Each image (N, C, H, W), then its latents decoded with every label in turn: (N (1 + classes), C, H, W).
+
+    For a model conditional on labels; `labels` (N,) are the images' own. Raises UserError.
+    """
+    classes = model.blueprint.classes
+    require(
+        model.blueprint.settings.condition == "label",
+        "--analogies need a model with --condition label, such as cvae",
+    )
+    require(
+        labels is not None,
+        "the model is conditional on labels: give that of the image files with --label",
+    )
+    rows = [images]
+    for label in range(classes):
+        rows.append(model.reconstruct(images, labels, torch.full((len(images),), label)).mean)
+    return torch.stack(rows, dim=1).flatten(0, 1)
 
 
 def inputs(
@@ -62,10 +193,19 @@ def inputs(
     count: int,
     data_dir: str | Path | None,
     notice: Callable[[str], None],
-) -> Tensor:
-    """What to reconstruct: image files as the model saw its data, or the first images of a split."""
+    label: int | None = None,
+) -> Split:
+    """What to reconstruct: image files as the model saw its data, all of `label`, or the first images of a split."""
     require_count("count", count, largest=2**20)
     if files:
         images = read_images(files, run.blueprint.shape, notice)
-        return freeze(Split(images), run.data.binarisation).images
-    return evaluation_images(run, split, None, data_dir)[:count].images
+        labels = None
+        if label is not None:
+            classes = run.blueprint.classes
+            require(
+                0 <= label < classes,
+                f"--label is {label}; the model's labels are 0 to {classes - 1}",
+            )
+            labels = torch.full((len(images),), label)
+        return freeze(Split(images, labels), run.data.binarisation)
+    return evaluation_images(run, split, None, data_dir)[:count]

@@ -1,12 +1,22 @@
-"""Networks, for images of any height, width and number of channels. Latents and labels join by broadcasting."""
+"""Networks, for images of any height, width and number of channels.
+
+Where inputs meet: labels and given parts of an image join it at the encoder's first layer (as channels of a
+convolution), latents join the encoder's features after its last, and vectors join by broadcasting.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+
+from .config import require
+from .layers import Layer, check_decoder, check_encoder
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
@@ -17,6 +27,18 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
     "softplus": nn.Softplus,
     "tanh": nn.Tanh,
 }
+
+
+@dataclass(frozen=True)
+class Style:
+    """What all hidden layers of a network have in common."""
+
+    activation: str = "silu"
+    normalisation: str = "none"
+    dropout: float = 0.0
+
+
+DEFAULT = Style()
 
 
 def join(*inputs: Tensor) -> Tensor:
@@ -30,153 +52,233 @@ def join(*inputs: Tensor) -> Tensor:
     return torch.cat([x.expand(*batch, x.shape[-1]) for x in inputs], dim=-1)
 
 
+class BatchNorm(nn.BatchNorm1d):
+    """Batch normalisation of vectors (..., D), over all leading dimensions."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.flatten(0, -2)).view(x.shape)
+
+
 def hidden_layer(
-    layer: Callable[[int, int], nn.Module],
+    layer: Callable[..., nn.Module],
     inputs: int,
     outputs: int,
-    activation: str,
-    dropout: float,
-    dim: int = -1,
+    style: Style,
+    activation: str | None = None,
+    images: bool = False,
 ) -> list[nn.Module]:
-    """A layer with its activation and dropout; a gated one is a linear unit times a sigmoid gate (Dauphin et
-    al. 2017), with the gate's outputs beside the unit's along `dim`."""
+    """A layer with its normalisation, activation and (dense ones) dropout.
+
+    A gated layer is a linear unit times a sigmoid gate (Dauphin et al. 2017), the gate's outputs beside the unit's.
+    """
+    activation = activation or style.activation
+    wide = 2 * outputs if activation == "gated" else outputs
+    # A batch normalisation takes any bias away again.
+    modules = [layer(inputs, wide, bias=style.normalisation != "batch")]
+    if style.normalisation == "batch":
+        modules.append(nn.BatchNorm2d(wide) if images else BatchNorm(wide))
+    elif style.normalisation == "layer":
+        modules.append(nn.GroupNorm(1, wide) if images else nn.LayerNorm(wide))
     if activation == "gated":
-        modules = [layer(inputs, 2 * outputs), nn.GLU(dim)]
-    else:
-        modules = [layer(inputs, outputs), ACTIVATIONS[activation]()]
-    return [*modules, nn.Dropout(dropout)] if dropout else modules
+        modules.append(nn.GLU(dim=1 if images else -1))
+    elif activation != "linear":
+        modules.append(ACTIVATIONS[activation]())
+    return [*modules, nn.Dropout(style.dropout)] if style.dropout and not images else modules
+
+
+def hidden_layers(inputs: int, layers: Sequence[Layer], style: Style) -> tuple[nn.Sequential, int]:
+    """Dense hidden layers, and how many outputs the last has."""
+    modules: list[nn.Module] = []
+    for layer in layers:
+        modules += hidden_layer(nn.Linear, inputs, layer.width, style, layer.activation)
+        inputs = layer.width
+    return nn.Sequential(*modules), inputs
 
 
 class MLP(nn.Module):
-    """Dense network: vectors (..., D_i) -> (..., outputs), through hidden layers of the given widths."""
+    """Dense network: vectors (..., D_i), joined -> (..., outputs), through the hidden layers given."""
+
+    def __init__(
+        self, inputs: int, layers: Sequence[Layer], outputs: int, style: Style = DEFAULT
+    ) -> None:
+        super().__init__()
+        self.hidden, width = hidden_layers(inputs, layers, style)
+        self.last = nn.Linear(width, outputs)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return self.last(self.hidden(join(*inputs)))
+
+
+class Encoder(nn.Module):
+    """Images (B, C, H, W), a vector `given` with them, a latent (..., D) where one joins -> vectors (..., outputs).
+
+    `layers` are convolutions, then dense layers. `given` is the vector's size, or (C, H, W) if it is an image, or None;
+    convolutions see it as channels, constant ones unless it is an image.
+    A latent of `latent_dim` goes through `branch` before it meets the image's features, and both through `joint` after;
+    so an image is seen once, however many samples the latent has.
+    """
+
+    def __init__(
+        self,
+        shape: tuple[int, int, int],
+        layers: Sequence[Layer],
+        outputs: int,
+        style: Style = DEFAULT,
+        given: int | tuple[int, int, int] | None = None,
+        latent_dim: int = 0,
+        branch: Sequence[Layer] = (),
+        joint: Sequence[Layer] = (),
+    ) -> None:
+        super().__init__()
+        check_encoder(layers)
+        channels, height, width = shape
+        self.conditions = 0 if given is None else 1
+        self.convolves = bool(layers and layers[0].kernel)
+        self.plane = (given, 1, 1) if isinstance(given, int) else given or (0, 1, 1)
+        modules: list[nn.Module] = []
+        if self.convolves:
+            channels += self.plane[0]
+        for layer in layers:
+            if layer.kernel:
+                make = convolution(layer, height, width)
+                modules += hidden_layer(make, channels, layer.width, style, layer.activation, True)
+                channels, height, width = layer.width, layer.outputs(height), layer.outputs(width)
+                require(
+                    min(height, width) >= 1,
+                    f"images of {shape[1]} x {shape[2]} pixels are too small for the encoder's layers",
+                )
+        self.convolutions = nn.Sequential(*modules)
+        features = channels * height * width
+        if not self.convolves:
+            features += math.prod(self.plane)
+        dense = [layer for layer in layers if not layer.kernel]
+        self.trunk, features = hidden_layers(features, dense, style)
+        self.branch, wide = hidden_layers(latent_dim, branch, style)
+        self.head = MLP(features + wide, joint, outputs, style)
+
+    def forward(self, x: Tensor, *inputs: Tensor) -> Tensor:
+        given, latents = inputs[: self.conditions], inputs[self.conditions :]
+        if self.convolves:
+            planes = (y.view(-1, *self.plane).expand(-1, -1, *x.shape[-2:]) for y in given)
+            features = self.trunk(self.convolutions(torch.cat([x, *planes], dim=1)).flatten(1))
+        else:
+            features = self.trunk(join(x.flatten(1), *given))
+        return self.head(features, *(self.branch(z) for z in latents))
+
+
+class Decoder(nn.Module):
+    """Vectors (..., D_i), joined -> images (..., C, H, W).
+
+    `layers` are dense; or dense, then convolutions, sized backwards from the image so that any size comes out exact.
+    """
 
     def __init__(
         self,
         inputs: int,
-        hidden: list[int],
-        outputs: int,
-        activation: str = "silu",
-        dropout: float = 0.0,
+        layers: Sequence[Layer],
+        shape: tuple[int, int, int],
+        style: Style = DEFAULT,
     ) -> None:
         super().__init__()
-        layers: list[nn.Module] = []
-        for width in hidden:
-            layers += hidden_layer(nn.Linear, inputs, width, activation, dropout)
-            inputs = width
-        self.layers = nn.Sequential(*layers, nn.Linear(inputs, outputs))
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        return self.layers(join(*inputs))
-
-
-class Chain(nn.Sequential):
-    """Modules one after another, the first of which may take several inputs."""
-
-    def forward(self, *inputs: Tensor) -> Tensor:
-        first, *rest = self
-        x = first(*inputs)
-        for module in rest:
-            x = module(x)
-        return x
-
-
-class Flatten(nn.Module):
-    """Images (..., C, H, W) -> vectors (..., C H W), before a dense network."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.flatten(-3)
-
-
-class Unflatten(nn.Module):
-    """Vectors (..., C H W) -> images (..., C, H, W), after a dense network."""
-
-    def __init__(self, shape: tuple[int, int, int]) -> None:
-        super().__init__()
+        check_decoder(layers)
         self.shape = shape
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, self.shape)
-
-
-def halvings(height: int, width: int, count: int = 0) -> list[tuple[int, int]]:
-    """Sizes of an image and its halvings (rounded up): `count` of them, or until it fits in 8 x 8."""
-    sizes = [(height, width)]
-    while len(sizes) <= count if count else max(sizes[-1]) > 8:
-        h, w = sizes[-1]
-        sizes.append((math.ceil(h / 2), math.ceil(w / 2)))
-    return sizes
-
-
-class ConvEncoder(nn.Module):
-    """Images (B, C, H, W) -> vectors (B, outputs): convolutions that halve the image, then a dense layer."""
-
-    def __init__(
-        self,
-        shape: tuple[int, int, int],
-        channels: list[int],
-        hidden: int,
-        outputs: int,
-        activation: str = "silu",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        inputs, height, width = shape
-        height, width = halvings(height, width, len(channels))[-1]
-        layers: list[nn.Module] = []
-        for wide in channels:
-            layers += hidden_layer(_half, inputs, wide, activation, 0.0, dim=1)
-            inputs = wide
-        self.convolutions = nn.Sequential(*layers)
-        self.dense = MLP(inputs * height * width, [hidden], outputs, activation, dropout)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.dense(self.convolutions(x).flatten(1))
-
-
-class ConvDecoder(nn.Module):
-    """Vectors (..., D) -> images (..., C, H, W): a mirrored ConvEncoder, exact for odd sizes too."""
-
-    def __init__(
-        self,
-        inputs: int,
-        channels: list[int],
-        hidden: int,
-        shape: tuple[int, int, int],
-        activation: str = "silu",
-        dropout: float = 0.0,
-    ) -> None:
-        super().__init__()
-        outputs, height, width = shape
-        sizes = halvings(height, width, len(channels))
-        wide = channels[-1]
-        self.small = (wide, *sizes[-1])
-        self.dense = nn.Sequential(
-            *hidden_layer(nn.Linear, inputs, hidden, activation, dropout),
-            *hidden_layer(nn.Linear, hidden, math.prod(self.small), activation, 0.0),
-        )
-        layers: list[nn.Module] = []
-        for narrow, before, after in zip(
-            channels[-2::-1], sizes[:1:-1], sizes[-2:0:-1], strict=True
-        ):
-            layers += hidden_layer(_double(before, after), wide, narrow, activation, 0.0, dim=1)
-            wide = narrow
-        layers.append(_double(sizes[1], sizes[0])(wide, outputs))
-        self.convolutions = nn.Sequential(*layers)
+        channels, *size = shape
+        dense = [layer for layer in layers if not layer.kernel and not layer.image]
+        convolutions = [layer for layer in layers if layer.kernel]
+        self.hidden, width = hidden_layers(inputs, dense, style)
+        if not convolutions:
+            self.small, self.convolutions = shape, nn.Sequential()
+            self.unfold: nn.Module = nn.Linear(width, math.prod(shape))
+            return
+        sizes = [(size[0], size[1])]
+        for layer in reversed(convolutions):
+            sizes.insert(0, (layer.inputs(sizes[0][0]), layer.inputs(sizes[0][1])))
+            require(
+                min(sizes[0]) >= 1,
+                f"the decoder's layers give no image of {shape[1]} x {shape[2]} pixels",
+            )
+        (first,) = (layer for layer in layers if layer.image)
+        self.small = (first.width, *sizes[0])
+        unfold = Layer(math.prod(self.small), activation=first.activation)
+        plain = Style(style.activation, style.normalisation)
+        self.unfold, _ = hidden_layers(width, [unfold], plain)
+        modules: list[nn.Module] = []
+        narrow = first.width
+        for layer, (before, after) in zip(convolutions, pairwise(sizes), strict=True):
+            make = (
+                transposed_convolution(layer, before, after)
+                if layer.up
+                else convolution(layer, *before)
+            )
+            if layer is convolutions[-1]:
+                modules.append(make(narrow, channels))
+            else:
+                modules += hidden_layer(make, narrow, layer.width, style, layer.activation, True)
+                narrow = layer.width
+        self.convolutions = nn.Sequential(*modules)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        x = self.dense(join(*inputs))
+        x = self.unfold(self.hidden(join(*inputs)))
+        if not self.convolutions:
+            return x.unflatten(-1, self.shape)
         images = self.convolutions(x.reshape(-1, *self.small))
         return images.unflatten(0, x.shape[:-1])
 
 
-def _half(inputs: int, outputs: int) -> nn.Module:
-    """Convolution to half the size, rounded up."""
-    return nn.Conv2d(inputs, outputs, kernel_size=3, stride=2, padding=1)
+class Beside(nn.Module):
+    """The vectors of several networks of the same inputs, side by side."""
+
+    def __init__(self, *networks: nn.Module) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return torch.cat([network(*inputs) for network in self.networks], dim=-1)
 
 
-def _double(before: tuple[int, int], after: tuple[int, int]) -> Callable[[int, int], nn.Module]:
-    """Transposed convolution from the size `before`, which is `after` halved, to `after`."""
-    odd = (after[0] - (2 * before[0] - 1), after[1] - (2 * before[1] - 1))
-    return lambda inputs, outputs: nn.ConvTranspose2d(
-        inputs, outputs, kernel_size=3, stride=2, padding=1, output_padding=odd
+def convolution(layer: Layer, height: int, width: int) -> Callable[..., nn.Module]:
+    """A convolution of images of that size: to a size divided by the stride, rounded up, unless `valid`."""
+    if layer.valid:
+        return partial(nn.Conv2d, kernel_size=layer.kernel, stride=layer.stride)
+    if layer.stride == 1:
+        return partial(same_convolution, layer.kernel)
+
+    def padding(size: int) -> int:
+        lacking = (layer.outputs(size) - 1) * layer.stride + layer.kernel - size
+        return math.ceil(max(lacking, 0) / 2)
+
+    return partial(
+        nn.Conv2d,
+        kernel_size=layer.kernel,
+        stride=layer.stride,
+        padding=(padding(height), padding(width)),
+    )
+
+
+def same_convolution(kernel: int, inputs: int, outputs: int, bias: bool = True) -> nn.Module:
+    """A convolution that keeps an image's size; an even kernel has one zero more after the image than before."""
+    if kernel % 2:
+        return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
+    before, after = kernel // 2 - 1, kernel // 2
+    pad = nn.ZeroPad2d((before, after, before, after))
+    return nn.Sequential(pad, nn.Conv2d(inputs, outputs, kernel, bias=bias))
+
+
+def transposed_convolution(
+    layer: Layer, before: tuple[int, int], after: tuple[int, int]
+) -> Callable[..., nn.Module]:
+    """A transposed convolution from one size to another, which is at most `stride` times as large."""
+    if layer.stride == 1 and not layer.valid:
+        return partial(same_convolution, layer.kernel)
+    excess = [
+        (small - 1) * layer.stride + layer.kernel - large
+        for small, large in zip(before, after, strict=True)
+    ]
+    high, wide = (math.ceil(max(n, 0) / 2) for n in excess)
+    return partial(
+        nn.ConvTranspose2d,
+        kernel_size=layer.kernel,
+        stride=layer.stride,
+        padding=(high, wide),
+        output_padding=(2 * high - excess[0], 2 * wide - excess[1]),
     )

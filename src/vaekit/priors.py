@@ -1,4 +1,7 @@
-"""Priors: modules that take the values known so far and return a distribution."""
+"""Priors: modules that take the values known so far and return a distribution.
+
+A prior p(z | others) that a network gives is a `Conditional`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from .distributions import gaussian, independent
+from .distributions import GaussianMixture, gaussian, independent
+
+# A pseudo-input's pixel is a sigmoid, whose gradient is nothing at exactly 0 and 1.
+PIXEL_RANGE = (0.02, 0.98)
 
 
 class StandardNormal(nn.Module):
@@ -23,3 +29,61 @@ class StandardNormal(nn.Module):
 
     def forward(self, values: dict[str, Tensor | None]) -> Distribution:
         return independent(gaussian(self.loc, self.scale), 1)
+
+
+class FixedMixture(nn.Module):
+    """p(z) = 1/K sum_k N(m_k 1, I/2), with m = 0, 1, -1, 2, -2 ... in every dimension (psanch21/VAE-GMVAE, model3)."""
+
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, components: int, dim: int) -> None:
+        super().__init__()
+        k = torch.arange(components)
+        means = (k + 1).div(2, rounding_mode="floor") * torch.where(k % 2 == 0, -1, 1)
+        self.register_buffer("loc", means[:, None].expand(-1, dim).float(), persistent=False)
+        self.register_buffer("scale", torch.full((components, dim), 0.5**0.5), persistent=False)
+
+    def forward(self, values: dict[str, Tensor | None]) -> Distribution:
+        return GaussianMixture(self.loc, self.scale)
+
+
+class LearnedMixture(nn.Module):
+    """p(z) = sum_k pi_k N(loc_k, scale_k^2), all of it learned; loc starts from N(0, I), the scales at 1."""
+
+    def __init__(self, components: int, dim: int) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.randn(components, dim))
+        self.log_scale = nn.Parameter(torch.zeros(components, dim))
+        self.logits = nn.Parameter(torch.zeros(components))
+
+    def forward(self, values: dict[str, Tensor | None]) -> Distribution:
+        return GaussianMixture(self.loc, self.log_scale.exp() + 1e-4, self.logits)
+
+
+class VampPrior(nn.Module):
+    """p(z) = 1/K sum_k q(z | u_k), with learned pseudo-inputs u = sigmoid(logits) (Tomczak and Welling 2018, eq. 9).
+
+    `posterior` is the model's own module for q(z | x), a Gaussian.
+    """
+
+    def __init__(self, posterior: nn.Module, components: int, shape: tuple[int, int, int]) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.randn(components, *shape))
+        # In a tuple, so that its weights are registered (and saved) once, by the model that owns it.
+        self.shared = (posterior,)
+
+    @property
+    def pseudo_inputs(self) -> Tensor:
+        """(K, C, H, W), pixels in [0, 1]."""
+        return self.logits.sigmoid()
+
+    @torch.no_grad()
+    def start_from(self, images: Tensor) -> None:
+        """Make the pseudo-inputs these images (K, C, H, W) in [0, 1]."""
+        self.logits.copy_(images.clamp(*PIXEL_RANGE).logit())
+
+    def forward(self, values: dict[str, Tensor | None]) -> Distribution:
+        (posterior,) = self.shared
+        components = posterior({"x": self.pseudo_inputs, "y": None}).base_dist
+        return GaussianMixture(components.loc, components.scale)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import TYPE_CHECKING
@@ -69,11 +70,17 @@ class Progress:
 
     def show(self, epoch: Epoch) -> None:
         digits = 1 if self.live else 2
-        line = (
-            f"epoch {epoch.epoch}/{self.epochs}  {epoch.images_per_second:,.0f} images/s  "
-            f"ELBO train {epoch.train_elbo:.{digits}f} valid {epoch.validation_elbo:.{digits}f} "
-            f"KL {epoch.validation_kl:.{digits}f}"
-        )
+        line = f"epoch {epoch.epoch}/{self.epochs}  {epoch.images_per_second:,.0f} images/s  "
+        if math.isnan(epoch.validation_kl):  # a posterior of one point has no ELBO
+            line += (
+                f"objective train {epoch.train_objective:.{digits}f} "
+                f"valid {epoch.validation_objective:.{digits}f}"
+            )
+        else:
+            line += (
+                f"ELBO train {epoch.train_elbo:.{digits}f} valid {epoch.validation_elbo:.{digits}f} "
+                f"KL {epoch.validation_kl:.{digits}f}"
+            )
         if self.live:
             self.bar.update(self.task, description=line)
         else:

@@ -37,7 +37,7 @@ from .config import (
     require_seed,
 )
 
-FORMAT = 1
+FORMAT = 2
 
 
 class Run:
@@ -134,8 +134,13 @@ class Run:
         ):
             raise UserError(f"the model's shape is {shape!r}; it must be [C, H, W]")
         require_seed(section.get("seed"))
+        classes: Any = section.get("classes")
+        require(
+            type(classes) is int and 0 <= classes <= 2**20,
+            f"the model's classes are {classes!r}; they must be a whole number",
+        )
         config = from_dict(type(model_entry(name).settings), settings, "the model")
-        return Blueprint(name, (shape[0], shape[1], shape[2]), config, section["seed"])
+        return Blueprint(name, (shape[0], shape[1], shape[2]), config, section["seed"], classes)
 
     @property
     def data(self) -> DataRecord:
@@ -180,6 +185,7 @@ def describe(blueprint: Blueprint, about: Mapping[str, Any]) -> dict[str, Any]:
             "shape": list(blueprint.shape),
             "settings": vars(blueprint.settings),
             "seed": blueprint.seed,
+            "classes": blueprint.classes,
         },
         **about,
     }

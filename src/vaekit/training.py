@@ -16,11 +16,21 @@ import torch
 from torch import Tensor, nn
 
 from .compute import fast_float32, find_device, seeded
-from .config import Binarisation, Blueprint, DataConfig, TrainConfig, override, require
+from .config import (
+    DISCRETE,
+    Binarisation,
+    Blueprint,
+    ClusterConfig,
+    DataConfig,
+    TrainConfig,
+    model_entry,
+    override,
+    require,
+)
 from .data import Dataset, Split, freeze, pixels
 from .data.dataset import Settled
 from .models import objective_of
-from .objectives import Objective
+from .objectives import Objective, Weight
 from .progress import Progress
 from .runs import Run, describe, load_weights
 from .vae import VAE
@@ -33,11 +43,13 @@ VALIDATION_SEED = 1
 class Epoch:
     """What one pass over the training images came to. ELBO and its parts in nats per image.
 
-    The training values are means over the epoch, while the weights changed; `kl` is the training KL.
+    The training values are means over the epoch, while the weights changed; `kl` is the training KL. All but the
+    objectives are NaN (null in metrics.jsonl) where the posterior has no density.
     `validation_objective` is what the best weights are chosen by: the run's own objective, fully warmed up.
     """
 
     epoch: int
+    train_objective: float
     train_elbo: float
     train_log_likelihood: float
     kl: float
@@ -61,7 +73,7 @@ class Loss(nn.Module):
         self.objective = objective
 
     def forward(
-        self, x: Tensor, y: Tensor | None = None, warmup: Tensor | float = 1.0
+        self, x: Tensor, y: Tensor | None = None, warmup: Weight = 1.0
     ) -> tuple[Tensor, Tensor]:
         inference = self.model(x, y, samples=self.objective.samples)
         value = self.objective(inference, warmup)
@@ -92,6 +104,7 @@ def train_epochs(
     loss, optimizer = Loss(model, objective), make_optimizer(model, config)
     average = None if config.ema is None else copy.deepcopy(model)
     kl_weight = torch.ones((), device=device)
+    warmup = warming(model, config, kl_weight)
     best, step = -math.inf, 0
 
     for epoch in range(1, config.epochs + 1):
@@ -108,7 +121,7 @@ def train_epochs(
                 kl_weight.fill_(min(1.0, step / steps / config.kl_warmup))
 
             batch = train[indices]
-            value, means = loss(pixels(batch.images, binarisation), batch.labels, kl_weight)
+            value, means = loss(pixels(batch.images, binarisation), batch.labels, warmup)
             optimizer.zero_grad()
             value.backward()
             if config.clip_gradient is not None:
@@ -118,7 +131,7 @@ def train_epochs(
                 update_average(average, model, config.ema)
             totals += means * len(indices)
         # Reading the totals waits for the device, so the time is that of the whole epoch.
-        _, log_likelihood, kl = (totals / len(train)).tolist()
+        train_objective, log_likelihood, kl = (totals / len(train)).tolist()
         trained = time.perf_counter() - started
 
         kept = model if average is None else average
@@ -130,6 +143,7 @@ def train_epochs(
         yield (
             Epoch(
                 epoch=epoch,
+                train_objective=train_objective,
                 train_elbo=log_likelihood - kl,
                 train_log_likelihood=log_likelihood,
                 kl=kl,
@@ -145,6 +159,29 @@ def train_epochs(
             ),
             kept,
         )
+
+
+def warming(model: VAE, config: TrainConfig, kl_weight: Tensor) -> Weight:
+    """What an objective is to multiply the KL by, of which `kl_weight` is the part that changes.
+
+    Raises UserError where no latent has the name that `kl_warmup_of` says.
+    """
+    if not config.kl_warmup:
+        return 1.0
+    if config.kl_warmup_of == "all":
+        return kl_weight
+    settings = model.blueprint.settings
+    mixture = isinstance(settings, ClusterConfig) or settings.prior in (
+        "mixture",
+        "learned-mixture",
+        "vampprior",
+    )
+    names = [*model.prior, *(["cluster"] if mixture else [])]
+    require(
+        config.kl_warmup_of in names,
+        f"--kl-warmup-of is {config.kl_warmup_of!r}; it must be all, or one of {', '.join(names)}",
+    )
+    return {name: kl_weight if name == config.kl_warmup_of else 1.0 for name in names}
 
 
 def zeros(count: int, device: torch.device) -> Tensor:
@@ -182,6 +219,8 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """average = decay average + (1 - decay) model. (torch's AveragedModel reads a counter back at every step.)"""
     for mean, parameter in zip(average.parameters(), model.parameters(), strict=True):
         mean.lerp_(parameter, 1 - decay)
+    for kept, buffer in zip(average.buffers(), model.buffers(), strict=True):
+        kept.copy_(buffer)  # batch normalisation's running statistics are averages already
 
 
 @torch.no_grad()
@@ -211,11 +250,27 @@ def settle_pixels(blueprint: Blueprint, data: Dataset, wanted: Binarisation) -> 
     )
     likelihood = blueprint.settings.likelihood
     require(
-        likelihood != "logistic" or data.train.images.dtype == torch.uint8,
-        "a logistic likelihood is of 256 levels, and these pixels are floats; build the model with "
+        likelihood not in DISCRETE or data.train.images.dtype == torch.uint8,
+        f"a {likelihood} likelihood is of 256 levels, and these pixels are floats; build the model with "
         "likelihood='gaussian'",
     )
     return data.binarisation(wanted, likelihood)
+
+
+def check_labels(blueprint: Blueprint, data: Dataset) -> None:
+    """UserError unless a model that is conditional on labels finds its classes in the data."""
+    if blueprint.settings.condition != "label":
+        return
+    for name, split in data.splits.items():
+        labels = split.labels
+        require(
+            labels is not None, f"data set {data.name!r}, {name}: no labels to be conditional on"
+        )
+        assert labels is not None
+        require(
+            bool(((labels >= 0) & (labels < blueprint.classes)).all()),
+            f"data set {data.name!r}, {name}: a label is not one of the model's {blueprint.classes} classes",
+        )
 
 
 def train(
@@ -237,11 +292,13 @@ def train(
     saved as they come, for `vaekit.load(run)`; `model` itself ends with the last ones.
     Raises UserError for bad settings, a taken `out`, or a loss that is no longer finite.
     """
-    config = override(TrainConfig(), settings, "train()")
+    config = override(model_entry(model.blueprint.model).training, settings, "train()")
     chosen = override(DataConfig(), {"binarisation": binarisation}, "train()").binarisation
     settled = settle_pixels(model.blueprint, data, chosen)
     device = find_device(config.device)
     objective = objective or objective_of(model.blueprint)
+    warming(model, config, torch.ones(()))
+    check_labels(model.blueprint, data)
     if init is not None:
         init = Run.of(init)
         load_weights(model, init.weights_path)
@@ -272,7 +329,7 @@ def train(
             )
         loop = train_epochs(model, data, config, objective, settled, device, shown.track)
         for epoch, kept in loop:
-            finite = math.isfinite(epoch.train_elbo) and math.isfinite(epoch.validation_objective)
+            finite = math.isfinite(epoch.train_objective + epoch.validation_objective)
             run.append_metrics(dataclasses.asdict(epoch))
             if epoch.best:
                 run.save_weights(kept)

@@ -11,8 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
 from .config import Blueprint
+from .distributions import GaussianMixture, draw
 
-# What is known so far, by name: "x" the image, "y" its label or None, then each latent drawn.
+# What is known so far, by name: "x" the image, "y" what is given of it or None, then each latent drawn.
 Values = dict[str, Tensor | None]
 
 
@@ -36,6 +37,16 @@ class Latent:
             return kl_divergence(self.posterior, self.prior)
         except NotImplementedError:
             return -self.log_ratio
+
+    @property
+    def cluster_kl(self) -> Tensor | float:
+        """KL(p(cluster | z) || p(cluster)), nats, of a mixture prior, 0 of others. The kl contains it:
+        log p(z) = E_r[log p(z | cluster)] - KL(r || p(cluster)) where r are the responsibilities.
+        """
+        if not isinstance(self.prior, GaussianMixture):
+            return 0.0
+        log_r = self.prior.log_responsibilities(self.z)
+        return (log_r.exp() * (log_r - self.prior.logits)).sum(-1)
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,8 @@ class Inference:
 class VAE(nn.Module):
     """A directed graph: priors and posteriors by latent name, in the order they are drawn, and a decoder.
 
-    Each of these is a module that takes the values known so far and returns a distribution.
+    Each of these is a module that takes the values known so far and returns a distribution. `condition` makes of
+    images and labels what networks are given as "y"; without it, none is given.
     `blueprint` is what `models.build` built the graph from, so that a run directory can rebuild it.
     """
 
@@ -80,9 +92,11 @@ class VAE(nn.Module):
         posterior: Mapping[str, nn.Module],
         decoder: nn.Module,
         blueprint: Blueprint,
+        condition: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.blueprint = blueprint
+        self.condition = condition
         self.prior = nn.ModuleDict(prior)
         self.posterior = nn.ModuleDict(posterior)
         self.decoder = decoder
@@ -91,32 +105,46 @@ class VAE(nn.Module):
         self, x: Tensor, y: Tensor | None = None, samples: tuple[int, ...] = ()
     ) -> Inference:
         """x (B, C, H, W) in [0, 1], labels y (B,); each latent is drawn (*samples, B) times."""
-        values: Values = {"x": x, "y": y}
-        latents = {}
+        values, latents = self.given(x, y), {}
         for name, prior in self.prior.items():
             q, p = self.posterior[name](values), prior(values)
             z = values[name] = q.expand((*samples, len(x))).rsample()
             latents[name] = Latent(z, q, p)
         return Inference(x, self.decoder(values), latents)
 
-    def sample(self, count: int, y: Tensor | None = None, temperature: float = 1.0) -> Distribution:
+    def given(self, x: Tensor | None, y: Tensor | None) -> Values:
+        """The values known before any latent."""
+        return {"x": x, "y": None if self.condition is None else self.condition(x, y)}
+
+    def sample(
+        self,
+        count: int,
+        y: Tensor | None = None,
+        temperature: float = 1.0,
+        cluster: Tensor | None = None,
+    ) -> Distribution:
         """The pixels' distributions (count,) given latents drawn from the prior.
 
-        A temperature below 1 pulls each draw towards the prior's mean.
+        y (count,) are labels, or images of which parts are given; `cluster` (count,) the components of a mixture to
+        draw from. A temperature below 1 pulls each draw towards the prior's (or the component's) mean.
         """
-        values: Values = {"x": None, "y": y}
+        values = self.given(None, y)
         for name, prior in self.prior.items():
-            p = prior(values).expand((count,))
-            values[name] = p.mean + temperature * (p.sample() - p.mean)
+            values[name] = draw(prior(values).expand((count,)), temperature, cluster)
         return self.decoder(values)
 
-    def reconstruct(self, x: Tensor, y: Tensor | None = None) -> Distribution:
-        """The pixels' distributions (B,) given each image's latents at their posterior means."""
-        values: Values = {"x": x, "y": y}
+    def reconstruct(
+        self, x: Tensor, y: Tensor | None = None, decode_as: Tensor | None = None
+    ) -> Distribution:
+        """The pixels' distributions (B,) given each image's latents at their posterior means; decoded with the labels
+        `decode_as`, where given, instead of its own."""
+        values = self.given(x, y)
         for name, posterior in self.posterior.items():
             values[name] = posterior(values).mean
+        if decode_as is not None:
+            values["y"] = self.given(None, decode_as)["y"]
         return self.decoder(values)
 
-    def decode(self, **latents: Tensor) -> Distribution:
+    def decode(self, y: Tensor | None = None, **latents: Tensor) -> Distribution:
         """The pixels' distributions given latents by name, such as `decode(z=z)` with z (B, D)."""
-        return self.decoder({"x": None, "y": None, **latents})
+        return self.decoder({**self.given(None, y), **latents})

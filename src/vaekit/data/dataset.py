@@ -92,6 +92,13 @@ class Dataset:
         return channels, height, width
 
     @property
+    def class_count(self) -> int:
+        """How many classes the labels have; 0 where there are no labels."""
+        if self.train.labels is None:
+            return 0
+        return len(self.classes) if self.classes else int(self.train.labels.max()) + 1
+
+    @property
     def likelihood(self) -> Literal["bernoulli", "logistic", "gaussian"]:
         """The distribution of pixels that suits these images."""
         if self.black_and_white:
