@@ -56,7 +56,9 @@ GMVAE_CONV = {
 }
 GMVAE_STYLE = {"activation": "relu", "likelihood": "gaussian", "two_encoders": True}
 GMVAE_TRAINING = {"epochs": 300, "batch_size": 64}
-NO_CLUSTER_NETWORK = "responsibilities by Bayes' rule instead of a network, plain scales, no dropout (there it never ran)"
+NO_CLUSTER_NETWORK = (
+    "responsibilities by Bayes' rule, not a network; plain scales; no dropout (there it never ran)"
+)
 
 # mk017/VAE-VampPrior-tf2; its results have --network-size 16.
 TF2 = {
