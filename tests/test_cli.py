@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vaekit import cli
+from vaekit import MODELS, cli
+from vaekit.runs import Run
 
 
 @pytest.fixture
@@ -37,6 +38,134 @@ def run(small_run, tmp_path, small_mnist):
 
 
 SMALL = ["--latent-dim", "2", "--hidden-dim", "8", "--epochs", "1"]
+# What keeps a model small besides; the warm-up of a gmvae is longer than these trainings.
+SMALLER = {
+    "vampprior": ["--components", "10"],
+    "hvampprior": ["--components", "10", "--top-dim", "3"],
+    "gmvae": ["--clusters", "3", "--start-epochs", "1", "--kl-warmup", "0"],
+    "convgmvae": ["--clusters", "3", "--start-epochs", "1", "--kl-warmup", "0", "--channels", "4"],
+    "convvae": ["--channels", "4"],
+}
+
+
+@pytest.mark.parametrize("model", list(MODELS))
+def test_every_model_trains_generates_reconstructs_and_is_measured(
+    vaekit, small_mnist, tmp_path, model
+):
+    """Two epochs on real digits: the objective rises."""
+    sizes = ["--latent-dim", "2", "--hidden-dim", "16", *SMALLER.get(model, [])]
+    code, out, err = vaekit("train", model, "--epochs", 2, "--out", "run", *sizes)
+    assert code == 0, err
+    first, last = Run("run").metrics
+    assert last["train_objective"] > first["train_objective"]
+    for verb in ("generate", "reconstruct"):
+        code, out, err = vaekit(verb, "run")
+        assert (code, err) == (0, "")
+        assert Path(out.strip()).exists()
+    code, out, err = vaekit("evaluate", "run", "--samples", 10, "--limit", 50, "--json")
+    assert code == 0
+    result = json.loads(out)
+    assert result["nll"] < -result["elbo"] + 1
+    code, out, err = vaekit("cluster", "run", "--samples", 2)
+    assert code == (
+        0 if model in ("mixturevae", "vampprior", "hvampprior", "gmvae", "convgmvae") else 2
+    )
+
+
+def columns_and_rows(picture, size=28, gap=2, scale=2):
+    """How many images wide and high a picture of `image_grid` is, the names at its left not counted."""
+    with Image.open(picture) as image:
+        return image.width / scale / (size + gap), image.height / scale / (size + gap)
+
+
+def test_a_cvae_gives_rows_of_classes_one_label_and_analogies(vaekit, small_mnist):
+    assert vaekit("train", "cvae", *SMALL, "--out", "run")[0] == 0
+    assert vaekit("generate", "run", "--count", 4, "--out", "rows.png")[0] == 0
+    wide, high = columns_and_rows("rows.png")
+    assert high == pytest.approx(10, abs=0.1)
+    assert vaekit("generate", "run", "--label", 3, "--count", 9, "--out", "three.png")[0] == 0
+    wide, high = columns_and_rows("three.png")
+    assert (wide, high) == pytest.approx((3, 3), abs=0.1)
+    assert vaekit("reconstruct", "run", "--analogies", "--count", 5)[0] == 0
+    wide, high = columns_and_rows("run/pictures/analogies.png")
+    assert high == pytest.approx(5, abs=0.1)
+    Image.fromarray(np.zeros((28, 28), dtype=np.uint8)).save("digit.png")
+    code, _, err = vaekit("reconstruct", "run", "digit.png")
+    assert (code, err) == (
+        2,
+        "vaekit: the model is conditional on labels: give that of the image files with --label\n",
+    )
+    assert vaekit("reconstruct", "run", "digit.png", "--label", 4)[0] == 0
+    for arguments, said in [
+        (["--label", 10], "--label is 10; the model's labels are 0 to 9"),
+        (["--cluster", 0], "--cluster needs a model whose prior is a mixture"),
+        (["--latent", "0,0"], "--latent needs a --label too"),
+    ]:
+        code, _, err = vaekit("generate", "run", *arguments)
+        assert code == 2
+        assert said in err
+    assert vaekit("generate", "run", "--latent", "0,0", "--label", 3)[0] == 0
+
+
+def test_a_gmvae_gives_rows_of_clusters_or_one(vaekit, small_mnist):
+    vaekit("train", "gmvae", *SMALL, *SMALLER["gmvae"], "--out", "run")
+    assert vaekit("generate", "run")[0] == 0
+    _, high = columns_and_rows("run/pictures/samples.png")
+    assert high == pytest.approx(3, abs=0.1)
+    assert vaekit("generate", "run", "--cluster", 2, "--count", 4)[0] == 0
+    code, out, err = vaekit("generate", "run", "--cluster", 3)
+    assert (code, err) == (2, "vaekit: --cluster is 3; the model's clusters are 0 to 2\n")
+    code, out, err = vaekit("generate", "run", "--label", 3)
+    assert code == 2
+    assert "needs a model with --condition label" in err
+    code, out, err = vaekit("cluster", "run", "--json")
+    assert json.loads(out) == json.loads(Path("run/clusters-test.json").read_text())
+    assert "Hungarian" in vaekit("cluster", "run")[1]
+
+
+def test_a_model_of_quadrants_completes_images(vaekit, small_mnist):
+    code, out, err = vaekit(
+        "train", "cvae", "--condition", "quadrants:1", "--prior", "conditional", *SMALL, "--out", "run"
+    )  # fmt: skip
+    assert code == 0, err
+    assert vaekit("generate", "run", "--count", 3)[0] == 0
+    _, high = columns_and_rows("run/pictures/samples.png")
+    assert high == pytest.approx(10, abs=0.1)
+    assert vaekit("reconstruct", "run")[0] == 0
+    code, out, err = vaekit("evaluate", "run", "--samples", 10, "--limit", 50, "--json")
+    result = json.loads(out)
+    assert result["bits_per_dim"] == pytest.approx(result["nll"] / (588 * np.log(2)))
+
+
+def test_a_deterministic_mmdvae_has_no_elbo_and_says_why(vaekit, small_mnist):
+    code, out, err = vaekit(
+        "train", "mmdvae", *SMALL, "--posterior", "deterministic", "--out", "run"
+    )
+    assert code == 0
+    assert "objective train" in err
+    assert "nan" not in (out + err).lower()
+    code, out, err = vaekit("evaluate", "run")
+    assert code == 0
+    assert "need a density" in " ".join(out.split())
+    result = json.loads(Path("run/evaluation.json").read_text())
+    assert result["elbo"] is result["nll"] is result["kl"] is None
+    assert result["log_likelihood"] < 0
+
+
+def test_presets_give_their_settings_and_flags_win(vaekit, small_mnist):
+    code, out, err = vaekit(
+        "train", "--preset", "aevb-mnist", "--epochs", 1, "--latent-dim", 3, "--out", "run"
+    )
+    assert code == 0, err
+    settings = Run("run").blueprint.settings
+    assert (settings.encoder, settings.activation, settings.latent_dim) == ("500", "tanh", 3)
+    assert Run("run").data.binarisation == "none"
+    code, out, err = vaekit("train", "vae", "--preset=aevb-mnist", "--epochs", 1, "--out", "other")
+    assert code == 0
+    code, out, err = vaekit("presets")
+    assert "aevb-mnist" in out
+    code, out, err = vaekit("train", "--preset", "aevb-mnist", "--help")
+    assert "784-500-20" in out
 
 
 @pytest.mark.parametrize("model", ["vae", "convvae"])
@@ -168,6 +297,22 @@ BAD = [
     (["reconstruct", "run", "text.png"], "text.png cannot be read: it is no image"),
     (["reconstruct", "run", "nowhere.png"], "there is no image nowhere.png"),
     (["reconstruct", "run", "empty"], "the folder empty has no image files"),
+    (["train", "--preset", "aevb-mnits"], "did you mean 'aevb-mnist'"),
+    (["train", "--preset"], "there is no preset ''"),
+    (["train", "vae", "--preset", "iwae-paper"], "is of the model iwae, not vae"),
+    (["train", "--preset", "aevb-freyface"], "there is no data set 'freyface'"),
+    (["train", "vae", "--encoder", "3x3"], "'3x3' is no layer"),
+    (["train", "infovae", "--prior", "vampprior"], "gives a learned one no gradient"),
+    (["train", "hvae", "--objective", "iwae", "--gradient", "dreg"], "this model has two"),
+    (["train", "vae", "--posterior", "deterministic"], "no density, so no ELBO"),
+    (["train", "cvae", "--prior", "vampprior"], "its pseudo-inputs have no labels"),
+    (["train", "vae", "--kl-warmup", "3", "--kl-warmup-of", "w"], "it must be all, or one of z"),
+    (["train", "iwae", "--gradient", "dreg", "--kl-warmup", "2"], "leave out --kl-warmup"),
+    (["train", "hvae", "--condition", "lable"], "one of none, label"),
+    (["cluster", "run"], "a vae has no clusters"),
+    (["generate", "run", "--label", "3"], "needs a model with --condition label"),
+    (["generate", "run", "--cluster", "3"], "needs a model whose prior is a mixture"),
+    (["reconstruct", "run", "--analogies"], "need a model with --condition label"),
     (["completion", "powershell"], "one of bash, zsh, fish, tcsh"),
 ]
 

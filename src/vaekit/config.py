@@ -188,17 +188,24 @@ class HierarchyConfig(ModelConfig):
 class ClusterConfig(ModelConfig):
     """Settings of a model with the latents w, then z given w from a mixture whose components are clusters."""
 
-    w_dim: int = 10
+    w_dim: int = 2
     """Dimensions of w, the style; --latent-dim is that of z."""
     clusters: int = 10
     """Components of the mixture."""
-    prior_layers: str | None = None
-    """Layers from w to the heads of the components (one of --hidden-dim by default)."""
+    prior_layers: str = "50:tanh"
+    """Layers from w to the heads of the components."""
+    start_epochs: int = 8
+    """Epochs of training before the first, as a plain VAE, from whose codes the clusters start; 0: from
+    random heads, which mostly merge."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("w_dim", "clusters"):
             require_count(name, getattr(self, name), largest=2**20)
+        require(
+            0 <= self.start_epochs <= 2**31,
+            f"--start-epochs is {self.start_epochs}; it must be 0 or a positive whole number",
+        )
         require(
             self.prior in ("standard", "conditional"),
             f"--prior {self.prior} makes no sense here: it would be that of w, whose prior is standard so that the "
@@ -396,9 +403,12 @@ MODELS: dict[str, ModelEntry] = {
     "gmvae": ModelEntry(
         "Clusters images without labels: a mixture of Gaussians in the latent (Dilokthanakul et al. 2016).",
         ClusterConfig(latent_dim=10),
+        training=TrainConfig(kl_warmup=10.0),
     ),
     "convgmvae": ModelEntry(
-        "The same with convolutions.", ClusterConfig(latent_dim=10, network="conv")
+        "The same with convolutions.",
+        ClusterConfig(latent_dim=10, network="conv"),
+        training=TrainConfig(kl_warmup=10.0),
     ),
 }
 

@@ -59,7 +59,7 @@ class ContinuousBernoulliHead(nn.Module):
     outputs = 1
 
     def forward(self, output: Tensor) -> Distribution:
-        return independent(ContinuousBernoulli(logits=output, validate_args=False), 3)
+        return independent(ContinuousPixels(logits=output, validate_args=False), 3)
 
 
 class CategoricalHead(nn.Module):
@@ -245,6 +245,27 @@ def draw(p: Distribution, temperature: float = 1.0, cluster: Tensor | None = Non
             cluster = Categorical(logits=p.logits, validate_args=False).sample()
         p = p.component(cluster)
     return p.mean + temperature * (p.sample() - p.mean)
+
+
+class ContinuousPixels(ContinuousBernoulli):
+    """torch's, with the density and mean from logits l: from probabilities they lose digits where |l| is large, some
+    0.01 nats a pixel in float32 at l = 15.
+
+    log p(x) = x l - softplus(l) + log(l / tanh(l / 2)), E[x] = 1 / (1 - e^-l) - 1 / l.
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        small = self.logits.abs() < 1e-2
+        safe = torch.where(small, 1.0, self.logits)
+        series = math.log(2) + self.logits**2 / 12
+        normaliser = torch.where(small, series, torch.log(safe / torch.tanh(safe / 2)))
+        return value * self.logits - F.softplus(self.logits) + normaliser
+
+    @property
+    def mean(self) -> Tensor:
+        small = self.logits.abs() < 1e-2
+        safe = torch.where(small, 1.0, self.logits)
+        return torch.where(small, 0.5 + self.logits / 12, -1 / torch.expm1(-safe) - 1 / safe)
 
 
 class Deterministic(Distribution):

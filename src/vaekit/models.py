@@ -174,7 +174,7 @@ def hierarchy(parts: Parts, settings: HierarchyConfig) -> VAE:
 def clusters(parts: Parts, settings: ClusterConfig) -> VAE:
     """w, then z given w from a mixture whose components are the clusters: q(w | x), q(z | x), p(x | z)."""
     style, head = parts.posterior(settings.w_dim), MixtureHead(settings.clusters)
-    layers = parts.dense(settings.prior_layers, "--prior-layers", 1)
+    layers = parts.dense(settings.prior_layers, "--prior-layers")
     network = MLP(settings.w_dim, layers, head.outputs * settings.latent_dim, parts.style)
     return VAE(
         prior={
@@ -222,7 +222,7 @@ class Parts:
         """Numbers in it, as a vector."""
         return math.prod(self.given) if isinstance(self.given, tuple) else self.given or 0
 
-    def dense(self, text: str | None, what: str, count: int) -> tuple[Layer, ...]:
+    def dense(self, text: str | None, what: str, count: int = 0) -> tuple[Layer, ...]:
         """Dense layers as they are written, or else `count` of --hidden-dim units."""
         layers = parse(f"{self.settings.hidden_dim} " * count if text is None else text, what)
         check_dense(layers, what)

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from . import starts
 from .compute import fast_float32, find_device, seeded
 from .config import (
     DISCRETE,
@@ -30,7 +31,7 @@ from .config import (
 from .data import Dataset, Split, freeze, pixels
 from .data.dataset import Settled
 from .models import objective_of
-from .objectives import Objective, Weight
+from .objectives import Objective, Weight, elbo
 from .progress import Progress
 from .runs import Run, describe, load_weights
 from .vae import VAE
@@ -242,6 +243,28 @@ def validate(loss: Loss, split: Split) -> list[float]:
     return (totals / len(split)).tolist()
 
 
+def find_clusters(
+    model: VAE,
+    data: Dataset,
+    config: TrainConfig,
+    binarisation: Settled,
+    device: torch.device,
+    shown: Progress,
+) -> None:
+    """Train the posterior and decoder of z as a plain VAE, and start the clusters from its codes."""
+    settings = model.blueprint.settings
+    assert isinstance(settings, ClusterConfig)
+    epochs = settings.start_epochs
+    shown.say(f"first {epochs} epochs as a plain VAE, from whose codes the clusters start")
+    plain = dataclasses.replace(
+        config, epochs=epochs, schedule="constant", lr_warmup=0.0, kl_warmup=0.0, ema=None
+    )
+    start = starts.without_clusters(model)
+    for epoch, _ in train_epochs(start, data, plain, elbo(starts.BETA), binarisation, device):
+        shown.say(f"start {epoch.epoch}/{epochs}  {epoch.images_per_second:,.0f} images/s")
+    starts.start_clusters(model, data.train.to(device), config.seed)
+
+
 def settle_pixels(blueprint: Blueprint, data: Dataset, wanted: Binarisation) -> Settled:
     """The binarisation of a training; UserError where model, data and wish do not go together."""
     require(
@@ -273,6 +296,17 @@ def check_labels(blueprint: Blueprint, data: Dataset) -> None:
         )
 
 
+def check_objective(model: VAE, objective: Objective, data: Dataset, config: TrainConfig) -> None:
+    """Raise what an objective has against the model, or against its warm-up, before anything is made on disk."""
+    device = next(model.parameters()).device
+    few = data.train[:2].to(device)
+    was_training = model.training
+    with seeded(0, device):
+        warmup = warming(model, config, torch.zeros((), device=device))
+        Loss(model.eval(), objective)(pixels(few.images, "none"), few.labels, warmup)
+    model.train(was_training)
+
+
 def train(
     model: VAE,
     data: Dataset,
@@ -297,8 +331,8 @@ def train(
     settled = settle_pixels(model.blueprint, data, chosen)
     device = find_device(config.device)
     objective = objective or objective_of(model.blueprint)
-    warming(model, config, torch.ones(()))
     check_labels(model.blueprint, data)
+    check_objective(model, objective, data, config)
     if init is not None:
         init = Run.of(init)
         load_weights(model, init.weights_path)
@@ -327,6 +361,9 @@ def train(
             shown.say(
                 "note: greys are made black or white; build the model from the data set itself to keep them"
             )
+        graph = model.blueprint.settings
+        if isinstance(graph, ClusterConfig) and graph.start_epochs and init is None:
+            find_clusters(model, data, config, settled, device, shown)
         loop = train_epochs(model, data, config, objective, settled, device, shown.track)
         for epoch, kept in loop:
             finite = math.isfinite(epoch.train_objective + epoch.validation_objective)

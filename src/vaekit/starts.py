@@ -1,0 +1,113 @@
+"""Where the clusters of a gmvae start: from groups found in the codes of a plain VAE.
+
+From random heads most clusters merge. What was tried, and what each part is worth: docs/design/0011.
+"""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .config import ClusterConfig, require
+from .data import Split
+from .data.dataset import pixels
+from .distributions import Conditional, MixtureHead
+from .networks import MLP
+from .priors import StandardNormal
+from .vae import VAE
+
+BETA = 0.1  # of the plain VAE: codes that keep more than the ELBO would let them
+IMAGES = 20_000
+COMPONENTS = 50  # of the fine mixture, at least; and at least two a cluster
+SMALLEST_SCALE = 0.05
+BATCH = 1000
+
+
+def without_clusters(model: VAE) -> VAE:
+    """The same posterior and decoder of z under a standard normal prior: training it trains these modules."""
+    settings = model.blueprint.settings
+    return VAE(
+        prior={"z": StandardNormal(settings.latent_dim)},
+        posterior={"z": model.posterior["z"]},
+        decoder=model.decoder,
+        blueprint=model.blueprint,
+        condition=model.condition,
+    )
+
+
+def start_clusters(model: VAE, images: Split, seed: int) -> None:
+    """Set the mixture's heads to groups of the codes of (the first 20,000 of) these images, whatever w is.
+
+    A fine mixture of Gaussians with full covariances is fitted to the codes, and its most overlapping components are
+    joined until one group a cluster is left.
+    """
+    settings = model.blueprint.settings
+    assert isinstance(settings, ClusterConfig)
+    require(
+        len(images) > settings.clusters,
+        f"--clusters is {settings.clusters}, but there are {len(images)} training images to find them in",
+    )
+    codes = posterior_means(model, images[:IMAGES])
+    groups = join_components(fine_mixture(codes, settings.clusters, seed), settings.clusters)
+    share = groups / groups.sum(0)
+    loc = share.T @ codes
+    variance = share.T @ codes**2 - loc**2
+    scale = np.sqrt(variance.clip(SMALLEST_SCALE**2))
+    set_heads(model, torch.from_numpy(loc), torch.from_numpy(scale))
+
+
+@torch.no_grad()
+def posterior_means(model: VAE, images: Split) -> np.ndarray:
+    """The mean of q(z | x) of each image, its greys as they are: (N, D), float64."""
+    model.eval()
+    chunks = []
+    for start in range(0, len(images), BATCH):
+        batch = images[start : start + BATCH]
+        values = model.given(pixels(batch.images, "none"), batch.labels)
+        chunks.append(model.posterior["z"](values).mean.cpu().double())
+    return torch.cat(chunks).numpy()
+
+
+def fine_mixture(codes: np.ndarray, clusters: int, seed: int) -> np.ndarray:
+    """p(component | code), (N, C), of a mixture of more Gaussians than clusters."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.mixture import GaussianMixture
+
+    wanted = max(COMPONENTS, 2 * clusters)
+    components = max(clusters, min(wanted, len(codes) // 20))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)  # a rough fit will do
+        mixture = GaussianMixture(
+            components, covariance_type="full", reg_covar=1e-4, random_state=seed % 2**32
+        )
+        return mixture.fit(codes).predict_proba(codes)
+
+
+def join_components(responsibilities: np.ndarray, clusters: int) -> np.ndarray:
+    """Join, again and again, the two components i and j that overlap most, sum r_i r_j / (sum r_i sum r_j), until
+    `clusters` are left: (N, C) -> (N, clusters)."""
+    r = responsibilities.copy()
+    while r.shape[1] > clusters:
+        size = r.sum(0) + 1e-12
+        overlap = (r.T @ r) / np.outer(size, size)
+        np.fill_diagonal(overlap, -1)
+        i, j = divmod(int(overlap.argmax()), len(size))
+        r[:, i] += r[:, j]
+        r = np.delete(r, j, axis=1)
+    return r
+
+
+@torch.no_grad()
+def set_heads(model: VAE, loc: Tensor, scale: Tensor) -> None:
+    """Make p(z | w, cluster = k) = N(loc_k, scale_k^2) for every w; loc and scale (K, D)."""
+    prior = model.prior["z"]
+    assert isinstance(prior, Conditional)
+    assert isinstance(prior.head, MixtureHead)
+    assert isinstance(prior.network, MLP)
+    head, last = prior.head.gaussian, prior.network.last
+    last.weight.zero_()
+    raw = torch.log(torch.expm1(scale - head.floor)) - head.offset
+    last.bias.copy_(torch.cat([loc, raw], dim=1).flatten())

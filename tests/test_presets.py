@@ -1,0 +1,71 @@
+"""Presets: every experiment of the replaced systems by name, with the weights that its source has."""
+
+import dataclasses
+
+import pytest
+import torch
+
+from vaekit import UserError, train
+from vaekit.config import Blueprint
+from vaekit.models import build, build_from, make_objective
+from vaekit.presets import PRESETS, as_table, preset
+
+
+def blueprint(found):
+    settings = found.entry.settings
+    if settings.likelihood == "auto":
+        settings = dataclasses.replace(settings, likelihood="bernoulli")
+    return Blueprint(found.model, found.shape, settings, 0, classes=10)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_it_has_as_many_weights_as_its_source(name):
+    found = PRESETS[name]
+    with torch.device("meta"):
+        model = build_from(blueprint(found))
+    assert sum(p.numel() for p in model.parameters()) == found.parameters
+    make_objective(found.entry.objective, model.blueprint.settings)
+
+
+def test_every_experiment_of_the_replaced_systems_is_there():
+    for name in [
+        "aevb-mnist", "aevb-freyface", "keras-mnist", "keras-cifar10", "keras-caltech101-92", "keras-caltech101-128",
+        "vampprior-tf2", "vampprior-tf2-vae", "vampprior-tf2-hvae", "vampprior-tf2-hvamp", "tensorflow-vae",
+        "tensorflow-cvae", "tensorflow-infovae", "tensorflow-mmdvae", "vampprior-paper", "iwae-paper",
+        *(f"vae-gmvae-model{n}" for n in range(1, 6)),
+    ]:  # fmt: skip
+        assert name in PRESETS
+    assert as_table().row_count == len(PRESETS)
+
+
+def test_a_variance_became_a_standard_deviation():
+    """--sigma 0.001 of VAE-GMVAE is the variance in 0.5 / sigma."""
+    assert preset("vae-gmvae-model1").entry.settings.scale == pytest.approx(0.0316227766)
+    assert preset("vae-gmvae-model3").entry.settings.scale == pytest.approx(0.1)
+
+
+def test_the_squared_error_of_the_originals_is_its_log_likelihood():
+    """MMD-VAE's mean squared error + MMD, times 3072 pixels, is the sum + 3072 MMD."""
+    found = preset("tensorflow-mmdvae")
+    model = build(
+        found.model, found.shape, **{**dataclasses.asdict(found.entry.settings), "hidden_dim": 8}
+    )
+    x, z = torch.rand(2, 3, 32, 32), torch.randn(2, 200)
+    likelihood = model.decode(z=z)
+    square = ((x - likelihood.mean) ** 2).sum((1, 2, 3))
+    other = torch.rand(2, 3, 32, 32)
+    gap = likelihood.log_prob(other) - likelihood.log_prob(x)
+    assert torch.allclose(gap, square - ((other - likelihood.mean) ** 2).sum((1, 2, 3)), atol=1e-2)
+    assert found.entry.objective.mmd_weight == 3 * 32 * 32
+
+
+def test_unknown_presets_are_named():
+    with pytest.raises(UserError, match="did you mean 'aevb-mnist'"):
+        preset("aevb-mnits")
+
+
+def test_a_preset_trains(tmp_path, small_mnist):
+    entry = preset("vae-gmvae-model4").entry
+    model = build("gmvae", small_mnist, **{**dataclasses.asdict(entry.settings), "start_epochs": 1})
+    run = train(model, small_mnist, out=tmp_path / "a", epochs=1, kl_warmup=0.0, progress=False)
+    assert run.blueprint.settings.scale == pytest.approx(0.1)
