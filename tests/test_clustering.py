@@ -73,6 +73,7 @@ def test_heads_are_set_to_the_groups_whatever_w_is():
     assert torch.allclose(p.scale, scale.expand(5, 2, 3), atol=1e-7)
 
 
+@torch.no_grad()
 def test_clusters_start_where_the_codes_are():
     data = random_dataset(count=300)
     model = build("gmvae", data, latent_dim=2, clusters=3, hidden_dim=16)

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .clustering import cluster
     from .config import MODELS, UserError
     from .data import Dataset, Split
     from .data import load as load_data
     from .evaluation import evaluate
-    from .models import build, load
-    from .objectives import elbo, iwae
+    from .models import build, load, register
+    from .objectives import capacity, elbo, infovae, iwae
     from .runs import Run
     from .training import train
     from .vae import VAE, Inference, Latent
@@ -26,12 +27,16 @@ if TYPE_CHECKING:
 _HOME = {
     "MODELS": "config",
     "UserError": "config",
+    "cluster": "clustering",
     "Dataset": "data",
     "Split": "data",
     "evaluate": "evaluation",
     "build": "models",
     "load": "models",
+    "register": "models",
+    "capacity": "objectives",
     "elbo": "objectives",
+    "infovae": "objectives",
     "iwae": "objectives",
     "Run": "runs",
     "train": "training",
