@@ -16,7 +16,7 @@ from vaekit.config import TrainConfig
 from vaekit.data import freeze
 from vaekit.objectives import elbo, iwae
 from vaekit.progress import Progress, clock
-from vaekit.training import Loss, learning_rate, make_optimizer, train_epochs, validate
+from vaekit.training import Loss, learning_rate, make_optimizer, train_epochs, validate, warming
 
 CPU = torch.device("cpu")
 TIMING = {"images_per_second", "seconds"}
@@ -399,6 +399,49 @@ def test_the_live_line_fits_the_terminal_and_keeps_the_time_left(width):
         assert "KL 24.5" in text
     else:
         assert text.endswith("…")
+
+
+@pytest.mark.parametrize("size", [1, 19])
+def test_batch_normalisation_refuses_a_batch_of_one(tmp_path, size):
+    """random_dataset has 20 training images."""
+    data = random_dataset()
+    model = build("vae", data, latent_dim=2, hidden_dim=8, normalisation="batch")
+    with pytest.raises(UserError, match="choose another --batch-size"):
+        train(model, data, out=tmp_path / "a", epochs=1, batch_size=size, progress=False)
+    assert not (tmp_path / "a").exists()
+
+
+def test_the_average_of_a_batch_normalised_model_has_its_statistics(tmp_path):
+    data = random_dataset()
+    model = build("vae", data, latent_dim=2, hidden_dim=8, normalisation="batch")
+    run = train(model, data, out=tmp_path / "a", epochs=2, ema=0.9, progress=False)
+    kept = dict(load(run).named_buffers())
+    for name, buffer in model.named_buffers():
+        if "running" in name:
+            assert torch.allclose(buffer, kept[name], atol=1), name
+            assert not torch.equal(kept[name], torch.zeros_like(buffer)), name
+
+
+def test_the_kl_of_one_latent_or_of_the_cluster_warms_up(tmp_path):
+    """warming() gives what the objective multiplies by; a run of it is recorded."""
+    model = build("gmvae", (1, 6, 5), latent_dim=2, clusters=3, hidden_dim=8)
+    weight = torch.tensor(0.25)
+    assert warming(model, TrainConfig(), weight) == 1.0
+    assert warming(model, TrainConfig(kl_warmup=2.0), weight) is weight
+    of = warming(model, TrainConfig(kl_warmup=2.0, kl_warmup_of="cluster"), weight)
+    assert of == {"w": 1.0, "z": 1.0, "cluster": weight}
+    with pytest.raises(UserError, match="all, or one of w, z, cluster"):
+        warming(model, TrainConfig(kl_warmup=2.0, kl_warmup_of="z2"), weight)
+
+
+def test_an_average_of_a_vampprior_follows_its_own_posterior(tmp_path):
+    """deepcopy for the average must not leave the copied prior with the original's posterior."""
+    import copy
+
+    model = build("vampprior", (1, 6, 5), latent_dim=2, components=3, pseudo_inputs="noise")
+    other = copy.deepcopy(model)
+    assert other.prior["z"].shared[0] is other.posterior["z"]
+    assert model.prior["z"].shared[0] is model.posterior["z"]
 
 
 def test_another_objective_is_trained_validated_and_recorded(tmp_path):

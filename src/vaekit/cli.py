@@ -168,25 +168,22 @@ def generate(
 
     place = Run(run)
     model = load(place)
-    name, names = "samples.png", []
+    name, columns, names = "samples.png", 0, list[str]()
+    in_row = 10 if count is None else count
     if latent is not None:
         images, name = generation.decode_point(model, latent, label), "point.png"
     elif place.blueprint.settings.condition.startswith("quadrants"):
         seen = generation.inputs(place, (), "test", 10, data_dir, notice).images
-        images = generation.completions(
-            model, seen, 10 if count is None else count, temperature, seed
-        )
-        names = [""] * len(seen)
+        images = generation.completions(model, seen, in_row, temperature, seed)
+        columns = in_row + 2
     elif generation.has_rows(model) and label is None and cluster is None:
-        images, names = generation.generate_rows(
-            model, 10 if count is None else count, temperature, seed
-        )
+        images, names = generation.generate_rows(model, in_row, temperature, seed)
+        columns = in_row
     else:
         images = generation.generate(
             model, 64 if count is None else count, temperature, seed, label, cluster
         )
-    columns = len(images) // len(names) if names else max(1, round(len(images) ** 0.5))
-    figure = pictures.image_grid(images, columns, names)
+    figure = pictures.image_grid(images, columns or max(1, round(len(images) ** 0.5)), names)
     print(pictures.save(figure, Path(out) if out else place.pictures / name))
 
 
@@ -228,7 +225,7 @@ def reconstruct(
     given = generation.inputs(place, images, split, count, data_dir, notice, label)
     if analogies:
         rows = generation.analogies(model, given.images, given.labels)
-        figure = pictures.image_grid(rows, model.blueprint.classes + 1, [""] * len(given))
+        figure = pictures.image_grid(rows, model.blueprint.classes + 1)
     else:
         found = generation.reconstruct(model, given.images, given.labels)
         figure = pictures.pairs(given.images, found)

@@ -333,6 +333,12 @@ def train(
     objective = objective or objective_of(model.blueprint)
     check_labels(model.blueprint, data)
     check_objective(model, objective, data, config)
+    require(
+        model.blueprint.settings.normalisation != "batch"
+        or (config.batch_size > 1 and len(data.train) % config.batch_size != 1),
+        f"--normalisation batch cannot have a batch of one image, and the last of {len(data.train)} is one; choose "
+        "another --batch-size",
+    )
     if init is not None:
         init = Run.of(init)
         load_weights(model, init.weights_path)
