@@ -33,6 +33,15 @@ def random_dataset(shape=(1, 6, 5), kind="bits", count=60, name="random") -> Dat
     )
 
 
+@pytest.fixture
+def float64():
+    """Seeds torch's noise, and makes float64 what new tensors are."""
+    torch.manual_seed(0)
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
 @pytest.fixture(scope="session")
 def mnist() -> Dataset:
     return names.load("mnist")

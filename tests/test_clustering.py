@@ -18,7 +18,7 @@ def test_accuracies_by_hand():
     """Three clusters: the first mostly 0s, its surest image a 1; the second and third both mostly 2s."""
     assigned = np.array([0, 0, 0, 1, 1, 2, 2, 2])
     labels = np.array([0, 0, 1, 2, 2, 2, 2, 1])
-    surest = np.array([0.6, 0.7, 0.9, 0.8, 0.9, 0.9, 0.8, 0.7])
+    surest = np.array([0.6, 0.7, 0.9, 0.8, 0.9, 0.9, 0.7, 0.8])
     found = agreement(assigned, surest, labels, 3)
     assert found.many_to_one == (2 + 2 + 2) / 8
     assert found.most_confident == (1 + 2 + 2) / 8

@@ -15,14 +15,12 @@ from torch.distributions import Independent, Normal
 
 from conftest import random_dataset
 from vaekit import UserError, build
+from vaekit.conditions import Quadrants
 from vaekit.config import Blueprint, ModelConfig, ObjectiveConfig
 from vaekit.data import Split
 from vaekit.distributions import (
-    CategoricalHead,
     Conditional,
-    ContinuousBernoulliHead,
     GaussianMixture,
-    Hidden,
     LocationScaleHead,
     MixtureHead,
     draw,
@@ -31,8 +29,10 @@ from vaekit.distributions import (
     posterior_head,
 )
 from vaekit.evaluation import Shown, measure_nll, monte_carlo_error
-from vaekit.models import Quadrants, make_objective
-from vaekit.objectives import capacity, elbo, infovae, iwae, squared_mmd, weighed
+from vaekit.mmd import squared_mmd
+from vaekit.models import make_objective
+from vaekit.objectives import capacity, elbo, infovae, iwae, weighed
+from vaekit.pixels import CategoricalHead, ContinuousBernoulliHead, Hidden
 from vaekit.priors import FixedMixture, LearnedMixture, StandardNormal, VampPrior
 from vaekit.training import Loss, check_labels
 from vaekit.vae import VAE, Inference, Latent
@@ -42,12 +42,7 @@ ALL_2X2 = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4)), dtype=torc
 ALL_2X2 = ALL_2X2.view(-1, 1, 2, 2)
 
 
-@pytest.fixture(autouse=True)
-def _seed_and_float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def tiny(name, **settings) -> VAE:
@@ -204,6 +199,8 @@ def test_pseudo_inputs_start_as_training_images():
         nearest = (images - u).abs().flatten(1).max(1).values.min()
         assert nearest < 0.021
     logits = model.prior["z"].logits
+    other = build("vampprior", data, seed=1, components=9, hidden_dim=8).prior["z"].pseudo_inputs
+    assert not torch.equal(other, model.prior["z"].pseudo_inputs)  # which images, the seed says
     assert logits.isfinite().all()
     Loss(model, elbo())(images[:10])[0].backward()
     assert (logits.grad != 0).all()  # of every pixel, black and white ones too

@@ -14,6 +14,7 @@ from vaekit.config import Activation, Likelihood
 from vaekit.data import Split
 from vaekit.distributions import draw
 from vaekit.evaluation import Shown, measure_nll
+from vaekit.generation import analogies, generate
 from vaekit.models import objective_of
 from vaekit.networks import ACTIVATIONS, Encoder
 from vaekit.objectives import capacity, elbo, iwae
@@ -356,6 +357,39 @@ def test_labels_and_visible_parts_change_everything(name):
             values[latent] = torch.full((4, size), 0.5, dtype=torch.float64)
     for module in modules:
         assert (module(a).mean - module(b).mean).abs().max() > 1e-6
+
+
+@torch.no_grad()
+def test_analogies_keep_the_latent_and_change_the_label():
+    model, x, y = small("cvae").eval(), images(3, (1, 9, 6)), labels(3)
+    rows = analogies(model, x, y).unflatten(0, (3, 1 + CLASSES))
+    assert torch.equal(rows[:, 0], x)
+    own = model.reconstruct(x, y).mean
+    z = model.posterior["z"](model.given(x, y)).mean
+    for i in range(3):
+        assert torch.allclose(rows[i, 1 + y[i]], own[i])
+        for label in range(CLASSES):
+            expected = model.decode(torch.tensor([label]), z=z[i : i + 1]).mean[0]
+            assert torch.allclose(rows[i, 1 + label], expected, atol=1e-6)
+
+
+@torch.no_grad()
+def test_without_a_label_each_comes_in_turn():
+    model = small("cvae").eval()
+    mixed = generate(model, 8, seed=3)
+    for label in range(CLASSES):
+        same = generate(model, 8, seed=3, label=label)
+        assert torch.equal(mixed[label::CLASSES], same[label::CLASSES])
+
+
+@torch.no_grad()
+def test_a_cluster_is_drawn_from_its_component(one_draw):
+    model = small("gmvae", w_dim=2).eval()
+    seen = []
+    model.decoder.register_forward_pre_hook(lambda m, values: seen.append(values[0]))
+    generate(model, 5, temperature=0.0, cluster=2)
+    p = model.prior["z"](seen[0])
+    assert torch.equal(seen[0]["z"], p.loc[:, 2])
 
 
 def latent_sizes(model):

@@ -15,18 +15,10 @@ from torch.distributions import Independent, MultivariateNormal, Normal, kl_dive
 from vaekit import build
 from vaekit.config import Blueprint, ModelConfig
 from vaekit.data import Split
-from vaekit.distributions import (
-    BernoulliHead,
-    Conditional,
-    DiscretisedLogistic,
-    LocationScaleHead,
-    gaussian,
-    gaussian_head,
-    logistic_head,
-    posterior_head,
-)
+from vaekit.distributions import Conditional, LocationScaleHead, gaussian, posterior_head
 from vaekit.evaluation import Shown, measure_elbo, measure_nll, monte_carlo_error
 from vaekit.objectives import elbo, iwae
+from vaekit.pixels import BernoulliHead, DiscretisedLogistic, gaussian_head, logistic_head
 from vaekit.priors import StandardNormal
 from vaekit.training import Loss
 from vaekit.vae import VAE, Inference, Latent
@@ -35,12 +27,7 @@ PIXELS, LATENT, SIGMA = 6, 2, 0.4
 ANY = Blueprint("vae", (1, 1, PIXELS), ModelConfig())
 
 
-@pytest.fixture(autouse=True)
-def _seed_and_float64():
-    torch.manual_seed(0)
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
+pytestmark = pytest.mark.usefixtures("float64")
 
 
 def linear_vae(scale=SIGMA) -> VAE:

@@ -434,6 +434,14 @@ def test_the_kl_of_one_latent_or_of_the_cluster_warms_up(tmp_path):
         warming(model, TrainConfig(kl_warmup=2.0, kl_warmup_of="z2"), weight)
 
 
+def test_a_model_has_its_own_defaults_of_training(tmp_path):
+    data = random_dataset()
+    model = build("gmvae", data, latent_dim=2, clusters=3, hidden_dim=8, start_epochs=0)
+    run = train(model, data, out=tmp_path / "a", epochs=11, progress=False)
+    assert run.config["training"]["kl_warmup"] == 10.0
+    assert [epoch["best"] for epoch in run.metrics][:9] == [False] * 9
+
+
 def test_an_average_of_a_vampprior_follows_its_own_posterior(tmp_path):
     """deepcopy for the average must not leave the copied prior with the original's posterior."""
     import copy

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .checks import UserError
     from .clustering import cluster
-    from .config import MODELS, UserError
+    from .config import MODELS
     from .data import Dataset, Split
     from .data import load as load_data
     from .evaluation import evaluate
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
 _HOME = {
     "MODELS": "config",
-    "UserError": "config",
+    "UserError": "checks",
     "cluster": "clustering",
     "Dataset": "data",
     "Split": "data",

@@ -16,18 +16,8 @@ from tyro.conf import OmitArgPrefixes, Positional
 from tyro.extras import SubcommandApp
 
 from . import __version__
-from .config import (
-    MODELS,
-    DataConfig,
-    ModelEntry,
-    ObjectiveConfig,
-    TrainConfig,
-    UserError,
-    closest,
-    flag,
-    model_entry,
-    one_line,
-)
+from .checks import UserError, closest, flag, one_line
+from .config import MODELS, DataConfig, ModelEntry, ObjectiveConfig, TrainConfig, model_entry
 
 RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
 

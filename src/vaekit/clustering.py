@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .checks import UserError, require_count, require_seed
 from .compute import fast_float32, find_device, seeded
-from .config import UserError, require_count, require_seed
 from .data import Dataset, Split
 from .distributions import GaussianMixture
 from .evaluation import evaluation_images

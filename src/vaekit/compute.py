@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import torch
 
-from .config import UserError
+from .checks import UserError
 
 
 def find_device(name: str) -> torch.device:

@@ -15,13 +15,15 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
+from .checks import require, require_count, require_seed
 from .compute import fast_float32, find_device, seeded
-from .config import DISCRETE, require, require_count, require_seed
+from .conditions import Quadrants
+from .config import DISCRETE
 from .data import Dataset, Split, freeze
 from .data import load as load_data
 from .data.dataset import choose_split
-from .distributions import SCALE_FLOOR
-from .models import Quadrants, load
+from .models import load
+from .pixels import SCALE_FLOOR
 from .runs import Run, write_json
 from .vae import VAE
 

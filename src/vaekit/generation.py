@@ -9,12 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from .checks import UserError, require, require_count, require_seed
 from .compute import seeded
-from .config import ClusterConfig, HierarchyConfig, UserError, require, require_count, require_seed
+from .conditions import Quadrants
+from .config import ClusterConfig, HierarchyConfig
 from .data import Split, freeze
 from .data.images import read_images
 from .evaluation import evaluation_images
-from .models import Quadrants
 from .runs import Run
 from .vae import VAE
 

@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from .config import Activation, ModelConfig, UserError, closest, require
+from .checks import UserError, closest, require
+from .config import Activation, ModelConfig
 
 PATTERN = re.compile(
     r"(?P<width>\d*)(?:(?P<image>x)|@(?P<kernel>\d+)(?:(?P<sign>[/*])(?P<stride>\d+))?(?P<valid>v?))?"

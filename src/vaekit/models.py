@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch import nn
 
+from .checks import UserError, is_whole, override, require, require_seed
 from .compute import seeded
+from .conditions import HiddenPixels, OneHot, Quadrants
 from .config import (
     MODELS,
     Blueprint,
@@ -22,30 +23,21 @@ from .config import (
     ModelConfig,
     ModelEntry,
     ObjectiveConfig,
-    UserError,
-    is_whole,
     model_entry,
-    override,
-    require,
-    require_seed,
 )
 from .data import Dataset
 from .data.dataset import pixels
-from .distributions import (
-    BernoulliHead,
-    CategoricalHead,
-    Conditional,
-    ContinuousBernoulliHead,
-    DeterministicHead,
-    Hidden,
-    MixtureHead,
-    gaussian_head,
-    logistic_head,
-    posterior_head,
-)
+from .distributions import Conditional, DeterministicHead, MixtureHead, posterior_head
 from .layers import Layer, check_dense, default_decoder, default_encoder, parse
 from .networks import MLP, Beside, Decoder, Encoder, Style
 from .objectives import Objective, capacity, elbo, infovae, iwae
+from .pixels import (
+    BernoulliHead,
+    CategoricalHead,
+    ContinuousBernoulliHead,
+    gaussian_head,
+    logistic_head,
+)
 from .priors import FixedMixture, LearnedMixture, StandardNormal, VampPrior
 from .runs import Run, load_weights
 from .vae import VAE
@@ -298,63 +290,6 @@ def likelihood_head(settings: ModelConfig) -> Any:
     if settings.likelihood == "categorical":
         return CategoricalHead()
     raise UserError("the likelihood is 'auto'; build the model with `build`, which settles it")
-
-
-class OneHot(nn.Module):
-    """Labels (B,) -> (B, classes)."""
-
-    identity: Tensor
-
-    def __init__(self, classes: int) -> None:
-        super().__init__()
-        self.register_buffer("identity", torch.eye(classes), persistent=False)
-
-    def forward(self, x: Tensor | None, y: Tensor | None) -> Tensor:
-        if y is None:
-            raise UserError("the model is conditional on labels; give it those of the images")
-        return self.identity[y]
-
-
-class Quadrants(nn.Module):
-    """Images with all but their first quadrants blank (Sohn et al. 2015, section 5.1): lower left, then upper left,
-    then upper right."""
-
-    mask: Tensor
-
-    def __init__(self, count: int, height: int, width: int) -> None:
-        super().__init__()
-        mask = torch.zeros(1, height, width)
-        top, left = height // 2, width // 2
-        for rows, columns in [
-            (slice(top, None), slice(None, left)),
-            (slice(None, top), slice(None, left)),
-            (slice(None, top), slice(left, None)),
-        ][:count]:
-            mask[:, rows, columns] = 1
-        self.register_buffer("mask", mask, persistent=False)
-
-    def forward(self, x: Tensor | None, y: Tensor | None) -> Tensor:
-        """The visible part of the images x, or, where there are none, of the images y, as vectors (B, C H W)."""
-        images = y if x is None else x
-        if images is None:
-            raise UserError("the model is conditional on a part of the image; give it images")
-        return (images * self.mask).flatten(1)
-
-
-class HiddenPixels(nn.Module):
-    """A decoder of the pixels that Quadrants leaves blank."""
-
-    def __init__(self, decoder: Conditional, visible: Quadrants) -> None:
-        super().__init__()
-        self.decoder = decoder
-        self.shared = (visible,)  # registered once, by the model
-
-    def forward(self, values: dict[str, Tensor | None]) -> Distribution:
-        (visible,) = self.shared
-        y = values["y"]
-        assert y is not None
-        pixels = self.decoder(values)
-        return Hidden(pixels, 1 - visible.mask, y.view(-1, *pixels.event_shape))
 
 
 def objective_of(blueprint: Blueprint) -> Objective:

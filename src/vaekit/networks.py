@@ -15,7 +15,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from .config import require
+from .checks import require
 from .layers import Layer, check_decoder, check_encoder
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {

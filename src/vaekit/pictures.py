@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from .config import UserError
+from .checks import UserError
 
 GAP = 2  # pixels between images
 # Okabe and Ito's colours, which all kinds of colour vision tell apart.

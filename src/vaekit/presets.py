@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .config import DataConfig, ModelEntry, UserError, closest, model_entry, override
+from .checks import UserError, closest, override
+from .config import DataConfig, ModelEntry, model_entry
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -26,16 +26,8 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__
-from .config import (
-    Blueprint,
-    DataRecord,
-    UserError,
-    from_dict,
-    model_entry,
-    one_line,
-    require,
-    require_seed,
-)
+from .checks import UserError, from_dict, one_line, require, require_seed
+from .config import Blueprint, DataRecord, model_entry
 
 FORMAT = 2
 

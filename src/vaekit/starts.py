@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .config import ClusterConfig, require
+from .checks import require
+from .config import ClusterConfig
 from .data import Split
 from .data.dataset import pixels
 from .distributions import Conditional, MixtureHead

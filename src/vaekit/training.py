@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from . import starts
+from .checks import override, require
 from .compute import fast_float32, find_device, seeded
 from .config import (
     DISCRETE,
@@ -25,8 +26,6 @@ from .config import (
     DataConfig,
     TrainConfig,
     model_entry,
-    override,
-    require,
 )
 from .data import Dataset, Split, freeze, pixels
 from .data.dataset import Settled

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import Binarisation, UserError, require
+from ..checks import UserError, require
+from ..config import Binarisation
 
 Settled = Literal["dynamic", "threshold", "none"]
 

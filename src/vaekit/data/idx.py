@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..config import UserError, require
+from ..checks import UserError, require
 
 
 def read_idx(path: Path, dimensions: int, md5: str | None = None) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ..config import UserError, one_line, require
+from ..checks import UserError, one_line, require
 
 
 def read_images(

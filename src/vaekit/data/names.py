@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from ..config import UserError, closest, require
+from ..checks import UserError, closest, require
 from .dataset import Dataset, Split
 from .idx import read_idx
 

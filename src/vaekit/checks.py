@@ -1,0 +1,116 @@
+"""Errors for users, and checks of what they give. Imports no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import numbers
+import typing
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Settings = TypeVar("Settings", bound="DataclassInstance")
+
+
+class UserError(ValueError):
+    """Bad input: one line that says what is wrong and what to do. The command line exits with 2."""
+
+
+def require(condition: bool, message: str) -> None:
+    """Raise UserError with `message` unless `condition` holds (a NaN never does)."""
+    if not condition:
+        raise UserError(message)
+
+
+def closest(word: str, words: Iterable[str]) -> str:
+    """`; did you mean ...?` for a mistyped word, or nothing."""
+    matches = difflib.get_close_matches(word, list(words), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def flag(field: str) -> str:
+    return "--" + field.replace("_", "-")
+
+
+def one_line(text: object) -> str:
+    """A message, such as another library's error, without line breaks."""
+    return " ".join(str(text).split())
+
+
+def is_whole(value: Any) -> bool:
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def require_count(name: str, value: Any, largest: int = 2**31) -> None:
+    """Raise UserError unless `value` is a whole number from 1 to `largest`."""
+    require(is_whole(value), f"{flag(name)} is {value!r}; it must be a whole number")
+    require(value >= 1, f"{flag(name)} is {value}; it must be at least 1")
+    require(value <= largest, f"{flag(name)} is {value}; it must be at most {largest:,}")
+
+
+def require_seed(value: Any) -> None:
+    """Raise UserError unless `value` can seed every generator."""
+    require(
+        is_whole(value) and 0 <= value < 2**63,
+        f"--seed is {value}; it must be 0 or a positive whole number",
+    )
+
+
+def override(settings: Settings, changes: Mapping[str, Any], what: str) -> Settings:
+    """`settings` with some fields replaced; UserError for an unknown name or a value of another type."""
+    return from_dict(type(settings), {**dataclasses.asdict(settings), **changes}, what)
+
+
+def from_dict(kind: type[Settings], values: Mapping[str, Any], what: str) -> Settings:
+    """A dataclass from JSON values; UserError names unknown and missing keys and wrong types."""
+    fields = typing.get_type_hints(kind)
+    for name in values:
+        require(
+            name in fields,
+            f"{what} has no setting {name!r}{closest(name, fields)}",
+        )
+    for name in fields:
+        require(name in values, f"{what} lacks the setting {name!r}")
+    converted = {name: _convert(fields[name], value) for name, value in values.items()}
+    for name, value in converted.items():
+        require(
+            value is not _WRONG,
+            f"{what}: {name} is {values[name]!r}; it must be {_describe(fields[name])}",
+        )
+    return kind(**converted)
+
+
+_WRONG = object()
+
+
+def _convert(annotation: Any, value: Any) -> Any:
+    """`value` as the annotated type (an int serves as a float), or _WRONG."""
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Literal:
+        return value if value in arguments else _WRONG
+    if arguments:  # a union
+        for argument in arguments:
+            converted = _convert(argument, value)
+            if converted is not _WRONG:
+                return converted
+        return _WRONG
+    if isinstance(value, bool):
+        return value if annotation is bool else _WRONG
+    if annotation is float and isinstance(value, numbers.Real):
+        return float(value)
+    if annotation is int and is_whole(value):
+        return int(value)
+    return value if type(value) is annotation else _WRONG
+
+
+def _describe(annotation: Any) -> str:
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is Literal:
+        return " or ".join(map(str, arguments))
+    if arguments:
+        return " or ".join(map(_describe, arguments))
+    names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}
+    return names.get(annotation, "null")
