@@ -38,7 +38,7 @@ def run(small_run, tmp_path, small_mnist):
 
 
 SMALL = ["--latent-dim", "2", "--hidden-dim", "8", "--epochs", "1"]
-# What keeps a model small besides; the warm-up of a gmvae is longer than these trainings.
+# What keeps a model small besides.
 SMALLER = {
     "vampprior": ["--components", "10"],
     "hvampprior": ["--components", "10", "--top-dim", "3"],
@@ -114,7 +114,7 @@ def test_a_gmvae_gives_rows_of_clusters_or_one(vaekit, small_mnist):
     assert high == pytest.approx(3, abs=0.1)
     assert vaekit("generate", "run", "--cluster", 2, "--count", 4)[0] == 0
     code, out, err = vaekit("generate", "run", "--cluster", 3)
-    assert (code, err) == (2, "vaekit: --cluster is 3; the model's clusters are 0 to 2\n")
+    assert (code, err) == (2, "vaekit: the clusters are 0 to 2, not 3\n")
     code, out, err = vaekit("generate", "run", "--label", 3)
     assert code == 2
     assert "needs a model with --condition label" in err
@@ -135,6 +135,15 @@ def test_a_model_of_quadrants_completes_images(vaekit, small_mnist):
     code, out, err = vaekit("evaluate", "run", "--samples", 10, "--limit", 50, "--json")
     result = json.loads(out)
     assert result["bits_per_dim"] == pytest.approx(result["nll"] / (588 * np.log(2)))
+    for arguments, said in [
+        (["--label", 3], "neither --label nor --cluster"),
+        (["--cluster", 3], "neither --label nor --cluster"),
+        (["--count", 0], "--count is 0"),
+        (["--temperature", -1], "--temperature is -1.0"),
+        (["--latent", "0,0"], "neither --label nor --latent"),
+    ]:
+        code, _, err = vaekit("generate", "run", *arguments)
+        assert (code, said in err) == (2, True), err
 
 
 def test_a_deterministic_mmdvae_has_no_elbo_and_says_why(vaekit, small_mnist):
@@ -309,6 +318,17 @@ BAD = [
     (["train", "vae", "--kl-warmup", "3", "--kl-warmup-of", "w"], "it must be all, or one of z"),
     (["train", "iwae", "--gradient", "dreg", "--kl-warmup", "2"], "leave out --kl-warmup"),
     (["train", "hvae", "--condition", "lable"], "one of none, label"),
+    (["train", "iwae", "--beta", "4"], "--beta 4.0 has no meaning for --objective iwae"),
+    (["train", "vae", "--kernel", "imq"], "--kernel imq has no meaning"),
+    (["train", "vae", "--pseudo-inputs", "noise"], "are those of --prior vampprior"),
+    (["train", "vae", "--network-size", "3"], "these networks have none"),
+    (["train", "vae", "--kl-warmup", "0", "--kl-warmup-of", "z"], "needs a --kl-warmup"),
+    (["train", "mmdvae", "--kl-warmup", "2"], "leaves the KL out"),
+    (["train", "vae", "--decoder", "8x @3*2 @3:tanh"], "a decoder has dense layers"),
+    (["train", "vae", "--network-size", "1e30", "--network", "conv"], "more than 1,048,576"),
+    (["train", "--preset", "aevb-mnist", "--num-layers", "1"], "--num-layers has no effect beside"),
+    (["train", "--preset", "aevb-mnist", "--network", "conv"], "--network conv has no effect"),
+    (["reconstruct", "run", "--label", "3"], "--label is that of your own image files"),
     (["cluster", "run"], "a vae has no clusters"),
     (["generate", "run", "--label", "3"], "needs a model with --condition label"),
     (["generate", "run", "--cluster", "3"], "needs a model whose prior is a mixture"),

@@ -2,13 +2,14 @@
 
 import csv
 import json
+import math
 
 import numpy as np
 import pytest
 import torch
 
 from conftest import random_dataset
-from vaekit import UserError, build, train
+from vaekit import UserError, build, load, train
 from vaekit.clustering import agreement, as_table, cluster, responsibilities
 from vaekit.data import Split
 from vaekit.starts import fine_mixture, join_components, set_heads, start_clusters
@@ -77,16 +78,49 @@ def test_heads_are_set_to_the_groups_whatever_w_is():
 def test_clusters_start_where_the_codes_are():
     data = random_dataset(count=300)
     model = build("gmvae", data, latent_dim=2, clusters=3, hidden_dim=16)
-    start_clusters(model, data.train, seed=0)
+    start_clusters(model, data.train, "dynamic", seed=0)
     p = model.prior["z"]({"w": torch.zeros(1, 2)})
     codes = model.posterior["z"]({"x": data.train.images.float() / 255}).mean
     # The mixture's mean and spread are those of the codes.
     assert torch.allclose(p.loc[0].mean(0), codes.mean(0), atol=3 * float(codes.std()))
     assert (p.loc[0] >= codes.min(0).values).all()
     assert (p.loc[0] <= codes.max(0).values).all()
-    few = Split(data.train.images[:3], data.train.labels[:3])
-    with pytest.raises(UserError, match="there are 3 training images"):
-        start_clusters(model, few, seed=0)
+
+
+def test_too_many_clusters_or_a_broken_start_leave_nothing_behind(tmp_path):
+    data = random_dataset()  # 20 training images
+    sizes = {"latent_dim": 2, "hidden_dim": 8, "start_epochs": 1}
+    model = build("gmvae", data, clusters=20, **sizes)
+    with pytest.raises(UserError, match="there are 20 training images"):
+        train(model, data, out=tmp_path / "a", epochs=2, progress=False)
+    assert not (tmp_path / "a").exists()
+    model = build("gmvae", data, clusters=3, **sizes)
+    with torch.no_grad():
+        next(model.decoder.parameters()).fill_(math.nan)
+    with pytest.raises(UserError, match="not finite"):
+        train(model, data, out=tmp_path / "b", epochs=2, progress=False)
+
+
+def test_clusters_start_once(tmp_path):
+    """A trained model keeps its clusters when it is trained on, from Python or by --init."""
+    data = random_dataset(count=300)
+    sizes = {"latent_dim": 2, "clusters": 3, "hidden_dim": 16, "start_epochs": 1}
+    settings = {"epochs": 2, "kl_warmup": 0.0, "progress": False}
+    model = build("gmvae", data, **sizes)
+    first = train(model, data, out=tmp_path / "a", **settings)
+    before = load(first).prior["z"].network.last.bias
+    for run in (
+        train(load(first), data, out=tmp_path / "b", learning_rate=1e-9, **settings),
+        train(
+            build("gmvae", data, **sizes),
+            data,
+            init=first,
+            out=tmp_path / "c",
+            learning_rate=1e-9,
+            **settings,
+        ),
+    ):
+        assert torch.allclose(load(run).prior["z"].network.last.bias, before, atol=1e-5)
 
 
 @pytest.fixture(scope="module")

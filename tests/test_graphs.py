@@ -28,7 +28,8 @@ from vaekit.distributions import (
     independent,
     posterior_head,
 )
-from vaekit.evaluation import Shown, measure_nll, monte_carlo_error
+from vaekit.evaluation import Shown, measure_nll, monte_carlo_error, random_pixels
+from vaekit.generation import completions
 from vaekit.mmd import squared_mmd
 from vaekit.models import make_objective
 from vaekit.objectives import capacity, elbo, infovae, iwae, weighed
@@ -665,14 +666,82 @@ def test_objectives_that_make_no_sense(objective, settings, said):
     ("settings", "said"),
     [
         ({"samples": 0}, "--samples is 0"),
+        ({"objective": "iwae", "capacity": 3.0}, "no meaning for --objective iwae"),
         ({"beta": -1.0}, "--beta is -1.0"),
-        ({"alpha": 2.0}, "--alpha is 2.0"),
-        ({"mmd_weight": 0.5}, "sought, not shunned"),
+        ({"objective": "infovae", "alpha": 2.0}, "--alpha is 2.0"),
+        ({"objective": "infovae", "mmd_weight": 0.5}, "sought, not shunned"),
     ],
 )
 def test_objective_settings_out_of_range(settings, said):
     with pytest.raises(UserError, match=said):
         ObjectiveConfig(**settings)
+
+
+def test_objectives_are_made_as_their_settings_say():
+    settings = ModelConfig()
+    made = {
+        ObjectiveConfig(): elbo(),
+        ObjectiveConfig(beta=3.0, samples=4): elbo(3.0, (4,)),
+        ObjectiveConfig(capacity=5.0): capacity(5.0, 100.0),
+        ObjectiveConfig(capacity=5.0, beta=7.0, samples=2): capacity(5.0, 7.0, (2,)),
+        ObjectiveConfig("iwae", samples=6, gradient="dreg"): iwae(6, "dreg"),
+        ObjectiveConfig("infovae", alpha=0.5, mmd_weight=9.0, kernel="imq", mmd="biased"): infovae(
+            0.5, 9.0, "imq", True
+        ),
+    }
+    for config, objective in made.items():
+        assert make_objective(config, settings) == objective
+
+
+def test_a_beta_of_an_unknown_latent_is_named():
+    model = tiny("hvae", top_dim=1)
+    inference = model(ALL_2X2)
+    with pytest.raises(UserError, match="beta names 'z'; the latents are z2, z1, cluster"):
+        elbo(beta={"z": 1.0})(inference)
+    alone = elbo(beta={"z1": 0.0})(inference)  # the others keep 1
+    assert torch.allclose(alone, inference.log_likelihood - inference.latents["z2"].kl)
+
+
+@torch.no_grad()
+def test_lower_latents_are_drawn_given_the_upper_ones():
+    """z1 and z of `sample` follow the prior at the z2 and w that were drawn with them."""
+    for name, upper, lower, settings in [
+        ("hvae", "z2", "z1", {"top_dim": 2}),
+        ("gmvae", "w", "z", {"w_dim": 2, "clusters": 1, "prior_layers": "8:tanh"}),
+    ]:
+        model, seen = tiny(name, latent_dim=2, **settings), []
+        head = model.prior[lower].head
+        getattr(head, "gaussian", head).offset = -4.0  # so narrow that the mean shows
+        model.decoder.register_forward_pre_hook(lambda m, values, seen=seen: seen.append(values[0]))
+        model.sample(200)
+        (values,) = seen
+        p = model.prior[lower](values)
+        assert values[upper].std() > 0.5
+        assert p.mean.std() > 0.1
+        spread = p.variance.sqrt() if isinstance(p, GaussianMixture) else p.stddev
+        assert ((values[lower] - p.mean).abs() < 6 * spread).all()
+
+
+@torch.no_grad()
+def test_completions_are_draws_given_what_is_visible():
+    model = tiny("cvae", condition="quadrants:1", prior="conditional")
+    seen = []
+    model.decoder.register_forward_pre_hook(lambda m, values: seen.append(values[0]))
+    rows = completions(model, ALL_2X2[[5, 10]], count=3).unflatten(0, (2, 5))
+    mask = model.condition.mask
+    expected = (ALL_2X2[[5, 10]] * mask).flatten(1).repeat_interleave(3, 0)
+    assert torch.equal(seen[0]["y"], expected)
+    assert len(set(seen[0]["z"].flatten().tolist())) == 6  # each its own draw
+    assert torch.equal(rows[:, 0], ALL_2X2[[5, 10]] * mask + 0.5 * (1 - mask))
+    assert torch.equal(rows[:, 4], ALL_2X2[[5, 10]])
+    assert torch.equal(
+        rows[:, 1:4] * mask, (ALL_2X2[[5, 10]] * mask)[:, None].expand(2, 3, 1, 2, 2)
+    )
+
+
+def test_hidden_pixels_are_counted_with_their_channels():
+    model = build("cvae", (3, 4, 4), condition="quadrants:3", hidden_dim=8)
+    assert random_pixels(model) == 3 * 4
 
 
 def test_a_learned_mixture_learns_its_data():

@@ -64,6 +64,48 @@ def test_unknown_presets_are_named():
         preset("aevb-mnits")
 
 
+# Epochs, batch, learning rate, optimiser, patience, KL warm-up and seed of each source.
+TRAINING = {
+    "aevb-mnist": (200, 100, 1e-3, "adam", None, None, 0),
+    "aevb-freyface": (2000, 100, 1e-3, "adam", None, None, 777),
+    "vae-gmvae-model1": (300, 64, 1e-3, "adam", 5, 0, 0),
+    "vae-gmvae-model2": (300, 64, 1e-3, "adam", 5, 0, 0),
+    "vae-gmvae-model3": (300, 64, 1e-4, "adam", 5, 0, 0),
+    "vae-gmvae-model4": (300, 64, 1e-4, "adam", None, 0, 0),
+    "vae-gmvae-model5": (300, 64, 1e-3, "adam", None, 0, 0),
+    "keras-mnist": (60, 256, 1e-3, "rmsprop", None, None, 0),
+    "keras-cifar10": (15, 256, 1e-3, "rmsprop", None, None, 0),
+    "keras-caltech101-92": (100, 256, 1e-3, "rmsprop", None, None, 0),
+    "keras-caltech101-128": (300, 256, 1e-3, "rmsprop", None, None, 0),
+    **dict.fromkeys(
+        ["vampprior-tf2", "vampprior-tf2-vae", "vampprior-tf2-hvae", "vampprior-tf2-hvamp"],
+        (250, 256, 1e-4, "adam", None, None, 0),
+    ),
+    "tensorflow-vae": (30, 64, 1e-4, "adam", None, None, 0),
+    "tensorflow-cvae": (30, 64, 1e-4, "adam", None, None, 0),
+    "tensorflow-infovae": (30, 64, 1e-3, "adam", None, None, 0),
+    "tensorflow-mmdvae": (30, 64, 1e-3, "adam", None, None, 0),
+    **dict.fromkeys(
+        ["vampprior-paper", "vampprior-paper-vae", "vampprior-paper-hvae"],
+        (2000, 100, 5e-4, "adam", 50, 100, 0),
+    ),
+    "iwae-paper": (3280, 20, 1e-3, "adam", None, None, 0),
+    "cvae-quadrants": (50, 100, 1e-3, "adam", None, None, 0),
+    "gmvae-paper": (100, 50, 1e-4, "adam", None, 0, 0),
+}
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_it_is_trained_as_in_its_source(name):
+    t = PRESETS[name].entry.training
+    assert (
+        t.epochs, t.batch_size, t.learning_rate, t.optimizer, t.patience, t.kl_warmup, t.seed
+    ) == TRAINING[name]  # fmt: skip
+    assert t.schedule == ("cosine" if name == "iwae-paper" else "constant")
+    settings = PRESETS[name].entry.settings
+    assert getattr(settings, "start_epochs", 0) == 0  # no original starts its clusters
+
+
 def test_a_preset_trains(tmp_path, small_mnist):
     entry = preset("vae-gmvae-model4").entry
     model = build("gmvae", small_mnist, **{**dataclasses.asdict(entry.settings), "start_epochs": 1})

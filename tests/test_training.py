@@ -432,14 +432,22 @@ def test_the_kl_of_one_latent_or_of_the_cluster_warms_up(tmp_path):
     assert of == {"w": 1.0, "z": 1.0, "cluster": weight}
     with pytest.raises(UserError, match="all, or one of w, z, cluster"):
         warming(model, TrainConfig(kl_warmup=2.0, kl_warmup_of="z2"), weight)
+    data = random_dataset()
+    plain = build("vae", data, latent_dim=2, hidden_dim=8)
+    with pytest.raises(UserError, match="needs a prior with components"):
+        train(plain, data, out=tmp_path / "a", epochs=3, kl_warmup=1.0, kl_warmup_of="cluster")
+    assert not (tmp_path / "a").exists()
 
 
 def test_a_model_has_its_own_defaults_of_training(tmp_path):
     data = random_dataset()
     model = build("gmvae", data, latent_dim=2, clusters=3, hidden_dim=8, start_epochs=0)
-    run = train(model, data, out=tmp_path / "a", epochs=11, progress=False)
-    assert run.config["training"]["kl_warmup"] == 10.0
-    assert [epoch["best"] for epoch in run.metrics][:9] == [False] * 9
+    run = train(model, data, out=tmp_path / "a", epochs=3, progress=False)
+    assert run.config["training"]["kl_warmup"] == 1.5
+    assert not run.metrics[0]["best"]
+    assert TrainConfig(epochs=50).settle(model.blueprint.settings).kl_warmup == 10
+    assert TrainConfig(epochs=50).settle(build("vae", (1, 4, 4)).blueprint.settings).kl_warmup == 0
+    assert TrainConfig(kl_warmup=3.0).settle(model.blueprint.settings).kl_warmup == 3
 
 
 def test_an_average_of_a_vampprior_follows_its_own_posterior(tmp_path):

@@ -163,6 +163,8 @@ def generate(
     if latent is not None:
         images, name = generation.decode_point(model, latent, label), "point.png"
     elif place.blueprint.settings.condition.startswith("quadrants"):
+        if label is not None or cluster is not None:
+            raise UserError("the model completes images and has neither --label nor --cluster")
         seen = generation.inputs(place, (), "test", 10, data_dir, notice).images
         images = generation.completions(model, seen, in_row, temperature, seed)
         columns = in_row + 2
@@ -212,6 +214,8 @@ def reconstruct(
 
     place = Run(run)
     model = load(place)
+    if label is not None and not images:
+        raise UserError("--label is that of your own image files; a run's images have theirs")
     given = generation.inputs(place, images, split, count, data_dir, notice, label)
     if analogies:
         rows = generation.analogies(model, given.images, given.labels)

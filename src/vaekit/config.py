@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from .checks import UserError, closest, flag, require, require_count, require_seed
@@ -99,6 +99,22 @@ class ModelConfig:
             "vampprior",
         )
         require(
+            self.prior == "vampprior" or self.pseudo_inputs == "data",
+            "--pseudo-inputs are those of --prior vampprior",
+        )
+        if self.encoder and self.decoder:
+            for name in ("num_layers", "channels"):
+                require(
+                    getattr(self, name) == getattr(ModelConfig, name),
+                    f"{flag(name)} has no effect beside --encoder and --decoder, which write the layers out; change "
+                    "those, or set them to None",
+                )
+            require(
+                self.network == "dense" or "@" in self.encoder,
+                "--network conv has no effect beside --encoder and --decoder, which write dense layers out; change "
+                "those, or set them to None",
+            )
+        require(
             self.prior != "vampprior" or self.condition == "none",
             "--prior vampprior cannot have a --condition: its pseudo-inputs have no labels; choose another prior",
         )
@@ -165,6 +181,13 @@ class ClusterConfig(ModelConfig):
         )
 
 
+OBJECTIVE_SETTINGS = {
+    "elbo": ("beta", "capacity"),
+    "iwae": ("gradient",),
+    "infovae": ("alpha", "mmd_weight", "kernel", "mmd"),
+}
+
+
 @dataclass(frozen=True)
 class ObjectiveConfig:
     """What is maximised."""
@@ -173,8 +196,8 @@ class ObjectiveConfig:
     """elbo, iwae (importance-weighted bound of --samples draws), or infovae (ELBO with an MMD term)."""
     samples: int = 1
     """Draws of the latents an image and step; K of iwae."""
-    beta: float = 1.0
-    """Weight of the KL (elbo)."""
+    beta: float | None = None
+    """Weight of the KL (elbo), 1 by default; of |KL - capacity|, 100 by default."""
     capacity: float | None = None
     """Hold the KL at this many nats instead, by beta |KL - capacity|; it rises from 0 over --kl-warmup (elbo)."""
     gradient: Literal["plain", "dreg"] = "plain"
@@ -191,6 +214,13 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         require_count("samples", self.samples)
+        for field in fields(self):
+            given = getattr(self, field.name)
+            require(
+                field.name in ("objective", "samples", *OBJECTIVE_SETTINGS[self.objective])
+                or given == field.default,
+                f"{flag(field.name)} {given} has no meaning for --objective {self.objective}; leave it out",
+            )
         for name in ("beta", "capacity", "mmd_weight"):
             value = getattr(self, name)
             require(
@@ -236,8 +266,9 @@ class TrainConfig:
     """How the learning rate goes on after its warm-up: cosine falls to 0 at the last step."""
     lr_warmup: float = 0.0
     """Epochs over which the learning rate rises from 0."""
-    kl_warmup: float = 0.0
-    """Epochs over which the weight of the KL rises from 0 to its final value."""
+    kl_warmup: float | None = None
+    """Epochs over which the weight of the KL rises from 0 to its final value; none by default, but half of
+    all, at most 10, for a model with clusters."""
     kl_warmup_of: str = "all"
     """Which latent's KL warms up, such as z2; or cluster, the part of a mixture's components."""
     clip_gradient: float | None = None
@@ -266,12 +297,13 @@ class TrainConfig:
         for name in ("weight_decay", "lr_warmup", "kl_warmup"):
             value = getattr(self, name)
             require(
-                0 <= value < math.inf, f"{flag(name)} is {value}; it must be 0 or a positive number"
+                value is None or 0 <= value < math.inf,
+                f"{flag(name)} is {value}; it must be 0 or a positive number",
             )
         for name in ("lr_warmup", "kl_warmup"):
             value = getattr(self, name)
             require(
-                value < self.epochs,
+                value is None or value < self.epochs,
                 f"{flag(name)} is {value} but --epochs is {self.epochs}: no epoch would follow the "
                 "warm-up and no weights would be kept; shorten it",
             )
@@ -279,12 +311,23 @@ class TrainConfig:
             self.ema is None or 0 < self.ema < 1,
             f"--ema is {self.ema}; it must be between 0 and 1, such as 0.999",
         )
+        require(
+            self.kl_warmup_of == "all" or self.kl_warmup != 0,
+            f"--kl-warmup-of {self.kl_warmup_of} needs a --kl-warmup, in epochs",
+        )
         require_seed(self.seed)
 
     @property
     def warmup(self) -> float:
         """Epochs until every warm-up has ended."""
-        return max(self.kl_warmup, self.lr_warmup)
+        return max(self.kl_warmup or 0.0, self.lr_warmup)
+
+    def settle(self, model: ModelConfig) -> TrainConfig:
+        """With the warm-up that a model of these settings has where none is chosen."""
+        if self.kl_warmup is not None:
+            return self
+        clusters = isinstance(model, ClusterConfig)
+        return replace(self, kl_warmup=min(10.0, self.epochs / 2) if clusters else 0.0)
 
 
 @dataclass(frozen=True)
@@ -355,12 +398,10 @@ MODELS: dict[str, ModelEntry] = {
     "gmvae": ModelEntry(
         "Clusters images without labels: a mixture of Gaussians in the latent (Dilokthanakul et al. 2016).",
         ClusterConfig(latent_dim=10),
-        training=TrainConfig(kl_warmup=10.0),
     ),
     "convgmvae": ModelEntry(
         "The same with convolutions.",
         ClusterConfig(latent_dim=10, network="conv"),
-        training=TrainConfig(kl_warmup=10.0),
     ),
 }
 

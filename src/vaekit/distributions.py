@@ -44,11 +44,15 @@ class MixtureHead(nn.Module):
     """A mixture, with equal weights, of `components` diagonal Gaussians over a latent vector: cluster k has the k-th
     part of the output, its location and its scale."""
 
+    started: Tensor
+
     def __init__(self, components: int) -> None:
         super().__init__()
         self.components = components
         self.gaussian = posterior_head()
         self.outputs = self.gaussian.outputs * components
+        # Whether the clusters have been started or trained: then nothing starts them again.
+        self.register_buffer("started", torch.zeros(()))
 
     def forward(self, output: Tensor) -> Distribution:
         parts = self.gaussian(output.unflatten(-1, (self.components, -1))).base_dist

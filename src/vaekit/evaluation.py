@@ -22,7 +22,7 @@ from .config import DISCRETE
 from .data import Dataset, Split, freeze
 from .data import load as load_data
 from .data.dataset import choose_split
-from .models import load
+from .models import decoded_numbers, load
 from .pixels import SCALE_FLOOR
 from .runs import Run, write_json
 from .vae import VAE
@@ -175,7 +175,7 @@ class Shown:
 
 def chunked(model: VAE, images: Split, samples: int) -> list[Split]:
     """The images in chunks to decode `samples` times at once."""
-    size = max(1, CHUNK_PIXELS // math.prod(model.blueprint.shape) // samples)
+    size = max(1, CHUNK_PIXELS // decoded_numbers(model.blueprint) // samples)
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 
@@ -210,6 +210,8 @@ def measure_elbo(model: VAE, images: Split, samples: int, shown: Shown) -> Bound
         means.append(torch.cat(tuple(centers), dim=-1).cpu())
         if gaussian:
             scale = inference.likelihood.base_dist.scale
+            if isinstance(model.condition, Quadrants):
+                scale = scale[..., (model.condition.mask == 0).expand(scale.shape[-3:])]
             at_floor = (scale < 1.01 * SCALE_FLOOR).float().mean() * size
             scales.append(torch.stack([scale.min(), at_floor]).cpu())
     log_likelihood, kl = (totals / len(images)).tolist()
@@ -227,7 +229,7 @@ def measure_elbo(model: VAE, images: Split, samples: int, shown: Shown) -> Bound
 def measure_nll(model: VAE, images: Split, samples: int, shown: Shown) -> Tensor:
     """log sum_s w_s and log sum_s w_s^2 of every image: (2, N), float64."""
     # A chunk holds several images, or a part of one image's samples; parts meet in a running log-sum-exp.
-    parts = split_evenly(samples, max(1, CHUNK_PIXELS // math.prod(model.blueprint.shape)))
+    parts = split_evenly(samples, max(1, CHUNK_PIXELS // decoded_numbers(model.blueprint)))
     sums = []
     for batch in shown.track(chunked(model, images, samples), "NLL"):
         total = torch.full((2, len(batch)), -math.inf, dtype=torch.float64)

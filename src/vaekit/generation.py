@@ -20,6 +20,15 @@ from .runs import Run
 from .vae import VAE
 
 
+def check_draws(count: int, temperature: float, seed: int) -> None:
+    require_count("count", count, largest=2**20)
+    require_seed(seed)
+    require(
+        0 <= temperature < math.inf,
+        f"--temperature is {temperature}; it must be 0 or a positive number",
+    )
+
+
 @torch.no_grad()
 def generate(
     model: VAE,
@@ -34,20 +43,8 @@ def generate(
     A conditional model without a label gets each label in turn. A temperature below 1 draws closer to the prior's (or
     the cluster's) mean: cleaner images, less varied. Raises UserError.
     """
-    require_count("count", count, largest=2**20)
-    require_seed(seed)
-    require(
-        0 <= temperature < math.inf,
-        f"--temperature is {temperature}; it must be 0 or a positive number",
-    )
+    check_draws(count, temperature, seed)
     labels = class_labels(model, count, label)
-    if cluster is not None:
-        size = mixture_size(model)
-        require(size > 0, "--cluster needs a model whose prior is a mixture, such as gmvae")
-        require(
-            0 <= cluster < size,
-            f"--cluster is {cluster}; the model's clusters are 0 to {size - 1}",
-        )
     with seeded(seed):
         chosen = None if cluster is None else torch.full((count,), cluster)
         return model.sample(count, labels, temperature, chosen).mean
@@ -76,17 +73,6 @@ def has_rows(model: VAE) -> bool:
     return isinstance(settings, ClusterConfig) or settings.condition == "label"
 
 
-def mixture_size(model: VAE) -> int:
-    """Components of the mixture among the priors, 0 where there is none."""
-    settings = model.blueprint.settings
-    if isinstance(settings, ClusterConfig):
-        return settings.clusters
-    return settings.mixture_size if settings.prior in MIXTURES else 0
-
-
-MIXTURES = ("mixture", "learned-mixture", "vampprior")
-
-
 def class_labels(model: VAE, count: int, label: int | None) -> Tensor | None:
     """The labels (count,) to generate with: all `label`, or each in turn; None for a model without labels."""
     blueprint = model.blueprint
@@ -98,7 +84,7 @@ def class_labels(model: VAE, count: int, label: int | None) -> Tensor | None:
         return None
     require(
         blueprint.settings.condition == "label",
-        "the model completes images; call completions(), or give --label to a model with --condition label",
+        "the model completes images and has neither --label nor --latent",
     )
     if label is None:
         return torch.arange(count) % blueprint.classes
@@ -120,6 +106,7 @@ def completions(
     condition = model.condition
     if not isinstance(condition, Quadrants):
         raise UserError("the model does not complete images; train it with --condition quadrants:1")
+    check_draws(count, temperature, seed)
     seen = images * condition.mask + 0.5 * (1 - condition.mask)
     with seeded(seed):
         repeated = images.repeat_interleave(count, 0)
@@ -203,6 +190,10 @@ def inputs(
         labels = None
         if label is not None:
             classes = run.blueprint.classes
+            require(
+                run.blueprint.settings.condition == "label",
+                "--label needs a model with --condition label",
+            )
             require(
                 0 <= label < classes,
                 f"--label is {label}; the model's labels are 0 to {classes - 1}",

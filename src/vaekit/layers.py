@@ -58,6 +58,10 @@ def parse(text: str, what: str, network_size: float = 1.0) -> tuple[Layer, ...]:
     """The layers that a text says, the channels of convolutions times `network_size`; UserError names the word that is
     none."""
     layers = [_parse(word, what) for word in text.split()]
+    require(
+        all(layer.width * network_size <= LARGEST for layer in layers if layer.kernel),
+        f"--network-size {network_size:g} makes a convolution of more than {LARGEST:,} channels",
+    )
     return tuple(
         replace(layer, width=max(1, int(layer.width * network_size)))
         if layer.kernel and layer.width
@@ -114,9 +118,9 @@ def check_decoder(layers: Sequence[Layer]) -> None:
         re.fullmatch("d*|d*xc+", kinds) is not None
         and all(layer.up or layer.stride == 1 for layer in layers)
         and all(layer.width for layer in layers[:-1])
-        and (not kinds.endswith("c") or not layers[-1].width),
+        and (not kinds.endswith("c") or not (layers[-1].width or layers[-1].activation)),
         "a decoder has dense layers such as 500; or those, one like 64x, and convolutions such as 32@3*2, of which "
-        "the last has no channels: @3*2",
+        "the last has no channels and no activation: @3*2",
     )
 
 

@@ -92,6 +92,10 @@ def build(
         natural = data.likelihood if isinstance(data, Dataset) else by_channels
         config = dataclasses.replace(config, likelihood=natural)
     require_seed(seed)
+    require(
+        classes is None or (is_whole(classes) and 0 <= classes <= 2**20),
+        f"classes is {classes!r}; it must be 0 or a positive whole number",
+    )
     if classes is None:
         classes = data.class_count if isinstance(data, Dataset) else 0
     size = (int(shape[0]), int(shape[1]), int(shape[2]))
@@ -191,6 +195,10 @@ class Parts:
         decoder = s.decoder or default_decoder(s, height, width)
         self.encoder_layers = parse(encoder, "--encoder", s.network_size)
         self.decoder_layers = parse(decoder, "--decoder", s.network_size)
+        require(
+            s.network_size == 1 or any(x.kernel for x in self.encoder_layers + self.decoder_layers),
+            "--network-size multiplies the channels of convolutions, and these networks have none",
+        )
         self.condition: nn.Module | None = None
         self.given: int | tuple[int, int, int] | None = None
         if s.condition == "label":
@@ -325,8 +333,13 @@ def make_objective(config: ObjectiveConfig, settings: ModelConfig) -> Objective:
             config.alpha, config.mmd_weight, config.kernel, config.mmd == "biased", samples
         )
     if config.capacity is not None:
-        return capacity(config.capacity, config.beta, samples)
-    return elbo(config.beta, samples)
+        return capacity(config.capacity, 100.0 if config.beta is None else config.beta, samples)
+    return elbo(1.0 if config.beta is None else config.beta, samples)
+
+
+def decoded_numbers(blueprint: Blueprint) -> int:
+    """Numbers that the decoder gives for an image: pixels, channels, and outputs of the head for each."""
+    return math.prod(blueprint.shape) * likelihood_head(blueprint.settings).outputs
 
 
 def load(run: Run | str | Path) -> VAE:

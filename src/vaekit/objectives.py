@@ -44,6 +44,10 @@ class elbo:
     samples: tuple[int, ...] = ()
 
     def __call__(self, inference: Inference, warmup: Weight = 1.0) -> Tensor:
+        if isinstance(self.beta, Mapping):
+            for name in self.beta:
+                there = [*inference.latents, "cluster"]
+                require(name in there, f"beta names {name!r}; the latents are {', '.join(there)}")
         value = inference.log_likelihood
         for name, latent in inference.latents.items():
             value = value - weighed(name, latent, latent.kl, self.beta, warmup)
@@ -74,7 +78,8 @@ class iwae:
 
     Burda et al. 2016, eq. 8. While the KL warms up, log w = log p(x | z) + warmup log p(z) / q(z | x).
     `gradient` "dreg" has the same mean, with less noise for the posterior's weights (Tucker et al. 2019, eq. 8); it
-    raises UserError for a hierarchy, where it would not, and while the KL warms up.
+    raises UserError for a hierarchy, where it would not, and while the KL warms up. It scales what flows back through
+    the Inference's z: use that Inference for nothing else.
     """
 
     k: int
@@ -156,7 +161,7 @@ def weighed(name: str, latent: Latent, kl: Tensor, *weights: Weight) -> Tensor:
     whole = cluster = 1.0
     apart = False
     for weight in weights:
-        own = weight[name] if isinstance(weight, Mapping) else weight
+        own = weight.get(name, 1.0) if isinstance(weight, Mapping) else weight
         whole = whole * own  # type: ignore[assignment]
         if isinstance(weight, Mapping) and "cluster" in weight:
             own, apart = weight["cluster"], True

@@ -96,7 +96,11 @@ class Run:
         require(
             type(found) is int and found == FORMAT,
             f"{path} has format {found!r} and this vaekit ({__version__}) reads {FORMAT}"
-            + ("; use a newer vaekit" if isinstance(found, int) and found > FORMAT else ""),
+            + (
+                "; use a newer vaekit"
+                if isinstance(found, int) and found > FORMAT
+                else "; train the model again"
+            ),
         )
         return config
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from .checks import require
 from .config import ClusterConfig
 from .data import Split
-from .data.dataset import pixels
+from .data.dataset import Settled, pixels
 from .distributions import Conditional, MixtureHead
 from .networks import MLP
 from .priors import StandardNormal
@@ -39,7 +39,27 @@ def without_clusters(model: VAE) -> VAE:
     )
 
 
-def start_clusters(model: VAE, images: Split, seed: int) -> None:
+def cluster_head(model: VAE) -> MixtureHead:
+    """The head of the mixture of a model with clusters."""
+    prior = model.prior["z"]
+    assert isinstance(prior, Conditional)
+    assert isinstance(prior.head, MixtureHead)
+    return prior.head
+
+
+def check_clusters(model: VAE, images: int) -> None:
+    """UserError where there are too few images to find the clusters in."""
+    settings = model.blueprint.settings
+    if isinstance(settings, ClusterConfig) and settings.start_epochs:
+        there = min(images, IMAGES)
+        require(
+            settings.clusters < there,
+            f"--clusters is {settings.clusters}, but there are {there:,} training images to find them in; "
+            "--start-epochs 0 starts from random ones",
+        )
+
+
+def start_clusters(model: VAE, images: Split, binarisation: Settled, seed: int) -> None:
     """Set the mixture's heads to groups of the codes of (the first 20,000 of) these images, whatever w is.
 
     A fine mixture of Gaussians with full covariances is fitted to the codes, and its most overlapping components are
@@ -47,11 +67,11 @@ def start_clusters(model: VAE, images: Split, seed: int) -> None:
     """
     settings = model.blueprint.settings
     assert isinstance(settings, ClusterConfig)
+    codes = posterior_means(model, images[:IMAGES], binarisation)
     require(
-        len(images) > settings.clusters,
-        f"--clusters is {settings.clusters}, but there are {len(images)} training images to find them in",
+        bool(np.isfinite(codes).all()),
+        "the plain VAE's loss is not finite; try a smaller --learning-rate",
     )
-    codes = posterior_means(model, images[:IMAGES])
     groups = join_components(fine_mixture(codes, settings.clusters, seed), settings.clusters)
     share = groups / groups.sum(0)
     loc = share.T @ codes
@@ -61,13 +81,14 @@ def start_clusters(model: VAE, images: Split, seed: int) -> None:
 
 
 @torch.no_grad()
-def posterior_means(model: VAE, images: Split) -> np.ndarray:
-    """The mean of q(z | x) of each image, its greys as they are: (N, D), float64."""
+def posterior_means(model: VAE, images: Split, binarisation: Settled) -> np.ndarray:
+    """The mean of q(z | x) of each image, its greys as they are rather than drawn: (N, D), float64."""
+    seen: Settled = "none" if binarisation == "dynamic" else binarisation
     model.eval()
     chunks = []
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
-        values = model.given(pixels(batch.images, "none"), batch.labels)
+        values = model.given(pixels(batch.images, seen), batch.labels)
         chunks.append(model.posterior["z"](values).mean.cpu().double())
     return torch.cat(chunks).numpy()
 
@@ -104,11 +125,9 @@ def join_components(responsibilities: np.ndarray, clusters: int) -> np.ndarray:
 @torch.no_grad()
 def set_heads(model: VAE, loc: Tensor, scale: Tensor) -> None:
     """Make p(z | w, cluster = k) = N(loc_k, scale_k^2) for every w; loc and scale (K, D)."""
-    prior = model.prior["z"]
-    assert isinstance(prior, Conditional)
-    assert isinstance(prior.head, MixtureHead)
-    assert isinstance(prior.network, MLP)
-    head, last = prior.head.gaussian, prior.network.last
+    head, network = cluster_head(model).gaussian, model.prior["z"].network
+    assert isinstance(network, MLP)
+    last = network.last
     last.weight.zero_()
     raw = torch.log(torch.expm1(scale - head.floor)) - head.offset
     last.bias.copy_(torch.cat([loc, raw], dim=1).flatten())

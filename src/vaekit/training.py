@@ -29,13 +29,15 @@ from .config import (
 )
 from .data import Dataset, Split, freeze, pixels
 from .data.dataset import Settled
-from .models import objective_of
-from .objectives import Objective, Weight, elbo
+from .distributions import GaussianMixture
+from .models import decoded_numbers, objective_of
+from .objectives import Objective, Weight, elbo, infovae
 from .progress import Progress
 from .runs import Run, describe, load_weights
 from .vae import VAE
 
 VALIDATION_BATCH = 1000
+VALIDATION_NUMBERS = 2**25  # that the decoder gives for a batch: 128 MB in float32
 VALIDATION_SEED = 1
 
 
@@ -67,7 +69,7 @@ class Epoch:
 class Loss(nn.Module):
     """A model with its objective: forward gives the loss of a batch and its means (objective, log-likelihood, KL)."""
 
-    def __init__(self, model: nn.Module, objective: Objective) -> None:
+    def __init__(self, model: VAE, objective: Objective) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
@@ -91,7 +93,7 @@ def train_epochs(
     binarisation: Settled,
     device: torch.device,
     track: Callable[[Iterable[Tensor]], Iterable[Tensor]] = iter,
-) -> Iterator[tuple[Epoch, nn.Module]]:
+) -> Iterator[tuple[Epoch, VAE]]:
     """Train a model, yielding after each epoch its record and the model to save (the average where `ema` is set).
 
     `track` wraps the batches of an epoch, to show progress. Seeds torch's global generator: all noise follows from
@@ -170,13 +172,7 @@ def warming(model: VAE, config: TrainConfig, kl_weight: Tensor) -> Weight:
         return 1.0
     if config.kl_warmup_of == "all":
         return kl_weight
-    settings = model.blueprint.settings
-    mixture = isinstance(settings, ClusterConfig) or settings.prior in (
-        "mixture",
-        "learned-mixture",
-        "vampprior",
-    )
-    names = [*model.prior, *(["cluster"] if mixture else [])]
+    names = [*model.prior, "cluster"]
     require(
         config.kl_warmup_of in names,
         f"--kl-warmup-of is {config.kl_warmup_of!r}; it must be all, or one of {', '.join(names)}",
@@ -235,8 +231,10 @@ def validate(loss: Loss, split: Split) -> list[float]:
     loss.model.eval()
     with seeded(VALIDATION_SEED, device):
         totals = zeros(3, device)
-        for start in range(0, len(split), VALIDATION_BATCH):
-            batch = split[start : start + VALIDATION_BATCH]
+        each = decoded_numbers(loss.model.blueprint) * math.prod(loss.objective.samples)
+        size = max(1, min(VALIDATION_BATCH, VALIDATION_NUMBERS // each))
+        for start in range(0, len(split), size):
+            batch = split[start : start + size]
             totals += loss(batch.images, batch.labels)[1] * len(batch)
     loss.model.train(was_training)
     return (totals / len(split)).tolist()
@@ -254,14 +252,19 @@ def find_clusters(
     settings = model.blueprint.settings
     assert isinstance(settings, ClusterConfig)
     epochs = settings.start_epochs
+    if not epochs:
+        return
     shown.say(f"first {epochs} epochs as a plain VAE, from whose codes the clusters start")
     plain = dataclasses.replace(
         config, epochs=epochs, schedule="constant", lr_warmup=0.0, kl_warmup=0.0, ema=None
     )
     start = starts.without_clusters(model)
     for epoch, _ in train_epochs(start, data, plain, elbo(starts.BETA), binarisation, device):
-        shown.say(f"start {epoch.epoch}/{epochs}  {epoch.images_per_second:,.0f} images/s")
-    starts.start_clusters(model, data.train.to(device), config.seed)
+        shown.say(
+            f"start {epoch.epoch}/{epochs}  {epoch.images_per_second:,.0f} images/s  "
+            f"log-likelihood {epoch.validation_log_likelihood:.2f} KL {epoch.validation_kl:.2f}"
+        )
+    starts.start_clusters(model, data.train.to(device), binarisation, config.seed)
 
 
 def settle_pixels(blueprint: Blueprint, data: Dataset, wanted: Binarisation) -> Settled:
@@ -303,7 +306,17 @@ def check_objective(model: VAE, objective: Objective, data: Dataset, config: Tra
     with seeded(0, device):
         warmup = warming(model, config, torch.zeros((), device=device))
         Loss(model.eval(), objective)(pixels(few.images, "none"), few.labels, warmup)
+        latents = model(pixels(few.images, "none"), few.labels).latents.values()
     model.train(was_training)
+    require(
+        config.kl_warmup_of != "cluster"
+        or any(isinstance(v.prior, GaussianMixture) for v in latents),
+        "--kl-warmup-of cluster needs a prior with components, such as gmvae's",
+    )
+    require(
+        not (isinstance(objective, infovae) and objective.alpha == 1 and config.kl_warmup),
+        "--kl-warmup has no meaning at --alpha 1, which leaves the KL out",
+    )
 
 
 def train(
@@ -326,12 +339,14 @@ def train(
     Raises UserError for bad settings, a taken `out`, or a loss that is no longer finite.
     """
     config = override(model_entry(model.blueprint.model).training, settings, "train()")
+    config = config.settle(model.blueprint.settings)
     chosen = override(DataConfig(), {"binarisation": binarisation}, "train()").binarisation
     settled = settle_pixels(model.blueprint, data, chosen)
     device = find_device(config.device)
     objective = objective or objective_of(model.blueprint)
     check_labels(model.blueprint, data)
     check_objective(model, objective, data, config)
+    starts.check_clusters(model, len(data.train))
     require(
         model.blueprint.settings.normalisation != "batch"
         or (config.batch_size > 1 and len(data.train) % config.batch_size != 1),
@@ -366,9 +381,11 @@ def train(
             shown.say(
                 "note: greys are made black or white; build the model from the data set itself to keep them"
             )
-        graph = model.blueprint.settings
-        if isinstance(graph, ClusterConfig) and graph.start_epochs and init is None:
-            find_clusters(model, data, config, settled, device, shown)
+        if isinstance(model.blueprint.settings, ClusterConfig):
+            head = starts.cluster_head(model)
+            if not head.started:
+                find_clusters(model, data, config, settled, device, shown)
+            head.started.fill_(1)
         loop = train_epochs(model, data, config, objective, settled, device, shown.track)
         for epoch, kept in loop:
             finite = math.isfinite(epoch.train_objective + epoch.validation_objective)
