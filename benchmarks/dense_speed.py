@@ -10,17 +10,14 @@ instead of torchvision): already decoded, which is kinder to it, and through Pil
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
-import platform
-import statistics
-import time
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
+from side_by_side import compare, rounds_wanted
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -106,34 +103,15 @@ def vaekit_epochs(data: vaekit.Dataset, binarisation: Settled, epochs: int) -> I
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--rounds", type=int, default=7)
-    rounds = parser.parse_args().rounds
+    rounds = rounds_wanted(__doc__, 7)
     data = vaekit.load_data("mnist")
-    count = len(data.train)
-    contestants: dict[str, Iterator[None]] = {
+    contestants = {
         "example, decoded images": example_epochs(data, through_pillow=False),
         "example, through Pillow": example_epochs(data, through_pillow=True),
         "vaekit, grey pixels": vaekit_epochs(data, "none", rounds + 1),
         "vaekit, binarised anew each step": vaekit_epochs(data, "dynamic", rounds + 1),
     }
-    speeds: dict[str, list[float]] = {name: [] for name in contestants}
-    for round_ in range(rounds + 1):
-        for name, epochs in contestants.items():
-            started = time.perf_counter()
-            next(epochs)
-            if round_:  # the first is a warm-up
-                speeds[name].append(count / (time.perf_counter() - started))
-
-    print(f"{time.strftime('%Y-%m-%d')}, {platform.processor() or platform.machine()}, ", end="")
-    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {rounds} epochs each\n")
-    print("| loop | images/s (median) | lowest | highest | ratio |")
-    print("|---|---|---|---|---|")
-    base = statistics.median(speeds["example, decoded images"])
-    for name, values in speeds.items():
-        median = statistics.median(values)
-        spread = f"{min(values):,.0f} | {max(values):,.0f}"
-        print(f"| {name} | {median:,.0f} | {spread} | {median / base:.2f} |")
+    compare(contestants, len(data.train), rounds)
 
 
 if __name__ == "__main__":

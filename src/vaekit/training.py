@@ -248,23 +248,24 @@ def find_clusters(
     device: torch.device,
     shown: Progress,
 ) -> None:
-    """Train the posterior and decoder of z as a plain VAE, and start the clusters from its codes."""
-    settings = model.blueprint.settings
+    """Train the posterior and decoder of z as a plain VAE, and start the clusters from its codes: once a model, and
+    not where no epochs are for it."""
+    settings, head = model.blueprint.settings, starts.cluster_head(model)
     assert isinstance(settings, ClusterConfig)
-    epochs = settings.start_epochs
-    if not epochs:
-        return
-    shown.say(f"first {epochs} epochs as a plain VAE, from whose codes the clusters start")
-    plain = dataclasses.replace(
-        config, epochs=epochs, schedule="constant", lr_warmup=0.0, kl_warmup=0.0, ema=None
-    )
-    start = starts.without_clusters(model)
-    for epoch, _ in train_epochs(start, data, plain, elbo(starts.BETA), binarisation, device):
-        shown.say(
-            f"start {epoch.epoch}/{epochs}  {epoch.images_per_second:,.0f} images/s  "
-            f"log-likelihood {epoch.validation_log_likelihood:.2f} KL {epoch.validation_kl:.2f}"
+    if settings.start_epochs and not head.started:
+        epochs = settings.start_epochs
+        shown.say(f"first {epochs} epochs as a plain VAE, from whose codes the clusters start")
+        plain = dataclasses.replace(
+            config, epochs=epochs, schedule="constant", lr_warmup=0.0, kl_warmup=0.0, ema=None
         )
-    starts.start_clusters(model, data.train.to(device), binarisation, config.seed)
+        start = starts.without_clusters(model)
+        for epoch, _ in train_epochs(start, data, plain, elbo(starts.BETA), binarisation, device):
+            shown.say(
+                f"start {epoch.epoch}/{epochs}  {epoch.images_per_second:,.0f} images/s  "
+                f"log-likelihood {epoch.validation_log_likelihood:.2f} KL {epoch.validation_kl:.2f}"
+            )
+        starts.start_clusters(model, data.train.to(device), binarisation, config.seed)
+    head.started.fill_(1)
 
 
 def settle_pixels(blueprint: Blueprint, data: Dataset, wanted: Binarisation) -> Settled:
@@ -280,6 +281,19 @@ def settle_pixels(blueprint: Blueprint, data: Dataset, wanted: Binarisation) -> 
         "likelihood='gaussian'",
     )
     return data.binarisation(wanted, likelihood)
+
+
+def check(model: VAE, objective: Objective, data: Dataset, config: TrainConfig) -> None:
+    """UserError where the model cannot be trained on these data in this way."""
+    check_labels(model.blueprint, data)
+    check_objective(model, objective, data, config)
+    starts.check_clusters(model, len(data.train))
+    require(
+        model.blueprint.settings.normalisation != "batch"
+        or (config.batch_size > 1 and len(data.train) % config.batch_size != 1),
+        f"--normalisation batch cannot have a batch of one image, and the last of {len(data.train)} is one; choose "
+        "another --batch-size",
+    )
 
 
 def check_labels(blueprint: Blueprint, data: Dataset) -> None:
@@ -344,15 +358,7 @@ def train(
     settled = settle_pixels(model.blueprint, data, chosen)
     device = find_device(config.device)
     objective = objective or objective_of(model.blueprint)
-    check_labels(model.blueprint, data)
-    check_objective(model, objective, data, config)
-    starts.check_clusters(model, len(data.train))
-    require(
-        model.blueprint.settings.normalisation != "batch"
-        or (config.batch_size > 1 and len(data.train) % config.batch_size != 1),
-        f"--normalisation batch cannot have a batch of one image, and the last of {len(data.train)} is one; choose "
-        "another --batch-size",
-    )
+    check(model, objective, data, config)
     if init is not None:
         init = Run.of(init)
         load_weights(model, init.weights_path)
@@ -382,10 +388,7 @@ def train(
                 "note: greys are made black or white; build the model from the data set itself to keep them"
             )
         if isinstance(model.blueprint.settings, ClusterConfig):
-            head = starts.cluster_head(model)
-            if not head.started:
-                find_clusters(model, data, config, settled, device, shown)
-            head.started.fill_(1)
+            find_clusters(model, data, config, settled, device, shown)
         loop = train_epochs(model, data, config, objective, settled, device, shown.track)
         for epoch, kept in loop:
             finite = math.isfinite(epoch.train_objective + epoch.validation_objective)

@@ -1,0 +1,53 @@
+"""Training speed of every model at its defaults on MNIST, in one run, interleaved: images/s, and the ratio to `vae`.
+
+    python benchmarks/models_speed.py [--rounds 5]
+
+A round is 5,000 images in batches of the model's own size. Not counted: validation, compilation (there is none), and
+the start of the clusters of a gmvae.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+import torch
+from side_by_side import compare, rounds_wanted
+
+import vaekit
+from vaekit.compute import fast_float32
+from vaekit.config import MODELS
+from vaekit.models import objective_of
+from vaekit.training import train_epochs
+
+IMAGES = 5000
+
+
+def epochs_of(name: str, data: vaekit.Dataset, epochs: int) -> Iterator[None]:
+    """vaekit's training loop on few images, an epoch at each `next`."""
+    model = vaekit.build(name, data)
+    config = dataclasses.replace(MODELS[name].training, epochs=epochs)
+    few = dataclasses.replace(data, train=data.train[:IMAGES], validation=data.validation[:1])
+    device = torch.device("cpu")
+    loop = train_epochs(
+        model,
+        few,
+        config.settle(model.blueprint.settings),
+        objective_of(model.blueprint),
+        "dynamic",
+        device,
+    )
+    while True:
+        with fast_float32(device):
+            next(loop)
+        yield
+
+
+def main() -> None:
+    rounds = rounds_wanted(__doc__, 5)
+    data = vaekit.load_data("mnist")
+    compare({name: epochs_of(name, data, rounds + 1) for name in MODELS}, IMAGES, rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,40 @@
+"""Training loops timed in turn, so that what else the machine does hits all alike, and their table."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+
+import torch
+
+
+def rounds_wanted(about: str, default: int) -> int:
+    """--rounds of the command line."""
+    parser = argparse.ArgumentParser(description=about.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=default)
+    return parser.parse_args().rounds
+
+
+def compare(contestants: dict[str, Iterator[None]], images: int, rounds: int) -> None:
+    """Print the images/s of loops that train on `images` images at each `next`; ratios are to the first."""
+    speeds: dict[str, list[float]] = {name: [] for name in contestants}
+    for round_ in range(rounds + 1):
+        for name, epochs in contestants.items():
+            started = time.perf_counter()
+            next(epochs)
+            if round_:  # the first is a warm-up
+                speeds[name].append(images / (time.perf_counter() - started))
+
+    print(f"{time.strftime('%Y-%m-%d')}, {platform.processor() or platform.machine()}, ", end="")
+    print(f"{torch.get_num_threads()} threads, torch {torch.__version__}, {rounds} rounds\n")
+    first = next(iter(speeds))
+    print(f"| loop | images/s (median) | lowest | highest | ratio to {first} |")
+    print("|---|---|---|---|---|")
+    base = statistics.median(speeds[first])
+    for name, values in speeds.items():
+        median = statistics.median(values)
+        spread = f"{min(values):,.0f} | {max(values):,.0f}"
+        print(f"| {name} | {median:,.0f} | {spread} | {median / base:.2f} |")
