@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,8 +16,9 @@ from tyro.conf import OmitArgPrefixes, Positional
 from tyro.extras import SubcommandApp
 
 from . import __version__
-from .checks import UserError, closest, flag, one_line
-from .config import MODELS, DataConfig, ModelEntry, ObjectiveConfig, TrainConfig, model_entry
+from .checks import UserError, one_line
+from .config import MODELS, DataConfig, ModelEntry, ObjectiveConfig, TrainConfig
+from .refusals import reject
 
 RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
 
@@ -376,65 +377,6 @@ def take_preset(arguments: list[str]) -> tuple[list[str], Mapping[str, ModelEntr
     return ["train", chosen.model, *rest], {**MODELS, chosen.model: chosen.entry}
 
 
-def reject(arguments: list[str], event: Any) -> None:
-    """Say what tyro could not parse in one line (tyro's own message is a box of several)."""
-    kind = type(event).__name__
-    verb = arguments[0] if arguments else ""
-    words = [word for word in arguments[: 2 if verb == "train" else 1] if not word.startswith("-")]
-    page = f"see `{' '.join(['vaekit', *words])} --help`"
-    if kind == "UnrecognizedArgs":
-        word = event.tokens[0]
-        if word.startswith("-"):
-            known = flags(verb)
-            if word in known:
-                raise UserError(f"{word} stands before the model's name; {page}")
-            raise UserError(f"there is no flag {word} here{closest(word, known)}; {page}")
-        if verb == "train" and arguments[1:2] == [word]:
-            model_entry(word)
-        names = verbs()
-        if verb == word:
-            there = ", ".join(names)
-            raise UserError(
-                f"there is no command {word!r}{closest(word, names)} (there are: {there})"
-            )
-        raise UserError(f"{word!r} is one argument too many; {page}")
-    if kind == "InvalidChoice":
-        choices = ", ".join(map(str, event.choices))
-        named = event.argument.display_name()
-        raise UserError(f"{named} is {event.value!r}; it must be one of {choices}")
-    if kind == "MissingSubcommand":
-        names = list(event.subcommand_spec.parser_from_name)
-        raise UserError(f"`vaekit {verb}` needs one of: {', '.join(names)}")
-    if kind == "MissingArgs":
-        missing = ", ".join(x.arg.lowered.metavar or "" for x in event.missing_arguments)
-        raise UserError(f"`vaekit {verb}` lacks {missing}; {page}")
-    if kind == "BadValue":
-        raise UserError(f"{event.argument.display_name()} lacks its value; {page}")
-    if kind == "InstantiationFailure" and event.argument is not None:
-        lowered = event.argument.lowered
-        wanted = str(lowered.metavar).replace("{None}|", "").replace("INT", "a whole number")
-        wanted = wanted.replace("FLOAT", "a number").replace("|", " or ")
-        named = event.argument.display_name()
-        raise UserError(f"{named} has a value that is not {wanted}; {page}")
-    if kind == "InstantiationFailure":
-        raise UserError(event.message)
-
-
-def verbs() -> list[str]:
-    return ["train", *(verb.__name__ for verb in VERBS)]
-
-
-def flags(verb: str) -> list[str]:
-    """The flags of a verb, for suggestions."""
-    if verb == "train":
-        kinds = {type(entry.settings) for entry in MODELS.values()}
-        groups = [*kinds, ObjectiveConfig, DataConfig, TrainConfig]
-        settings = [field.name for kind in groups for field in fields(kind)]
-        return [flag(name) for name in [*settings, "out", "name", "init", "preset"]]
-    found = [v for v in VERBS if v.__name__ == verb]
-    return [flag(name) for v in found for name in inspect.signature(v).parameters]
-
-
 def main() -> None:
     """Run the command line. Bad input: one line on the standard error, exit code 2."""
     arguments = sys.argv[1:]
@@ -442,7 +384,7 @@ def main() -> None:
         print(f"vaekit {__version__}")
         return
     try:
-        with tyro._errors.on_parse_error(partial(reject, arguments)):
+        with tyro._errors.on_parse_error(partial(reject, VERBS, arguments)):
             run_app(arguments or ["--help"])
     except UserError as error:
         sys.exit(fail(str(error)))

@@ -1,0 +1,68 @@
+"""What the command line could not make sense of, said in one line with what was probably meant."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from .checks import UserError, closest, flag
+from .config import MODELS, DataConfig, ObjectiveConfig, TrainConfig, model_entry
+
+Verbs = Sequence[Callable[..., None]]  # all but train
+
+
+def reject(verbs: Verbs, arguments: list[str], event: Any) -> None:
+    """Say what tyro could not parse in one line (tyro's own message is a box of several)."""
+    kind = type(event).__name__
+    verb = arguments[0] if arguments else ""
+    words = [word for word in arguments[: 2 if verb == "train" else 1] if not word.startswith("-")]
+    page = f"see `{' '.join(['vaekit', *words])} --help`"
+    if kind == "UnrecognizedArgs":
+        word = event.tokens[0]
+        if word.startswith("-"):
+            known = flags(verbs, verb)
+            if word in known:
+                raise UserError(f"{word} stands before the model's name; {page}")
+            raise UserError(f"there is no flag {word} here{closest(word, known)}; {page}")
+        if verb == "train" and arguments[1:2] == [word]:
+            model_entry(word)
+        names = ["train", *(verb.__name__ for verb in verbs)]
+        if verb == word:
+            there = ", ".join(names)
+            raise UserError(
+                f"there is no command {word!r}{closest(word, names)} (there are: {there})"
+            )
+        raise UserError(f"{word!r} is one argument too many; {page}")
+    if kind == "InvalidChoice":
+        choices = ", ".join(map(str, event.choices))
+        named = event.argument.display_name()
+        raise UserError(f"{named} is {event.value!r}; it must be one of {choices}")
+    if kind == "MissingSubcommand":
+        names = list(event.subcommand_spec.parser_from_name)
+        raise UserError(f"`vaekit {verb}` needs one of: {', '.join(names)}")
+    if kind == "MissingArgs":
+        missing = ", ".join(x.arg.lowered.metavar or "" for x in event.missing_arguments)
+        raise UserError(f"`vaekit {verb}` lacks {missing}; {page}")
+    if kind == "BadValue":
+        raise UserError(f"{event.argument.display_name()} lacks its value; {page}")
+    if kind == "InstantiationFailure" and event.argument is not None:
+        lowered = event.argument.lowered
+        wanted = str(lowered.metavar).replace("{None}|", "").replace("INT", "a whole number")
+        wanted = wanted.replace("FLOAT", "a number").replace("|", " or ")
+        named = event.argument.display_name()
+        raise UserError(f"{named} has a value that is not {wanted}; {page}")
+    if kind == "InstantiationFailure":
+        raise UserError(event.message)
+
+
+def flags(verbs: Verbs, verb: str) -> list[str]:
+    """The flags of a verb, for suggestions."""
+    if verb == "train":
+        kinds = {type(entry.settings) for entry in MODELS.values()}
+        groups = [*kinds, ObjectiveConfig, DataConfig, TrainConfig]
+        settings = [field.name for kind in groups for field in fields(kind)]
+        return [flag(name) for name in [*settings, "out", "name", "init", "preset"]]
+    found = [v for v in verbs if v.__name__ == verb]
+    return [flag(name) for v in found for name in inspect.signature(v).parameters]
