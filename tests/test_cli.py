@@ -124,9 +124,7 @@ def test_a_gmvae_gives_rows_of_clusters_or_one(vaekit, small_mnist):
 
 
 def test_a_model_of_quadrants_completes_images(vaekit, small_mnist):
-    code, out, err = vaekit(
-        "train", "cvae", "--condition", "quadrants:1", "--prior", "conditional", *SMALL, "--out", "run"
-    )  # fmt: skip
+    code, out, err = vaekit("train", "cvae", "--condition", "quadrants:1", *SMALL, "--out", "run")
     assert code == 0, err
     assert vaekit("generate", "run", "--count", 3)[0] == 0
     _, high = columns_and_rows("run/pictures/samples.png")
@@ -307,7 +305,9 @@ BAD = [
     (["reconstruct", "run", "nowhere.png"], "there is no image nowhere.png"),
     (["reconstruct", "run", "empty"], "the folder empty has no image files"),
     (["train", "--preset", "aevb-mnits"], "did you mean 'aevb-mnist'"),
-    (["train", "--preset"], "there is no preset ''"),
+    (["train", "--preset"], "--preset lacks its name"),
+    (["train", "--preset", "--epochs", "1"], "--preset lacks its name"),
+    (["train", "--preset", "aevb-mnist", "--preset=keras-mnist"], "--preset is given twice"),
     (["train", "vae", "--preset", "iwae-paper"], "is of the model iwae, not vae"),
     (["train", "--preset", "aevb-freyface"], "there is no data set 'freyface'"),
     (["train", "vae", "--encoder", "3x3"], "'3x3' is no layer"),
@@ -328,6 +328,9 @@ BAD = [
     (["train", "vae", "--network-size", "1e30", "--network", "conv"], "more than 1,048,576"),
     (["train", "--preset", "aevb-mnist", "--num-layers", "1"], "--num-layers has no effect beside"),
     (["train", "--preset", "aevb-mnist", "--network", "conv"], "--network conv has no effect"),
+    (["train", "--preset", "aevb-mnist", "--hidden-dim", "7"], "--hidden-dim has no effect"),
+    (["train", "vae", "--prior", "vampprior", "--posterior", "deterministic"], "makes points"),
+    (["generate", "run", "--latent", "1,2,3", "--count", "4"], "is one point to decode"),
     (["reconstruct", "run", "--label", "3"], "--label is that of your own image files"),
     (["cluster", "run"], "a vae has no clusters"),
     (["generate", "run", "--label", "3"], "needs a model with --condition label"),

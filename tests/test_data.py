@@ -41,9 +41,30 @@ def test_splits_must_agree():
     for bad in (data.train.images.double(), data.train.images.float()):
         with pytest.raises(UserError, match=r"float32 in|must lie in"):
             Dataset("x", *[Split(bad)] * 3)
-    mislabelled = Split(data.train.images, torch.zeros(3))
-    with pytest.raises(UserError, match="20 images but 3 labels"):
-        Dataset("x", mislabelled, mislabelled, mislabelled)
+
+
+@pytest.mark.parametrize(
+    ("labels", "said"),
+    [
+        (torch.zeros(3, dtype=torch.int64), "20 images but 3 labels"),
+        (torch.zeros(20), "a tensor of whole numbers"),
+        (torch.zeros(20, dtype=torch.bool), "a tensor of whole numbers"),
+        (torch.zeros(20, 1, dtype=torch.int64), "a tensor of whole numbers"),
+        (np.zeros(20, dtype=np.int64), "a tensor of whole numbers"),
+        (torch.full((20,), -1), "labels must be 0 or more"),
+    ],
+)
+def test_labels_that_are_none_are_refused(labels, said):
+    split = Split(random_dataset().train.images, labels)
+    with pytest.raises(UserError, match=said):
+        Dataset("x", split, split, split)
+
+
+def test_labels_of_any_whole_type_are_indices():
+    """uint8 labels, as IDX files have them, would index as a mask."""
+    split = Split(random_dataset().train.images, torch.arange(20, dtype=torch.uint8) % 3)
+    assert split.labels.dtype == torch.int64
+    assert Dataset("x", split, split, split).class_count == 3
 
 
 def test_the_hash_sees_every_pixel_and_label():

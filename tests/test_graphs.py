@@ -3,8 +3,10 @@
 A statistical test here fixes its seed; its bound of 4 standard errors would be crossed by chance in 1 of 16,000 seeds.
 """
 
+import dataclasses
 import itertools
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,7 +18,7 @@ from torch.distributions import Independent, Normal
 from conftest import random_dataset
 from vaekit import UserError, build
 from vaekit.conditions import Quadrants
-from vaekit.config import Blueprint, ModelConfig, ObjectiveConfig
+from vaekit.config import MODELS, Blueprint, ModelConfig, ObjectiveConfig
 from vaekit.data import Split
 from vaekit.distributions import (
     Conditional,
@@ -30,7 +32,7 @@ from vaekit.distributions import (
 )
 from vaekit.evaluation import Shown, measure_nll, monte_carlo_error, random_pixels
 from vaekit.generation import completions
-from vaekit.mmd import squared_mmd
+from vaekit.mmd import Kernel, squared_mmd
 from vaekit.models import make_objective
 from vaekit.objectives import capacity, elbo, infovae, iwae, weighed
 from vaekit.pixels import CategoricalHead, ContinuousBernoulliHead, Hidden
@@ -188,6 +190,16 @@ def test_vampprior_samples_come_from_all_components():
     responsible = p.log_responsibilities(seen[0]).exp().sum(0)
     # For draws of the mixture the expected total of each component is N/K; its variance is at most N/K.
     assert ((responsible - 500).abs() < 4.5 * math.sqrt(500)).all()
+
+
+def test_few_draws_come_from_random_components():
+    """In order, the first draws would be of the first components, as those of pythae and vae_vampprior are."""
+    p = GaussianMixture(torch.arange(200.0)[:, None], torch.full((200, 1), 1e-3))
+    for sampled in (draw(p.expand((50,))), p.sample((50,))):
+        found = sampled.flatten().round().long()
+        # The chance that 50 random components of 200 are all among the first 100, or in order, is below 1e-15.
+        assert (found >= 100).any()
+        assert not torch.equal(found, found.sort().values)
 
 
 def test_pseudo_inputs_start_as_training_images():
@@ -496,6 +508,19 @@ def test_mmd_is_the_mean_over_pairs(kernel, biased):
     assert squared_mmd(x, y, kernel, biased).item() == pytest.approx(expected, abs=1e-12)
 
 
+def test_mmd_of_several_samples_is_that_of_each():
+    x, y = torch.randn(3, 9, 2), torch.randn(3, 9, 2) + 1
+    for kernel in get_args(Kernel):
+        each = torch.stack([squared_mmd(a, b, kernel) for a, b in zip(x, y, strict=True)])
+        assert torch.allclose(squared_mmd(x, y, kernel), each, atol=1e-12)
+
+
+def test_one_code_is_not_punished():
+    """It has no pairs; its kernel with itself, 1, would be 1,000 nats too many."""
+    assert squared_mmd(torch.zeros(1, 3), torch.randn(1, 3)) == 0
+    assert squared_mmd(torch.zeros(1, 3), torch.randn(1, 3), biased=True) > 0
+
+
 def test_unbiased_mmd_of_equal_distributions_is_nothing_and_of_shifted_ones_the_closed_form():
     d, shift, found, null = 5, 0.6, [], []
     for _ in range(200):
@@ -674,7 +699,28 @@ def test_objectives_that_make_no_sense(objective, settings, said):
 )
 def test_objective_settings_out_of_range(settings, said):
     with pytest.raises(UserError, match=said):
-        ObjectiveConfig(**settings)
+        ObjectiveConfig(**settings).settle(ObjectiveConfig())
+
+
+def test_what_a_model_has_for_another_objective_is_left_out():
+    """`train mmdvae --objective elbo` gives nobody's --alpha, and `betavae --capacity` not its weight of the KL."""
+    row = MODELS["mmdvae"].objective
+    plain = dataclasses.replace(row, objective="elbo").settle(row)
+    assert plain == ObjectiveConfig("elbo")
+    with pytest.raises(UserError, match=r"--alpha 0.5 has no meaning for --objective elbo"):
+        dataclasses.replace(row, objective="elbo", alpha=0.5).settle(row)
+    row = MODELS["betavae"].objective
+    held = dataclasses.replace(row, capacity=3.0)
+    assert make_objective(held, ModelConfig(), row) == capacity(3.0, 100.0)
+    held = dataclasses.replace(held, beta=7.0)
+    assert make_objective(held, ModelConfig(), row) == capacity(3.0, 7.0)
+
+
+def test_arguments_of_objectives_are_checked():
+    with pytest.raises(UserError, match="did you mean 'rbf'"):
+        infovae(kernel="rfb")
+    with pytest.raises(UserError, match="must be plain or dreg"):
+        iwae(3, "drge")
 
 
 def test_objectives_are_made_as_their_settings_say():

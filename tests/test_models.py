@@ -30,7 +30,7 @@ CASES = {
     **{name: (name, VAMP if "vamp" in name else {}) for name in MODELS},
     "learned-mixture": ("vae", {"prior": "learned-mixture", "components": 3}),
     "conditional prior": ("cvae", {"prior": "conditional"}),
-    "quadrants": ("cvae", {"condition": "quadrants:2", "prior": "conditional"}),
+    "quadrants": ("cvae", {"condition": "quadrants:2"}),
     "convolutional cvae": ("cvae", {"network": "conv"}),
     "convolutional quadrants": (
         "cvae",
@@ -39,6 +39,7 @@ CASES = {
     "convolutional hvampprior": ("hvampprior", {**VAMP, "network": "conv"}),
     "hvae of labels": ("hvae", {"condition": "label", "prior": "conditional", "top_dim": 2}),
     "gmvae of labels": ("gmvae", {"condition": "label", "w_dim": 2}),
+    "hvae of quadrants": ("hvae", {"condition": "quadrants:3"}),
     "mmdvae without noise": ("mmdvae", {"posterior": "deterministic"}),
     "batch normalisation": ("convvae", {"normalisation": "batch"}),
     "layer normalisation": ("convgmvae", {"normalisation": "layer"}),
@@ -338,6 +339,12 @@ def test_an_image_is_encoded_once_however_many_samples(name):
     assert all(len(shape) == 2 for shape in seen)
 
 
+def test_the_prior_of_what_is_hidden_is_learned_unless_told_otherwise():
+    assert small("quadrants").blueprint.settings.prior == "conditional"
+    assert small("quadrants", prior="standard").blueprint.settings.prior == "standard"
+    assert small("cvae").blueprint.settings.prior == "standard"
+
+
 @torch.no_grad()
 def test_labels_and_visible_parts_change_everything(name):
     model, x = small(name).double().eval(), images(4, (1, 9, 6)).double()
@@ -349,9 +356,10 @@ def test_labels_and_visible_parts_change_everything(name):
     else:
         a, b = model.given(x, None), model.given(x, None)
         b["y"] = model.given(x.flip(0), None)["y"]
-    modules = [*model.posterior.values(), model.decoder]
+    first, *others = model.prior.values()
+    modules = [*model.posterior.values(), *others, model.decoder]
     if settings.prior == "conditional":
-        modules.append(next(iter(model.prior.values())))
+        modules.append(first)
     for values in (a, b):
         for latent, size in latent_sizes(model).items():
             values[latent] = torch.full((4, size), 0.5, dtype=torch.float64)

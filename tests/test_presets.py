@@ -47,9 +47,7 @@ def test_a_variance_became_a_standard_deviation():
 def test_the_squared_error_of_the_originals_is_its_log_likelihood():
     """MMD-VAE's mean squared error + MMD, times 3072 pixels, is the sum + 3072 MMD."""
     found = preset("tensorflow-mmdvae")
-    model = build(
-        found.model, found.shape, **{**dataclasses.asdict(found.entry.settings), "hidden_dim": 8}
-    )
+    model = build(found.model, found.shape, **dataclasses.asdict(found.entry.settings))
     x, z = torch.rand(2, 3, 32, 32), torch.randn(2, 200)
     likelihood = model.decode(z=z)
     square = ((x - likelihood.mean) ** 2).sum((1, 2, 3))

@@ -14,7 +14,7 @@ from conftest import random_dataset
 from vaekit import Run, UserError, build, load, train
 from vaekit.config import TrainConfig
 from vaekit.data import freeze
-from vaekit.objectives import elbo, iwae
+from vaekit.objectives import elbo, infovae, iwae
 from vaekit.progress import Progress, clock
 from vaekit.training import Loss, learning_rate, make_optimizer, train_epochs, validate, warming
 
@@ -437,6 +437,41 @@ def test_the_kl_of_one_latent_or_of_the_cluster_warms_up(tmp_path):
     with pytest.raises(UserError, match="needs a prior with components"):
         train(plain, data, out=tmp_path / "a", epochs=3, kl_warmup=1.0, kl_warmup_of="cluster")
     assert not (tmp_path / "a").exists()
+    started = build("gmvae", data, latent_dim=2, clusters=3, hidden_dim=8, start_epochs=1)
+    run = train(started, data, out=tmp_path / "b", epochs=2, kl_warmup_of="cluster", progress=False)
+    assert run.metrics[-1]["kl_weight"] == 1
+
+
+def test_a_function_is_an_objective(tmp_path):
+    def halved(inference, warmup=1.0):
+        return inference.log_likelihood - 0.5 * warmup * inference.kl
+
+    data = random_dataset()
+    model = build("vae", data, latent_dim=2, hidden_dim=8)
+    with pytest.raises(UserError, match="give it an attribute `samples`"):
+        train(model, data, out=tmp_path / "a", objective=halved)
+    halved.samples = ()
+    run = train(model, data, out=tmp_path / "a", objective=halved, epochs=1, progress=False)
+    last = run.metrics[-1]
+    half = last["validation_log_likelihood"] - 0.5 * last["validation_kl"]
+    assert last["validation_objective"] == pytest.approx(half)
+
+
+@pytest.mark.parametrize("objective", [elbo(), iwae(3), infovae()])
+def test_one_point_needs_an_objective_without_its_density(tmp_path, objective):
+    data = random_dataset()
+    model = build("vae", data, latent_dim=2, hidden_dim=8, posterior="deterministic")
+    with pytest.raises(UserError, match="no density"):
+        train(model, data, out=tmp_path / "a", objective=objective)
+    assert not (tmp_path / "a").exists()
+
+
+def test_codes_are_compared_in_batches_of_two_or_more(tmp_path):
+    data = random_dataset()
+    model = build("infovae", data, latent_dim=2, hidden_dim=8)
+    for size in (1, 19):
+        with pytest.raises(UserError, match="--objective infovae cannot have a batch of one"):
+            train(model, data, out=tmp_path / "a", batch_size=size)
 
 
 def test_a_model_has_its_own_defaults_of_training(tmp_path):

@@ -56,7 +56,7 @@ def make_train(name: str, entry: ModelEntry) -> Callable[..., None]:
         run = train_model(
             built,
             dataset,
-            objective=make_objective(objective, built.blueprint.settings),
+            objective=make_objective(objective, built.blueprint.settings, entry.objective),
             out=out,
             name=run_name,
             init=init,
@@ -162,6 +162,8 @@ def generate(
     name, columns, names = "samples.png", 0, list[str]()
     in_row = 10 if count is None else count
     if latent is not None:
+        if cluster is not None or count is not None:
+            raise UserError("--latent is one point to decode; leave out --cluster and --count")
         images, name = generation.decode_point(model, latent, label), "point.png"
     elif place.blueprint.settings.condition.startswith("quadrants"):
         if label is not None or cluster is not None:
@@ -364,11 +366,15 @@ def take_preset(arguments: list[str]) -> tuple[list[str], Mapping[str, ModelEntr
         return arguments, MODELS
     from .presets import preset
 
+    if len(given) > 1:
+        raise UserError("--preset is given twice; choose one")
     at = given[0]
     _, joined, name = arguments[at].partition("=")
     rest = arguments[1:at] + arguments[at + (1 if joined else 2) :]
     if not joined:
-        name = arguments[at + 1] if len(arguments) > at + 1 else ""
+        name = "".join(arguments[at + 1 : at + 2])
+    if not name or name.startswith("-"):
+        raise UserError("--preset lacks its name; `vaekit presets` lists them")
     chosen = preset(name)
     if rest and rest[0] in MODELS:
         if rest[0] != chosen.model:

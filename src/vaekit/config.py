@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from typing import Any, Literal, Self
 
 from .checks import UserError, closest, flag, require, require_count, require_seed
 
@@ -26,9 +26,10 @@ class ModelConfig:
 
     latent_dim: int = 20
     """Dimensions of the latent z."""
-    prior: Prior = "standard"
-    """Prior of the latent (of two, of the first drawn): standard normal; mixture of fixed Gaussians or
-    learned-mixture; vampprior, the posteriors of learned pseudo-inputs; conditional, a network of the condition."""
+    prior: Prior | None = None
+    """Prior of the latent (of two, of the first drawn): standard normal, the default; mixture of fixed Gaussians or
+    learned-mixture; vampprior, the posteriors of learned pseudo-inputs; conditional, a network of the condition,
+    the default where quadrants are given."""
     components: int | None = None
     """Components of a mixture (10 by default), pseudo-inputs of a vampprior (500)."""
     pseudo_inputs: Literal["data", "noise"] = "data"
@@ -69,6 +70,7 @@ class ModelConfig:
     above 1/256 for gaussian, 0.001 for logistic."""
 
     def __post_init__(self) -> None:
+        prior = self.prior or "standard"
         for name in ("latent_dim", "hidden_dim", "channels", "components"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name), largest=2**20)
@@ -94,8 +96,8 @@ class ModelConfig:
             "--likelihood",
         )
         require(
-            self.components is None or self.prior not in ("standard", "conditional"),
-            f"--components has no meaning for a {self.prior} prior; choose --prior mixture, learned-mixture or "
+            self.components is None or prior not in ("standard", "conditional"),
+            f"--components has no meaning for a {prior} prior; choose --prior mixture, learned-mixture or "
             "vampprior",
         )
         require(
@@ -103,7 +105,11 @@ class ModelConfig:
             "--pseudo-inputs are those of --prior vampprior",
         )
         if self.encoder and self.decoder:
-            for name in ("num_layers", "channels"):
+            for name in (
+                "num_layers",
+                "channels",
+                *([] if self.has_other_layers else ["hidden_dim"]),
+            ):
                 require(
                     getattr(self, name) == getattr(ModelConfig, name),
                     f"{flag(name)} has no effect beside --encoder and --decoder, which write the layers out; change "
@@ -119,6 +125,11 @@ class ModelConfig:
             "--prior vampprior cannot have a --condition: its pseudo-inputs have no labels; choose another prior",
         )
         require(
+            self.prior != "vampprior" or self.posterior == "gaussian",
+            "--prior vampprior is a mixture of posteriors, which --posterior deterministic makes points; choose "
+            "another prior",
+        )
+        require(
             self.prior != "vampprior" or self.normalisation != "batch",
             "--prior vampprior cannot have --normalisation batch, which would mix images and pseudo-inputs; "
             "choose layer",
@@ -127,6 +138,18 @@ class ModelConfig:
             self.prior != "conditional" or self.condition != "none",
             "--prior conditional needs a --condition, label or quadrants:1",
         )
+
+    def settle(self) -> Self:
+        """With the prior that it has where none is chosen."""
+        if self.prior is not None:
+            return self
+        given = self.condition.startswith("quadrants")
+        return replace(self, prior="conditional" if given else "standard")
+
+    @property
+    def has_other_layers(self) -> bool:
+        """Whether a network besides encoder and decoder has layers of --hidden-dim."""
+        return self.prior == "conditional" and self.condition == "label"
 
     @property
     def mixture_size(self) -> int:
@@ -150,6 +173,13 @@ class HierarchyConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_count("top_dim", self.top_dim, largest=2**20)
+
+    @property
+    def has_other_layers(self) -> bool:
+        return (
+            None in (self.top_layers, self.joint_layers, self.prior_layers)
+            or super().has_other_layers
+        )
 
 
 @dataclass(frozen=True)
@@ -175,7 +205,7 @@ class ClusterConfig(ModelConfig):
             f"--start-epochs is {self.start_epochs}; it must be 0 or a positive whole number",
         )
         require(
-            self.prior in ("standard", "conditional"),
+            self.prior in (None, "standard", "conditional"),
             f"--prior {self.prior} makes no sense here: it would be that of w, whose prior is standard so that the "
             "clusters carry the rest",
         )
@@ -214,13 +244,6 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         require_count("samples", self.samples)
-        for field in fields(self):
-            given = getattr(self, field.name)
-            require(
-                field.name in ("objective", "samples", *OBJECTIVE_SETTINGS[self.objective])
-                or given == field.default,
-                f"{flag(field.name)} {given} has no meaning for --objective {self.objective}; leave it out",
-            )
         for name in ("beta", "capacity", "mmd_weight"):
             value = getattr(self, name)
             require(
@@ -233,6 +256,25 @@ class ObjectiveConfig:
             f"--mmd-weight is {self.mmd_weight}; with --alpha {self.alpha} it must be at least "
             f"{1 - self.alpha:g}, or the MMD would be sought, not shunned",
         )
+
+    def settle(self, row: ObjectiveConfig) -> ObjectiveConfig:
+        """Without what `row`, a model's own settings, has for another objective, or for the KL beside a capacity.
+
+        Raises UserError for settings that were chosen and have no meaning.
+        """
+        meant = {"objective", "samples", *OBJECTIVE_SETTINGS[self.objective]}
+        plain: dict[str, Any] = {}
+        for field in fields(self):
+            given, own = getattr(self, field.name), getattr(row, field.name)
+            if field.name not in meant and given != field.default:
+                require(
+                    given == own,
+                    f"{flag(field.name)} {given} has no meaning for --objective {self.objective}; leave it out",
+                )
+                plain[field.name] = field.default
+        if self.capacity is not None and row.capacity is None and self.beta == row.beta:
+            plain["beta"] = None
+        return replace(self, **plain)
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def build(
     whose images a VampPrior starts from; or an image shape (C, H, W), of which the likelihood is bernoulli for one
     channel and logistic for more. Raises UserError for an unknown name or setting, or a setting out of range.
     """
-    config = override(model_entry(name).settings, settings, f"model {name!r}")
+    config = override(model_entry(name).settings, settings, f"model {name!r}").settle()
     shape = data.shape if isinstance(data, Dataset) else data
     require(
         isinstance(shape, (tuple, list))
@@ -154,11 +154,12 @@ def hierarchy(parts: Parts, settings: HierarchyConfig) -> VAE:
     )
     given_top = parts.dense(settings.prior_layers, "--prior-layers", 2)
     head = posterior_head()
-    network = MLP(settings.top_dim, given_top, head.outputs * settings.latent_dim, parts.style)
+    size = settings.top_dim + parts.given_size
+    network = MLP(size, given_top, head.outputs * settings.latent_dim, parts.style)
     return VAE(
         prior={
             "z2": parts.prior(settings.top_dim, top),
-            "z1": Conditional(("z2",), network, head),
+            "z1": Conditional(("z2", *parts.also), network, head),
         },
         posterior={"z2": top, "z1": below},
         decoder=parts.decoder(("z1", "z2"), settings.latent_dim + settings.top_dim),
@@ -171,11 +172,12 @@ def clusters(parts: Parts, settings: ClusterConfig) -> VAE:
     """w, then z given w from a mixture whose components are the clusters: q(w | x), q(z | x), p(x | z)."""
     style, head = parts.posterior(settings.w_dim), MixtureHead(settings.clusters)
     layers = parts.dense(settings.prior_layers, "--prior-layers")
-    network = MLP(settings.w_dim, layers, head.outputs * settings.latent_dim, parts.style)
+    size = settings.w_dim + parts.given_size
+    network = MLP(size, layers, head.outputs * settings.latent_dim, parts.style)
     return VAE(
         prior={
             "w": parts.prior(settings.w_dim, style),
-            "z": Conditional(("w",), network, head),
+            "z": Conditional(("w", *parts.also), network, head),
         },
         posterior={"w": style, "z": parts.posterior(settings.latent_dim)},
         decoder=parts.decoder(("z",), settings.latent_dim),
@@ -302,16 +304,28 @@ def likelihood_head(settings: ModelConfig) -> Any:
 
 def objective_of(blueprint: Blueprint) -> Objective:
     """What a model of this name is trained on unless told otherwise."""
-    return make_objective(model_entry(blueprint.model).objective, blueprint.settings)
+    own = model_entry(blueprint.model).objective
+    return make_objective(own, blueprint.settings, own)
 
 
-def make_objective(config: ObjectiveConfig, settings: ModelConfig) -> Objective:
-    """The objective that the settings name. Raises UserError where it makes no sense for a model of `settings`."""
+NO_DENSITY = (
+    "--posterior deterministic has no density, so no ELBO; choose --objective infovae --alpha 1"
+)
+
+
+def make_objective(
+    config: ObjectiveConfig, settings: ModelConfig, row: ObjectiveConfig | None = None
+) -> Objective:
+    """The objective that the settings name, where `row` has the model's own.
+
+    Raises UserError where it makes no sense for a model of `settings`.
+    """
+    config = config.settle(row or ObjectiveConfig())
     one_latent = not isinstance(settings, (HierarchyConfig, ClusterConfig))
     samples = () if config.samples == 1 else (config.samples,)
     require(
         config.objective == "infovae" or settings.posterior == "gaussian",
-        "--posterior deterministic has no density, so no ELBO; choose --objective infovae --alpha 1",
+        NO_DENSITY,
     )
     if config.objective == "iwae":
         require(
@@ -321,7 +335,7 @@ def make_objective(config: ObjectiveConfig, settings: ModelConfig) -> Objective:
         return iwae(config.samples, config.gradient)
     if config.objective == "infovae":
         require(
-            one_latent and settings.prior in ("standard", "mixture"),
+            one_latent and settings.settle().prior in ("standard", "mixture"),
             "--objective infovae needs one latent and a prior without weights (standard or mixture): its MMD draws "
             "from the prior, which gives a learned one no gradient",
         )

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from .checks import require, require_count
+from .checks import closest, require, require_count
 from .distributions import gaussian, independent
 from .mmd import Kernel, squared_mmd
 from .vae import Inference, Latent
@@ -87,6 +87,10 @@ class iwae:
 
     def __post_init__(self) -> None:
         require_count("k", self.k)
+        require(
+            self.gradient in ("plain", "dreg"),
+            f"gradient is {self.gradient!r}; it must be plain or dreg",
+        )
 
     @property
     def samples(self) -> tuple[int, ...]:
@@ -138,6 +142,13 @@ class infovae:
     biased: bool = False
     samples: tuple[int, ...] = ()
 
+    def __post_init__(self) -> None:
+        kernels = get_args(Kernel)
+        require(
+            self.kernel in kernels,
+            f"there is no kernel {self.kernel!r}{closest(self.kernel, kernels)} (there are: {', '.join(kernels)})",
+        )
+
     def __call__(self, inference: Inference, warmup: Weight = 1.0) -> Tensor:
         require(len(inference.latents) == 1, "infovae holds for models with one latent")
         ((name, latent),) = inference.latents.items()
@@ -148,11 +159,9 @@ class infovae:
         value = inference.log_likelihood
         if self.alpha != 1:
             value = value - (1 - self.alpha) * weighed(name, latent, latent.kl, warmup)
-        codes = latent.z.flatten(0, -2)
-        drawn = latent.prior.expand((len(codes),)).sample()
-        value = value - (self.alpha + self.lambda_ - 1) * squared_mmd(
-            codes, drawn, self.kernel, self.biased
-        )
+        drawn = latent.prior.expand(latent.z.shape[:-1]).sample()
+        distance = squared_mmd(latent.z, drawn, self.kernel, self.biased)
+        value = value - (self.alpha + self.lambda_ - 1) * distance[..., None]
         return value.mean(0) if self.samples else value
 
 

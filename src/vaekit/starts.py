@@ -97,10 +97,12 @@ def fine_mixture(codes: np.ndarray, clusters: int, seed: int) -> np.ndarray:
     """p(component | code), (N, C), of a mixture of more Gaussians than clusters."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
+    from threadpoolctl import threadpool_limits
 
     wanted = max(COMPONENTS, 2 * clusters)
     components = max(clusters, min(wanted, len(codes) // 20))
-    with warnings.catch_warnings():
+    # Its matrices are small: several threads are slower than one, by far where others use the cores.
+    with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # a rough fit will do
         mixture = GaussianMixture(
             components, covariance_type="full", reg_covar=1e-4, random_state=seed % 2**32

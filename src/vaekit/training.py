@@ -30,7 +30,7 @@ from .config import (
 from .data import Dataset, Split, freeze, pixels
 from .data.dataset import Settled
 from .distributions import GaussianMixture
-from .models import decoded_numbers, objective_of
+from .models import NO_DENSITY, decoded_numbers, objective_of
 from .objectives import Objective, Weight, elbo, infovae
 from .progress import Progress
 from .runs import Run, describe, load_weights
@@ -256,7 +256,13 @@ def find_clusters(
         epochs = settings.start_epochs
         shown.say(f"first {epochs} epochs as a plain VAE, from whose codes the clusters start")
         plain = dataclasses.replace(
-            config, epochs=epochs, schedule="constant", lr_warmup=0.0, kl_warmup=0.0, ema=None
+            config,
+            epochs=epochs,
+            schedule="constant",
+            lr_warmup=0.0,
+            kl_warmup=0.0,
+            kl_warmup_of="all",
+            ema=None,
         )
         start = starts.without_clusters(model)
         for epoch, _ in train_epochs(start, data, plain, elbo(starts.BETA), binarisation, device):
@@ -288,12 +294,15 @@ def check(model: VAE, objective: Objective, data: Dataset, config: TrainConfig) 
     check_labels(model.blueprint, data)
     check_objective(model, objective, data, config)
     starts.check_clusters(model, len(data.train))
-    require(
-        model.blueprint.settings.normalisation != "batch"
-        or (config.batch_size > 1 and len(data.train) % config.batch_size != 1),
-        f"--normalisation batch cannot have a batch of one image, and the last of {len(data.train)} is one; choose "
-        "another --batch-size",
-    )
+    for flags, alone in {
+        "--normalisation batch": model.blueprint.settings.normalisation == "batch",
+        "--objective infovae": isinstance(objective, infovae),
+    }.items():
+        require(
+            not alone or (config.batch_size > 1 and len(data.train) % config.batch_size != 1),
+            f"{flags} cannot have a batch of one image, and the last of {len(data.train)} is one; choose "
+            "another --batch-size",
+        )
 
 
 def check_labels(blueprint: Blueprint, data: Dataset) -> None:
@@ -314,6 +323,15 @@ def check_labels(blueprint: Blueprint, data: Dataset) -> None:
 
 def check_objective(model: VAE, objective: Objective, data: Dataset, config: TrainConfig) -> None:
     """Raise what an objective has against the model, or against its warm-up, before anything is made on disk."""
+    require(
+        isinstance(getattr(objective, "samples", None), tuple),
+        "the objective does not say how many draws it wants; give it an attribute `samples`: (), or (K,)",
+    )
+    require(
+        model.blueprint.settings.posterior == "gaussian"
+        or (isinstance(objective, infovae) and objective.alpha == 1),
+        NO_DENSITY,
+    )
     device = next(model.parameters()).device
     few = data.train[:2].to(device)
     was_training = model.training

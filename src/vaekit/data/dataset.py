@@ -18,13 +18,19 @@ Settled = Literal["dynamic", "threshold", "none"]
 # One seed for everybody: numbers on "the" binarised test set are then about the same bits.
 FREEZE_SEED = 777
 
+WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, C, H, W), uint8 or float in [0, 1], and their labels (N,) if there are any."""
+    """Images (N, C, H, W), uint8 or float in [0, 1], and their labels (N,), whole numbers from 0, if there are any."""
 
     images: Tensor
     labels: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.labels, Tensor) and self.labels.dtype in WHOLE:
+            object.__setattr__(self, "labels", self.labels.long())
 
     def __len__(self) -> int:
         return len(self.images)
@@ -40,6 +46,16 @@ class Split:
     def to(self, device: torch.device) -> Split:
         labels = None if self.labels is None else self.labels.to(device)
         return Split(self.images.to(device), labels)
+
+
+def check_labels(labels: Any, count: int, where: str) -> None:
+    """UserError unless these are labels of `count` images."""
+    require(
+        isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.ndim == 1,
+        f"{where}: the labels must be a tensor of whole numbers, one for each image",
+    )
+    require(len(labels) == count, f"{where}: {count} images but {len(labels)} labels")
+    require(bool((labels >= 0).all()), f"{where}: labels must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -77,10 +93,8 @@ class Dataset:
                 images.dtype == torch.uint8 or bool(((images >= 0) & (images <= 1)).all()),
                 f"{where}: float pixels must lie in [0, 1]",
             )
-            require(
-                split.labels is None or len(split.labels) == len(images),
-                f"{where}: {len(images)} images but {0 if split.labels is None else len(split.labels)} labels",
-            )
+            if split.labels is not None:
+                check_labels(split.labels, len(images), where)
 
     @property
     def splits(self) -> dict[str, Split]:
