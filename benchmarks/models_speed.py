@@ -15,8 +15,8 @@ import torch
 from side_by_side import compare, rounds_wanted
 
 import vaekit
+from vaekit.catalog import MODELS
 from vaekit.compute import fast_float32
-from vaekit.config import MODELS
 from vaekit.models import objective_of
 from vaekit.training import train_epochs
 

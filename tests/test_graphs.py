@@ -17,8 +17,9 @@ from torch.distributions import Independent, Normal
 
 from conftest import random_dataset
 from vaekit import UserError, build
+from vaekit.catalog import MODELS
 from vaekit.conditions import Quadrants
-from vaekit.config import MODELS, Blueprint, ModelConfig, ObjectiveConfig
+from vaekit.config import Blueprint, ModelConfig, ObjectiveConfig
 from vaekit.data import Split
 from vaekit.distributions import (
     Conditional,
@@ -31,13 +32,14 @@ from vaekit.distributions import (
     posterior_head,
 )
 from vaekit.evaluation import Shown, measure_nll, monte_carlo_error, random_pixels
+from vaekit.fitness import check_labels
 from vaekit.generation import completions
 from vaekit.mmd import Kernel, squared_mmd
 from vaekit.models import make_objective
 from vaekit.objectives import capacity, elbo, infovae, iwae, weighed
 from vaekit.pixels import CategoricalHead, ContinuousBernoulliHead, Hidden
 from vaekit.priors import FixedMixture, LearnedMixture, StandardNormal, VampPrior
-from vaekit.training import Loss, check_labels
+from vaekit.training import Loss
 from vaekit.vae import VAE, Inference, Latent
 
 LEVELS = torch.arange(256, dtype=torch.float64) / 255

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from .catalog import MODELS
     from .checks import UserError
     from .clustering import cluster
-    from .config import MODELS
     from .data import Dataset, Split
     from .data import load as load_data
     from .evaluation import evaluate
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from .vae import VAE, Inference, Latent
 
 _HOME = {
-    "MODELS": "config",
+    "MODELS": "catalog",
     "UserError": "checks",
     "cluster": "clustering",
     "Dataset": "data",

@@ -16,8 +16,9 @@ from tyro.conf import OmitArgPrefixes, Positional
 from tyro.extras import SubcommandApp
 
 from . import __version__
+from .catalog import MODELS, ModelEntry
 from .checks import UserError, one_line
-from .config import MODELS, DataConfig, ModelEntry, ObjectiveConfig, TrainConfig
+from .config import DataConfig, ObjectiveConfig, TrainConfig
 from .refusals import reject
 
 RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]

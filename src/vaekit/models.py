@@ -11,19 +11,17 @@ from typing import Any
 import torch
 from torch import nn
 
+from .catalog import MODELS, ModelEntry, model_entry
 from .checks import UserError, is_whole, override, require, require_seed
 from .compute import seeded
 from .conditions import HiddenPixels, OneHot, Quadrants
 from .config import (
-    MODELS,
     Blueprint,
     ClusterConfig,
     HierarchyConfig,
     Likelihood,
     ModelConfig,
-    ModelEntry,
     ObjectiveConfig,
-    model_entry,
 )
 from .data import Dataset
 from .data.dataset import pixels

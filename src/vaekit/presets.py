@@ -10,8 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from .catalog import ModelEntry, model_entry
 from .checks import UserError, closest, override
-from .config import DataConfig, ModelEntry, model_entry
+from .config import DataConfig
 
 if TYPE_CHECKING:
     from rich.table import Table

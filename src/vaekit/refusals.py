@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
+from .catalog import MODELS, model_entry
 from .checks import UserError, closest, flag
-from .config import MODELS, DataConfig, ObjectiveConfig, TrainConfig, model_entry
+from .config import DataConfig, ObjectiveConfig, TrainConfig
 
 Verbs = Sequence[Callable[..., None]]  # all but train
 

@@ -26,8 +26,9 @@ import torch
 from torch import Tensor, nn
 
 from . import __version__
+from .catalog import model_entry
 from .checks import UserError, from_dict, one_line, require, require_seed
-from .config import Blueprint, DataRecord, model_entry
+from .config import Blueprint, DataRecord
 
 FORMAT = 2
 

@@ -1,0 +1,96 @@
+"""What is checked before a training, so that nothing is made on disk in vain: do model, data and objective fit?"""
+
+from __future__ import annotations
+
+import torch
+
+from . import starts
+from .checks import require
+from .compute import seeded
+from .config import DISCRETE, Binarisation, Blueprint, TrainConfig
+from .data import Dataset, pixels
+from .data.dataset import Settled
+from .distributions import GaussianMixture
+from .models import NO_DENSITY
+from .objectives import Objective, Weight, infovae
+from .vae import VAE
+
+
+def settle_pixels(blueprint: Blueprint, data: Dataset, wanted: Binarisation) -> Settled:
+    """The binarisation of a training; UserError where model, data and wish do not go together."""
+    require(
+        data.shape == blueprint.shape,
+        f"the model is for images of shape {blueprint.shape}, and {data.name!r} has {data.shape}",
+    )
+    likelihood = blueprint.settings.likelihood
+    require(
+        likelihood not in DISCRETE or data.train.images.dtype == torch.uint8,
+        f"a {likelihood} likelihood is of 256 levels, and these pixels are floats; build the model with "
+        "likelihood='gaussian'",
+    )
+    return data.binarisation(wanted, likelihood)
+
+
+def check(
+    model: VAE, objective: Objective, data: Dataset, config: TrainConfig, warmup: Weight
+) -> None:
+    """UserError where the model cannot be trained on these data in this way."""
+    check_labels(model.blueprint, data)
+    check_objective(model, objective, data, config, warmup)
+    starts.check_clusters(model, len(data.train))
+    for flags, alone in {
+        "--normalisation batch": model.blueprint.settings.normalisation == "batch",
+        "--objective infovae": isinstance(objective, infovae),
+    }.items():
+        require(
+            not alone or (config.batch_size > 1 and len(data.train) % config.batch_size != 1),
+            f"{flags} cannot have a batch of one image, and the last of {len(data.train)} is one; choose "
+            "another --batch-size",
+        )
+
+
+def check_labels(blueprint: Blueprint, data: Dataset) -> None:
+    """UserError unless a model that is conditional on labels finds its classes in the data."""
+    if blueprint.settings.condition != "label":
+        return
+    for name, split in data.splits.items():
+        labels = split.labels
+        require(
+            labels is not None, f"data set {data.name!r}, {name}: no labels to be conditional on"
+        )
+        assert labels is not None
+        require(
+            bool(((labels >= 0) & (labels < blueprint.classes)).all()),
+            f"data set {data.name!r}, {name}: a label is not one of the model's {blueprint.classes} classes",
+        )
+
+
+def check_objective(
+    model: VAE, objective: Objective, data: Dataset, config: TrainConfig, warmup: Weight
+) -> None:
+    """Raise what an objective has against the model, or against its warm-up, before anything is made on disk."""
+    require(
+        isinstance(getattr(objective, "samples", None), tuple),
+        "the objective does not say how many draws it wants; give it an attribute `samples`: (), or (K,)",
+    )
+    require(
+        model.blueprint.settings.posterior == "gaussian"
+        or (isinstance(objective, infovae) and objective.alpha == 1),
+        NO_DENSITY,
+    )
+    device = next(model.parameters()).device
+    few = data.train[:2].to(device)
+    was_training = model.training
+    with torch.no_grad(), seeded(0, device):
+        inference = model.eval()(pixels(few.images, "none"), few.labels, objective.samples)
+        objective(inference, warmup)
+    model.train(was_training)
+    require(
+        config.kl_warmup_of != "cluster"
+        or any(isinstance(v.prior, GaussianMixture) for v in inference.latents.values()),
+        "--kl-warmup-of cluster needs a prior with components, such as gmvae's",
+    )
+    require(
+        not (isinstance(objective, infovae) and objective.alpha == 1 and config.kl_warmup),
+        "--kl-warmup has no meaning at --alpha 1, which leaves the KL out",
+    )
