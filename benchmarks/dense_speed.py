@@ -10,23 +10,20 @@ instead of torchvision): already decoded, which is kinder to it, and through Pil
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from side_by_side import compare, rounds_wanted
+from side_by_side import compare, rounds_wanted, vaekit_loop
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import vaekit
-from vaekit.compute import fast_float32
 from vaekit.config import TrainConfig
 from vaekit.data.dataset import Settled
 from vaekit.objectives import elbo
-from vaekit.training import train_epochs
 
 BATCH = 100
 
@@ -92,14 +89,7 @@ def vaekit_epochs(data: vaekit.Dataset, binarisation: Settled, epochs: int) -> I
     """vaekit's training loop, an epoch at each `next`."""
     model = vaekit.build("vae", data, hidden_dim=500, num_layers=1, activation="relu")
     config = TrainConfig(epochs=epochs, batch_size=BATCH, learning_rate=1e-3)
-    # Validation is not part of the example's epoch: one image of it stays.
-    data = dataclasses.replace(data, validation=data.validation[:1])
-    device = torch.device("cpu")
-    loop = train_epochs(model, data, config, elbo(), binarisation, device)
-    while True:
-        with fast_float32(device):
-            next(loop)
-        yield
+    return vaekit_loop(model, data, config, elbo(), binarisation)
 
 
 def main() -> None:

@@ -11,14 +11,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-import torch
-from side_by_side import compare, rounds_wanted
+from side_by_side import compare, rounds_wanted, vaekit_loop
 
 import vaekit
 from vaekit.catalog import MODELS
-from vaekit.compute import fast_float32
 from vaekit.models import objective_of
-from vaekit.training import train_epochs
 
 IMAGES = 5000
 
@@ -27,20 +24,9 @@ def epochs_of(name: str, data: vaekit.Dataset, epochs: int) -> Iterator[None]:
     """vaekit's training loop on few images, an epoch at each `next`."""
     model = vaekit.build(name, data)
     config = dataclasses.replace(MODELS[name].training, epochs=epochs)
-    few = dataclasses.replace(data, train=data.train[:IMAGES], validation=data.validation[:1])
-    device = torch.device("cpu")
-    loop = train_epochs(
-        model,
-        few,
-        config.settle(model.blueprint.settings),
-        objective_of(model.blueprint),
-        "dynamic",
-        device,
-    )
-    while True:
-        with fast_float32(device):
-            next(loop)
-        yield
+    config = config.settle(model.blueprint.settings)
+    few = dataclasses.replace(data, train=data.train[:IMAGES])
+    return vaekit_loop(model, few, config, objective_of(model.blueprint), "dynamic")
 
 
 def main() -> None:

@@ -64,7 +64,7 @@ def test_it_is_reproducible_and_leaves_the_noise_alone(run):
 
 def test_without_a_limit_it_takes_what_fits_the_time(run, monkeypatch, capsys):
     """With a clock in which 10 images x 100 samples take a second, and a budget of 6 s."""
-    monkeypatch.setattr(module, "CHUNK_PIXELS", 784 * 100 * 10)
+    monkeypatch.setattr(module, "CHUNK_NUMBERS", 784 * 100 * 10)
     monkeypatch.setattr(module, "TIME_BUDGET", 6.0)
     clock = iter(range(1000))
     monkeypatch.setattr(module.time, "perf_counter", lambda: next(clock))

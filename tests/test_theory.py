@@ -359,7 +359,7 @@ def test_nll_does_not_depend_on_how_it_is_cut_into_chunks(monkeypatch):
     )
     log_weight = vae(ALL_2X2, samples=(7,)).log_weight
     for pixels in (4, 4 * 3, 4 * 7 * 5, 10**6):
-        monkeypatch.setattr("vaekit.evaluation.CHUNK_PIXELS", pixels)
+        monkeypatch.setattr("vaekit.evaluation.CHUNK_NUMBERS", pixels)
         sums = measure_nll(vae, Split(ALL_2X2), 7, Shown(False))
         assert torch.allclose(sums[0], log_weight.logsumexp(0), atol=1e-10)
         assert torch.allclose(sums[1], (2 * log_weight).logsumexp(0), atol=1e-10)

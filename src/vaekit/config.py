@@ -70,7 +70,6 @@ class ModelConfig:
     above 1/256 for gaussian, 0.001 for logistic."""
 
     def __post_init__(self) -> None:
-        prior = self.prior or "standard"
         for name in ("latent_dim", "hidden_dim", "channels", "components"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name), largest=2**20)
@@ -96,20 +95,17 @@ class ModelConfig:
             "--likelihood",
         )
         require(
-            self.components is None or prior not in ("standard", "conditional"),
-            f"--components has no meaning for a {prior} prior; choose --prior mixture, learned-mixture or "
-            "vampprior",
+            self.components is None or self.prior not in (None, "standard", "conditional"),
+            f"--components has no meaning for a {self.prior or 'standard'} prior; choose --prior mixture, "
+            "learned-mixture or vampprior",
         )
         require(
             self.prior == "vampprior" or self.pseudo_inputs == "data",
             "--pseudo-inputs are those of --prior vampprior",
         )
         if self.encoder and self.decoder:
-            for name in (
-                "num_layers",
-                "channels",
-                *([] if self.has_other_layers else ["hidden_dim"]),
-            ):
+            unread = ["num_layers", "channels"] + ["hidden_dim"] * (not self.has_other_layers)
+            for name in unread:
                 require(
                     getattr(self, name) == getattr(ModelConfig, name),
                     f"{flag(name)} has no effect beside --encoder and --decoder, which write the layers out; change "

@@ -17,6 +17,8 @@ from torch.distributions import (
     constraints,
 )
 
+from .checks import UserError
+
 
 class Conditional(nn.Module):
     """p(. | given) = head(network(the given values)): values by name -> Distribution."""
@@ -186,10 +188,13 @@ class GaussianMixture(Distribution):
 
 def draw(p: Distribution, temperature: float = 1.0, cluster: Tensor | None = None) -> Tensor:
     """A draw, pulled towards the mean by a temperature below 1; of a mixture, towards its component's, which is a
-    random one or that of `cluster` (the batch's indices)."""
+    random one or that of `cluster` (the batch's indices). Raises UserError for a cluster that is none."""
     if isinstance(p, GaussianMixture):
+        largest = p.logits.shape[-1] - 1
         if cluster is None:
             cluster = Categorical(logits=p.logits, validate_args=False).sample()
+        elif outside := [k for k in cluster.tolist() if not 0 <= k <= largest]:
+            raise UserError(f"the clusters are 0 to {largest}, not {outside[0]}")
         p = p.component(cluster)
     return p.mean + temperature * (p.sample() - p.mean)
 

@@ -34,8 +34,8 @@ ELBO_SAMPLES = 10
 # A latent dimension is active if its posterior mean varies over images by more (Burda et al. 2016, section 5.2).
 ACTIVE_VARIANCE = 0.01
 TIME_BUDGET = 120.0
-# Images x samples decoded at once are bounded by their pixels: 8 MB in float32.
-CHUNK_PIXELS = 2**21
+# Images x samples decoded at once are bounded by the numbers that the decoder gives: 8 MB in float32.
+CHUNK_NUMBERS = 2**21
 
 
 @dataclass(frozen=True)
@@ -175,7 +175,7 @@ class Shown:
 
 def chunked(model: VAE, images: Split, samples: int) -> list[Split]:
     """The images in chunks to decode `samples` times at once."""
-    size = max(1, CHUNK_PIXELS // decoded_numbers(model.blueprint) // samples)
+    size = max(1, CHUNK_NUMBERS // decoded_numbers(model.blueprint) // samples)
     return [images[start : start + size] for start in range(0, len(images), size)]
 
 
@@ -229,7 +229,7 @@ def measure_elbo(model: VAE, images: Split, samples: int, shown: Shown) -> Bound
 def measure_nll(model: VAE, images: Split, samples: int, shown: Shown) -> Tensor:
     """log sum_s w_s and log sum_s w_s^2 of every image: (2, N), float64."""
     # A chunk holds several images, or a part of one image's samples; parts meet in a running log-sum-exp.
-    parts = split_evenly(samples, max(1, CHUNK_PIXELS // decoded_numbers(model.blueprint)))
+    parts = split_evenly(samples, max(1, CHUNK_NUMBERS // decoded_numbers(model.blueprint)))
     sums = []
     for batch in shown.track(chunked(model, images, samples), "NLL"):
         total = torch.full((2, len(batch)), -math.inf, dtype=torch.float64)

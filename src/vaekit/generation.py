@@ -12,7 +12,7 @@ from torch import Tensor
 from .checks import UserError, require, require_count, require_seed
 from .compute import seeded
 from .conditions import Quadrants
-from .config import ClusterConfig, HierarchyConfig
+from .config import Blueprint, ClusterConfig, HierarchyConfig
 from .data import Split, freeze
 from .data.images import read_images
 from .evaluation import evaluation_images
@@ -75,19 +75,22 @@ def has_rows(model: VAE) -> bool:
 
 def class_labels(model: VAE, count: int, label: int | None) -> Tensor | None:
     """The labels (count,) to generate with: all `label`, or each in turn; None for a model without labels."""
-    blueprint = model.blueprint
-    if blueprint.settings.condition == "none":
-        require(
-            label is None,
-            f"--label needs a model with --condition label; this {blueprint.model} has none",
-        )
-        return None
+    condition = model.blueprint.settings.condition
     require(
-        blueprint.settings.condition == "label",
+        condition in ("none", "label"),
         "the model completes images and has neither --label nor --latent",
     )
-    if label is None:
-        return torch.arange(count) % blueprint.classes
+    if label is not None:
+        return same_label(model.blueprint, count, label)
+    return torch.arange(count) % model.blueprint.classes if condition == "label" else None
+
+
+def same_label(blueprint: Blueprint, count: int, label: int) -> Tensor:
+    """`label` for each of `count` images: (count,)."""
+    require(
+        blueprint.settings.condition == "label",
+        f"--label needs a model with --condition label; this {blueprint.model} has none",
+    )
     require(
         0 <= label < blueprint.classes,
         f"--label is {label}; the model's labels are 0 to {blueprint.classes - 1}",
@@ -187,17 +190,6 @@ def inputs(
     require_count("count", count, largest=2**20)
     if files:
         images = read_images(files, run.blueprint.shape, notice)
-        labels = None
-        if label is not None:
-            classes = run.blueprint.classes
-            require(
-                run.blueprint.settings.condition == "label",
-                "--label needs a model with --condition label",
-            )
-            require(
-                0 <= label < classes,
-                f"--label is {label}; the model's labels are 0 to {classes - 1}",
-            )
-            labels = torch.full((len(images),), label)
+        labels = None if label is None else same_label(run.blueprint, len(images), label)
         return freeze(Split(images, labels), run.data.binarisation)
     return evaluation_images(run, split, None, data_dir)[:count]

@@ -302,8 +302,7 @@ def likelihood_head(settings: ModelConfig) -> Any:
 
 def objective_of(blueprint: Blueprint) -> Objective:
     """What a model of this name is trained on unless told otherwise."""
-    own = model_entry(blueprint.model).objective
-    return make_objective(own, blueprint.settings, own)
+    return make_objective(model_entry(blueprint.model).objective, blueprint.settings)
 
 
 NO_DENSITY = (
