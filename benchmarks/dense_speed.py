@@ -65,8 +65,9 @@ class Images(Dataset):
 
 def example_epochs(data: vaekit.Dataset, through_pillow: bool) -> Iterator[None]:
     """The example's train(), an epoch at each `next`."""
-    assert data.train.labels is not None
-    images = Images(data.train.images, data.train.labels, through_pillow)
+    train = data.train[:]
+    assert train.labels is not None
+    images = Images(train.images, train.labels, through_pillow)
     train_loader = DataLoader(images, batch_size=BATCH, shuffle=True)
     model = ExampleVAE()
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from vaekit.data import Dataset, Split, names
+from vaekit import load_data
+from vaekit.data import Dataset, Split
+from vaekit.data.named import READERS
 
 # The models here are tiny: a second thread would cost them more than it gives.
 torch.set_num_threads(1)
@@ -33,6 +35,12 @@ def random_dataset(shape=(1, 6, 5), kind="bits", count=60, name="random") -> Dat
     )
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """No test reads or writes the user's cache."""
+    monkeypatch.setenv("VAEKIT_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
 @pytest.fixture
 def float64():
     """Seeds torch's noise, and makes float64 what new tensors are."""
@@ -44,7 +52,7 @@ def float64():
 
 @pytest.fixture(scope="session")
 def mnist() -> Dataset:
-    return names.load("mnist")
+    return load_data("mnist")
 
 
 @pytest.fixture
@@ -53,7 +61,7 @@ def small_mnist(monkeypatch, mnist) -> Dataset:
     small = dataclasses.replace(
         mnist, train=mnist.train[:600], validation=mnist.validation[:200], test=mnist.test[:200]
     )
-    monkeypatch.setitem(names.DATASETS, "mnist", lambda folder: small)
+    monkeypatch.setitem(READERS, "mnist", lambda *_: small)
     return small
 
 

@@ -30,7 +30,7 @@ def test_numbers_agree_with_the_model_by_hand(run, small_mnist):
     assert json.loads((run.path / "evaluation.json").read_text()) == result
     assert result["elbo"] == pytest.approx(result["log_likelihood"] - result["kl"])
     assert (result["images"], result["nll_images"]) == (200, 200)
-    images = freeze(small_mnist.test, "dynamic").images
+    images = freeze(small_mnist.test, "dynamic")[:].images
     with torch.no_grad():
         torch.manual_seed(5)
         inference = load(run)(images, samples=(200,))
@@ -82,7 +82,7 @@ def test_without_a_limit_it_takes_what_fits_the_time(run, monkeypatch, capsys):
 
 def test_a_subset_is_drawn_by_the_seed_not_taken_from_the_front(run, small_mnist):
     result = evaluate(run, samples=1, limit=20, seed=3)
-    images = freeze(small_mnist.test, "dynamic").images
+    images = freeze(small_mnist.test, "dynamic")[:].images
     order = np.random.default_rng(3).permutation(200)[:20]
     kl = load(run)(images[order]).kl.mean().item()
     assert result["kl"] == pytest.approx(kl, rel=1e-5)
@@ -142,9 +142,9 @@ def test_other_data_is_refused(run, mnist):
     with pytest.raises(UserError, match="not the one"):
         evaluate(run, data=mnist)
     config = json.loads((run.path / "config.json").read_text())
-    config["data"]["name"] = "random"
+    config["data"]["source"]["data"] = "random"
     (run.path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(UserError, match="there is no data set 'random'"):
+    with pytest.raises(UserError, match="there is no data set or folder 'random'"):
         evaluate(run.path)
 
 
@@ -196,6 +196,6 @@ def test_dropout_is_off(tmp_path):
     data = random_dataset()
     model = build("vae", data, latent_dim=2, hidden_dim=8, dropout=0.5)
     run = train(model, data, out=tmp_path / "a", epochs=1, progress=False)
-    images = freeze(data.test, "dynamic").images
+    images = freeze(data.test, "dynamic")[:].images
     kl = load(run)(images).kl.mean().item()
     assert evaluate(run, samples=1, data=data)["kl"] == pytest.approx(kl, rel=1e-5)

@@ -29,7 +29,8 @@ def test_it_has_as_many_weights_as_its_source(name):
 
 def test_every_experiment_of_the_replaced_systems_is_there():
     for name in [
-        "aevb-mnist", "aevb-freyface", "keras-mnist", "keras-cifar10", "keras-caltech101-92", "keras-caltech101-128",
+        "aevb-mnist", "aevb-freyface", "keras-mnist", "keras-cifar10", "keras-caltech101-92", "keras-caltech101-94",
+        "keras-caltech101-128",
         "vampprior-tf2", "vampprior-tf2-vae", "vampprior-tf2-hvae", "vampprior-tf2-hvamp", "tensorflow-vae",
         "tensorflow-cvae", "tensorflow-infovae", "tensorflow-mmdvae", "vampprior-paper", "iwae-paper",
         *(f"vae-gmvae-model{n}" for n in range(1, 6)),
@@ -73,6 +74,7 @@ TRAINING = {
     "vae-gmvae-model5": (300, 64, 1e-3, "adam", None, 0, 0),
     "keras-mnist": (60, 256, 1e-3, "rmsprop", None, None, 0),
     "keras-cifar10": (15, 256, 1e-3, "rmsprop", None, None, 0),
+    "keras-caltech101-94": (100, 256, 1e-3, "rmsprop", None, None, 0),
     "keras-caltech101-92": (100, 256, 1e-3, "rmsprop", None, None, 0),
     "keras-caltech101-128": (300, 256, 1e-3, "rmsprop", None, None, 0),
     **dict.fromkeys(

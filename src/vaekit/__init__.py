@@ -54,4 +54,4 @@ def __getattr__(name: str) -> Any:
     if name not in _HOME:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_module(f".{_HOME[name]}", __name__)
-    return module.load if name == "load_data" else getattr(module, name)
+    return getattr(module, "load" if name == "load_data" else name)

@@ -40,6 +40,12 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
+def printable(name: object) -> str:
+    """A file's name on one line, in characters that can be printed."""
+    text = str(name).encode("utf-8", "backslashreplace").decode()
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 def is_whole(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
@@ -51,11 +57,11 @@ def require_count(name: str, value: Any, largest: int = 2**31) -> None:
     require(value <= largest, f"{flag(name)} is {value}; it must be at most {largest:,}")
 
 
-def require_seed(value: Any) -> None:
+def require_seed(value: Any, name: str = "seed") -> None:
     """Raise UserError unless `value` can seed every generator."""
     require(
         is_whole(value) and 0 <= value < 2**63,
-        f"--seed is {value}; it must be 0 or a positive whole number",
+        f"{flag(name)} is {value}; it must be 0 or a positive whole number",
     )
 
 

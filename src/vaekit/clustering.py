@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .checks import UserError, require_count, require_seed
 from .compute import fast_float32, find_device, seeded
-from .data import Dataset, Split
+from .data import Dataset, Frozen
 from .distributions import GaussianMixture
 from .evaluation import evaluation_images
 from .models import load
@@ -89,7 +89,7 @@ def cluster(
 
 
 @torch.no_grad()
-def responsibilities(model: VAE, images: Split, samples: int) -> Tensor:
+def responsibilities(model: VAE, images: Frozen, samples: int) -> Tensor:
     """p(cluster | x) of each image, (N, K): the mean over draws of the latents of the exact p(cluster | latents)."""
     chunks = []
     for start in range(0, len(images), BATCH):

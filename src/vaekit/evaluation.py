@@ -4,26 +4,23 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import rich.progress
 import torch
-from rich.console import Console
 from torch import Tensor
 
 from .checks import require, require_count, require_seed
 from .compute import fast_float32, find_device, seeded
 from .conditions import Quadrants
 from .config import DISCRETE
-from .data import Dataset, Split, freeze
-from .data import load as load_data
+from .data import Dataset, Frozen, freeze, load_again
 from .data.dataset import choose_split
 from .models import decoded_numbers, load
 from .pixels import SCALE_FLOOR
+from .progress import Shown
 from .runs import Run, write_json
 from .vae import VAE
 
@@ -97,7 +94,7 @@ def evaluate(
     images, binarisation = evaluation_images(run, split, data, data_dir), run.data.binarisation
     count = len(images) if limit is None else min(limit, len(images))
     order = torch.from_numpy(np.random.default_rng(seed).permutation(len(images))[:count])
-    chosen = images[order].to(where)
+    chosen = images.take(order).to(where)
 
     settings = model.blueprint.settings
     dense = settings.posterior != "deterministic"
@@ -112,9 +109,11 @@ def evaluate(
         elbo_images, nll_images = (
             affordable(model, chosen, samples, limit is not None, shown) if dense else (count, 0)
         )
-        bound = measure_elbo(model, chosen[:elbo_images], min(samples, ELBO_SAMPLES), shown)
+        bound = measure_elbo(
+            model, chosen.take(torch.arange(elbo_images)), min(samples, ELBO_SAMPLES), shown
+        )
         if dense:
-            log_sums = measure_nll(model, chosen[:nll_images], samples, shown)
+            log_sums = measure_nll(model, chosen.take(torch.arange(nll_images)), samples, shown)
             likelihoods = measured_nll(
                 log_sums, samples, random_pixels(model) if discrete else None
             )
@@ -144,11 +143,11 @@ def evaluate(
 
 def evaluation_images(
     run: Run, split: str, data: Dataset | None, data_dir: str | Path | None
-) -> Split:
-    """The frozen images of a split of the run's data set."""
+) -> Frozen:
+    """The frozen images of a split of the run's data set, whose files or folder may now be at `data_dir`."""
     recorded = run.data
     if data is None:
-        data = load_data(recorded.name, data_dir or recorded.data_dir)
+        data = load_again(run.source, data_dir, str(run))
     require(
         data.sha256() == recorded.sha256,
         f"the data set {data.name!r} found here is not the one {run} was trained on (its hash differs)",
@@ -156,27 +155,10 @@ def evaluation_images(
     return freeze(choose_split(data, split), recorded.binarisation)
 
 
-class Shown:
-    """What evaluation says while it works, on the standard error; nothing unless enabled."""
-
-    def __init__(self, enabled: bool) -> None:
-        self.enabled = enabled
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not enabled)
-
-    def say(self, text: str) -> None:
-        self.console.print(text)
-
-    def track(self, chunks: list[Split], what: str) -> Iterable[Split]:
-        live = self.console.is_terminal and self.enabled
-        return rich.progress.track(
-            chunks, what, console=self.console, disable=not live, transient=True
-        )
-
-
-def chunked(model: VAE, images: Split, samples: int) -> list[Split]:
-    """The images in chunks to decode `samples` times at once."""
+def chunked(model: VAE, images: Frozen, samples: int) -> list[slice]:
+    """Chunks of the images to decode `samples` times at once."""
     size = max(1, CHUNK_NUMBERS // decoded_numbers(model.blueprint) // samples)
-    return [images[start : start + size] for start in range(0, len(images), size)]
+    return [slice(start, start + size) for start in range(0, len(images), size)]
 
 
 @dataclass(frozen=True)
@@ -191,14 +173,15 @@ class Bound:
     share_at_floor: float | None
 
 
-def measure_elbo(model: VAE, images: Split, samples: int, shown: Shown) -> Bound:
+def measure_elbo(model: VAE, images: Frozen, samples: int, shown: Shown) -> Bound:
     """ELBO parts, the likelihood averaged over `samples` draws, and the active units."""
     totals = torch.zeros(2, dtype=torch.float64)
     means: list[Tensor] = []
     scales = []
     settings = model.blueprint.settings
     gaussian = settings.likelihood == "gaussian"
-    for batch in shown.track(chunked(model, images, samples), "ELBO"):
+    for chunk in shown.track(chunked(model, images, samples), "ELBO"):
+        batch = images[chunk]
         inference, size = model(batch.images, batch.labels, samples=(samples,)), len(batch)
         parts = inference.log_likelihood.mean() * size, inference.kl.mean() * size
         totals += torch.stack(parts).cpu().double()
@@ -226,12 +209,13 @@ def measure_elbo(model: VAE, images: Split, samples: int, shown: Shown) -> Bound
     )
 
 
-def measure_nll(model: VAE, images: Split, samples: int, shown: Shown) -> Tensor:
+def measure_nll(model: VAE, images: Frozen, samples: int, shown: Shown) -> Tensor:
     """log sum_s w_s and log sum_s w_s^2 of every image: (2, N), float64."""
     # A chunk holds several images, or a part of one image's samples; parts meet in a running log-sum-exp.
     parts = split_evenly(samples, max(1, CHUNK_NUMBERS // decoded_numbers(model.blueprint)))
     sums = []
-    for batch in shown.track(chunked(model, images, samples), "NLL"):
+    for chunk in shown.track(chunked(model, images, samples), "NLL"):
+        batch = images[chunk]
         total = torch.full((2, len(batch)), -math.inf, dtype=torch.float64)
         for part in parts:
             log_weight = (
@@ -281,17 +265,18 @@ def monte_carlo_error(log_sums: Tensor, samples: int) -> float | None:
 
 
 def affordable(
-    model: VAE, images: Split, samples: int, limited: bool, shown: Shown
+    model: VAE, images: Frozen, samples: int, limited: bool, shown: Shown
 ) -> tuple[int, int]:
     """How many images the ELBO and the NLL can have in TIME_BUDGET, from timing a few; all if `limited`. Says so."""
     count = len(images)
     if limited and not shown.enabled:
         return count, count
-    few, *_ = chunked(model, images, samples)
+    first, *_ = chunked(model, images, samples)
+    few = Frozen(images[first], "none")
     times: list[float] = []
     while len(times) < 4 and sum(times) < 1:
         started = time.perf_counter()
-        with seeded(0, images.images.device):
+        with seeded(0, images.device):
             measure_nll(model, few, samples, Shown(False))
         times.append(time.perf_counter() - started)
     nll_each = min(times) / len(few)

@@ -79,10 +79,11 @@ def check_objective(
         NO_DENSITY,
     )
     device = next(model.parameters()).device
-    few = data.train[:2].to(device)
+    few = data.train[:2]
+    labels = None if few.labels is None else few.labels.to(device)
     was_training = model.training
     with torch.no_grad(), seeded(0, device):
-        inference = model.eval()(pixels(few.images, "none"), few.labels, objective.samples)
+        inference = model.eval()(pixels(few.images, "none").to(device), labels, objective.samples)
         objective(inference, warmup)
     model.train(was_training)
     require(

@@ -14,6 +14,7 @@ from .compute import seeded
 from .conditions import Quadrants
 from .config import Blueprint, ClusterConfig, HierarchyConfig
 from .data import Split, freeze
+from .data.dataset import Batch
 from .data.images import read_images
 from .evaluation import evaluation_images
 from .runs import Run
@@ -185,11 +186,12 @@ def inputs(
     data_dir: str | Path | None,
     notice: Callable[[str], None],
     label: int | None = None,
-) -> Split:
+) -> Batch:
     """What to reconstruct: image files as the model saw its data, all of `label`, or the first images of a split."""
     require_count("count", count, largest=2**20)
     if files:
-        images = read_images(files, run.blueprint.shape, notice)
+        fit = "crop" if run.source is None else run.source.fit
+        images = read_images(files, run.blueprint.shape, notice, fit)
         labels = None if label is None else same_label(run.blueprint, len(images), label)
-        return freeze(Split(images, labels), run.data.binarisation)
+        return freeze(Split(images, labels), run.data.binarisation)[:]
     return evaluation_images(run, split, None, data_dir)[:count]

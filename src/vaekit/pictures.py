@@ -43,6 +43,25 @@ def image_grid(images: Tensor, columns: int, row_names: Sequence[str] = ()) -> F
     return figure
 
 
+def contact_sheet(images: Tensor, names: Sequence[str], columns: int = 10) -> Figure:
+    """Images (N, C, H, W) in [0, 1], each above its name."""
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    height, width = images.shape[-2:]
+    tall = height / width + 0.25 * any(names)
+    figure = Figure(figsize=(columns * 1.1, rows * tall * 1.1), dpi=110, layout="constrained")
+    for axes in figure.subplots(rows, columns, squeeze=False).flat:
+        axes.set_axis_off()
+    for axes, image, name in zip(figure.axes, images, names, strict=False):
+        shown = image.detach().float().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
+        shown = shown if len(image) == 3 else shown[..., 0]
+        axes.imshow(shown, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+        axes.text(
+            0.5, -0.04, name[:16].replace("$", r"\$"), ha="center", va="top", fontsize=7, transform=axes.transAxes
+        )  # fmt: skip
+    return figure
+
+
 def pairs(inputs: Tensor, reconstructions: Tensor, columns: int = 10) -> Figure:
     """Each input above its reconstruction, both (N, C, H, W)."""
     columns = min(columns, len(inputs))

@@ -100,7 +100,9 @@ DENSE_32 = {
     "latent_dim": 200,
     "likelihood": "bernoulli",
 }
-ALPHAYA = "the images are MNIST's unless --data says otherwise; Adam's beta1 is 0.9, not 0.5"
+# Its images are of MNIST, as files in colour.
+RGB_32 = {"size": "32", "fit": "stretch", "colour": "rgb"}
+ALPHAYA = "Adam's beta1 is 0.9, not 0.5; images are resized by Lanczos' filter, not linearly"
 ALPHAYA_TRAINING = {"epochs": 30, "batch_size": 64, "learning_rate": 1e-4}
 
 # jmtomczak/vae_vampprior.
@@ -116,6 +118,8 @@ VAMP_DIFFERS = "plain Adam (the original also scales each gradient to length 1);
 # chaitanya100100/VAE-for-Image-Generation.
 KERAS = {"activation": "relu", "likelihood": "bernoulli"}
 KERAS_TRAINING = {"batch_size": 256, "optimizer": "rmsprop"}
+
+CALTECH = {"data": "caltech101", "fit": "stretch", "colour": "rgb", **GREY}
 
 PRESETS: dict[str, Preset] = {
     "aevb-mnist": Preset(
@@ -172,16 +176,25 @@ PRESETS: dict[str, Preset] = {
         {**KERAS_TRAINING, "epochs": 15}, data={"data": "cifar10", **GREY},
     ),
     "keras-caltech101-92": Preset(
-        "convvae", "chaitanya100100/VAE-for-Image-Generation on Caltech-101, 94 x 94.", (3, 94, 94), 2_437_143,
+        "convvae", "chaitanya100100/VAE-for-Image-Generation on Caltech-101, 92 x 92, as its README has it.",
+        (3, 92, 92), 2_438_679,
+        {**KERAS, "encoder": "3@3 32@3/2 32@3/2 32@3/2 256", "decoder": "256 32x 32@3*2 32@3*2 32@3*2 @5v",
+         "latent_dim": 32},
+        {**KERAS_TRAINING, "epochs": 100}, data={**CALTECH, "size": "92"},
+        differs="the last convolution is 5 x 5, not 3 x 3: the code's images are 94 x 94",
+    ),
+    "keras-caltech101-94": Preset(
+        "convvae", "chaitanya100100/VAE-for-Image-Generation on Caltech-101, 94 x 94, as its code has it.",
+        (3, 94, 94), 2_437_143,
         {**KERAS, "encoder": "3@3 32@3/2 32@3/2 32@3/2 256", "decoder": "256 32x 32@3*2 32@3*2 32@3*2 @3v",
          "latent_dim": 32},
-        {**KERAS_TRAINING, "epochs": 100}, data={"data": "caltech101", **GREY},
+        {**KERAS_TRAINING, "epochs": 100}, data={**CALTECH, "size": "94"},
     ),
     "keras-caltech101-128": Preset(
         "convvae", "chaitanya100100/VAE-for-Image-Generation on Caltech-101, 128 x 128.", (3, 128, 128), 8_643_031,
         {**KERAS, "encoder": "3@3 64@3/2 64@3/2 64@3/2 256", "decoder": "256 64x 64@3*2 64@3*2 64@3*2 @3",
          "latent_dim": 64},
-        {**KERAS_TRAINING, "epochs": 300}, data={"data": "caltech101", **GREY},
+        {**KERAS_TRAINING, "epochs": 300}, data={**CALTECH, "size": "128"},
     ),
     "vampprior-tf2": Preset(
         "vampprior", "mk017/VAE-VampPrior-tf2: VAE with a VampPrior.", MNIST, 2_366_501,
@@ -201,23 +214,23 @@ PRESETS: dict[str, Preset] = {
     ),
     "tensorflow-vae": Preset(
         "vae", "ALPHAYA-Japan/vae: VAE of 32 x 32 colour images.", RGB, 2_005_024,
-        DENSE_32, ALPHAYA_TRAINING, data=GREY, differs=ALPHAYA,
+        DENSE_32, ALPHAYA_TRAINING, data=RGB_32 | GREY, differs=ALPHAYA,
     ),
     "tensorflow-cvae": Preset(
         "cvae", "ALPHAYA-Japan/vae: CVAE of 32 x 32 colour images, 10 classes.", RGB, 2_010_904,
-        DENSE_32, ALPHAYA_TRAINING, data=GREY,
+        DENSE_32, ALPHAYA_TRAINING, data=RGB_32 | GREY,
         differs=ALPHAYA + "; the label is 10 numbers, not 10 planes of them, to the dense encoder",
     ),
     "tensorflow-infovae": Preset(
         "infovae", "ALPHAYA-Japan/vae: InfoVAE of 32 x 32 colour images.", RGB, 13_271_187,
-        DCGAN, {**ALPHAYA_TRAINING, "learning_rate": 1e-3},
+        DCGAN, {**ALPHAYA_TRAINING, "learning_rate": 1e-3}, data=RGB_32,
         differs=f"{ALPHAYA}; the objective is that of its README (its code has no MMD); {MEANS}; scales of z "
         "are not bounded by 1",
     ),
     "tensorflow-mmdvae": Preset(
         "mmdvae", "ALPHAYA-Japan/vae: MMD-VAE of 32 x 32 colour images.", RGB, 13_168_587,
         {**DCGAN, "posterior": "deterministic"}, {**ALPHAYA_TRAINING, "learning_rate": 1e-3},
-        {"kernel": "reference", "mmd": "biased", "mmd_weight": 3072.0},
+        {"kernel": "reference", "mmd": "biased", "mmd_weight": 3072.0}, data=RGB_32,
         differs=ALPHAYA + "; lambda is 1 a pixel of 32 x 32 x 3; " + MEANS,
     ),
     "vampprior-paper": Preset(

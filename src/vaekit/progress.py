@@ -1,22 +1,25 @@
-"""What a training shows: one live line on a terminal, one plain line an epoch anywhere else."""
+"""What is shown of work that takes time: of a training one live line on a terminal, or one plain line an epoch."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import rich.progress
 from rich.console import Console
 from rich.table import Column
 from rich.text import Text
-from torch import Tensor
 
 from .config import TrainConfig
 
 if TYPE_CHECKING:
+    from .data.dataset import Batch
     from .training import Epoch
+
+
+T = TypeVar("T")
 
 
 class Line(rich.progress.ProgressColumn):
@@ -62,7 +65,7 @@ class Progress:
     def say(self, text: str) -> None:
         self.console.print(text)
 
-    def track(self, batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    def track(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
             yield batch
             if self.live:
@@ -87,6 +90,41 @@ class Progress:
             self.seconds += epoch.seconds
             left = self.seconds / epoch.epoch * (self.epochs - epoch.epoch)
             self.console.print(f"{line}  {clock(left)} left")
+
+
+class Shown:
+    """What other work says while it lasts, on the standard error; nothing unless enabled."""
+
+    def __init__(self, enabled: bool) -> None:
+        self.enabled = enabled
+        self.console = Console(
+            stderr=True, highlight=False, markup=False, soft_wrap=True, quiet=not enabled
+        )
+        self.live = self.console.is_terminal and enabled
+
+    def say(self, text: str) -> None:
+        self.console.print(text)
+
+    def track(self, steps: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
+        """A bar with the time left, on a terminal."""
+        return rich.progress.track(
+            steps, what, total, console=self.console, disable=not self.live, transient=True
+        )
+
+    def bytes(self, what: str, total: int | None, done: int) -> rich.progress.Progress:
+        """A bar of a download, of which `done` bytes are there already; its one task is for the caller to update."""
+        columns = (
+            rich.progress.TextColumn("{task.description}"),
+            rich.progress.BarColumn(bar_width=15),
+            rich.progress.DownloadColumn(),
+            rich.progress.TransferSpeedColumn(),
+            rich.progress.TimeRemainingColumn(),
+        )
+        bar = rich.progress.Progress(
+            *columns, console=self.console, disable=not self.live, transient=True
+        )
+        bar.add_task(what, total=total, completed=done)
+        return bar
 
 
 def clock(seconds: float) -> str:

@@ -3,22 +3,25 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Sequence
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
 from typing import Any
 
 from .catalog import MODELS, model_entry
 from .checks import UserError, closest, flag
 from .config import DataConfig, ObjectiveConfig, TrainConfig
 
-Verbs = Sequence[Callable[..., None]]  # all but train
+Verbs = Mapping[str, Callable[..., None]]  # all but train, by name: "evaluate", "data get"
+GROUPS = ("train", "data")
 
 
 def reject(verbs: Verbs, arguments: list[str], event: Any) -> None:
     """Say what tyro could not parse in one line (tyro's own message is a box of several)."""
     kind = type(event).__name__
     verb = arguments[0] if arguments else ""
-    words = [word for word in arguments[: 2 if verb == "train" else 1] if not word.startswith("-")]
+    words = [word for word in arguments[: 2 if verb in GROUPS else 1] if not word.startswith("-")]
+    if verb == "data":
+        verb = " ".join(words)
     page = f"see `{' '.join(['vaekit', *words])} --help`"
     if kind == "UnrecognizedArgs":
         word = event.tokens[0]
@@ -29,8 +32,10 @@ def reject(verbs: Verbs, arguments: list[str], event: Any) -> None:
             raise UserError(f"there is no flag {word} here{closest(word, known)}; {page}")
         if verb == "train" and arguments[1:2] == [word]:
             model_entry(word)
-        names = ["train", *(verb.__name__ for verb in verbs)]
-        if verb == word:
+        names = list(dict.fromkeys(["train", *(name.split()[0] for name in verbs)]))
+        if verb == f"data {word}":
+            names = [name.split()[1] for name in verbs if name.startswith("data ")]
+        if verb in (word, f"data {word}"):
             there = ", ".join(names)
             raise UserError(
                 f"there is no command {word!r}{closest(word, names)} (there are: {there})"
@@ -65,5 +70,10 @@ def flags(verbs: Verbs, verb: str) -> list[str]:
         groups = [*kinds, ObjectiveConfig, DataConfig, TrainConfig]
         settings = [field.name for kind in groups for field in fields(kind)]
         return [flag(name) for name in [*settings, "out", "name", "init", "preset"]]
-    found = [v for v in verbs if v.__name__ == verb]
-    return [flag(name) for v in found for name in inspect.signature(v).parameters]
+    if verb not in verbs:
+        return []
+    names = []
+    for name, parameter in inspect.signature(verbs[verb], eval_str=True).parameters.items():
+        kind = parameter.annotation
+        names += [field.name for field in fields(kind)] if is_dataclass(kind) else [name]
+    return [flag(name) for name in names]

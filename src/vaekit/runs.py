@@ -27,8 +27,8 @@ from torch import Tensor, nn
 
 from . import __version__
 from .catalog import model_entry
-from .checks import UserError, from_dict, one_line, require, require_seed
-from .config import Blueprint, DataRecord
+from .checks import UserError, from_dict, one_line, override, require, require_seed
+from .config import Blueprint, DataRecord, SourceConfig
 
 FORMAT = 2
 
@@ -145,6 +145,22 @@ class Run:
         section = self.section("data")
         kept = {f.name: section[f.name] for f in fields(DataRecord) if f.name in section}
         return from_dict(DataRecord, kept, str(self.path / "config.json"))
+
+    @property
+    def source(self) -> SourceConfig | None:
+        """How to find these data again; None where they were arrays."""
+        section, where = self.section("data"), str(self.path / "config.json")
+        if "source" not in section:  # runs of 0.1 before data sets had settings
+            return override(
+                SourceConfig(),
+                {"data": section.get("name"), "data_dir": section.get("data_dir")},
+                where,
+            )
+        source = section["source"]
+        if source is None:
+            return None
+        require(isinstance(source, dict), f"{where} is damaged (its source is no object)")
+        return override(SourceConfig(), source, where)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

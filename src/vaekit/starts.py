@@ -67,7 +67,7 @@ def start_clusters(model: VAE, images: Split, binarisation: Settled, seed: int) 
     """
     settings = model.blueprint.settings
     assert isinstance(settings, ClusterConfig)
-    codes = posterior_means(model, images[:IMAGES], binarisation)
+    codes = posterior_means(model, images, binarisation)
     require(
         bool(np.isfinite(codes).all()),
         "the plain VAE's loss is not finite; try a smaller --learning-rate",
@@ -82,12 +82,13 @@ def start_clusters(model: VAE, images: Split, binarisation: Settled, seed: int) 
 
 @torch.no_grad()
 def posterior_means(model: VAE, images: Split, binarisation: Settled) -> np.ndarray:
-    """The mean of q(z | x) of each image, its greys as they are rather than drawn: (N, D), float64."""
+    """The mean of q(z | x) of each of the first 20,000 images, greys as they are rather than drawn: (N, D), float64."""
     seen: Settled = "none" if binarisation == "dynamic" else binarisation
     model.eval()
     chunks = []
-    for start in range(0, len(images), BATCH):
-        batch = images[start : start + BATCH]
+    end = min(len(images), IMAGES)
+    for start in range(0, end, BATCH):
+        batch = images[start : min(start + BATCH, end)]
         values = model.given(pixels(batch.images, seen), batch.labels)
         chunks.append(model.posterior["z"](values).mean.cpu().double())
     return torch.cat(chunks).numpy()

@@ -20,8 +20,9 @@ from .catalog import model_entry
 from .checks import override, require
 from .compute import fast_float32, find_device, seeded
 from .config import ClusterConfig, DataConfig, TrainConfig
-from .data import Dataset, Split, freeze, pixels
-from .data.dataset import Settled
+from .data import Dataset, Frozen, freeze, pixels
+from .data.dataset import Batch, Settled
+from .data.feeding import batches
 from .fitness import check, settle_pixels
 from .models import decoded_numbers, objective_of
 from .objectives import Objective, Weight, elbo
@@ -85,7 +86,7 @@ def train_epochs(
     objective: Objective,
     binarisation: Settled,
     device: torch.device,
-    track: Callable[[Iterable[Tensor]], Iterable[Tensor]] = iter,
+    track: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
 ) -> Iterator[tuple[Epoch, VAE]]:
     """Train a model, yielding after each epoch its record and the model to save (the average where `ema` is set).
 
@@ -107,7 +108,7 @@ def train_epochs(
         totals = zeros(3, device)
         order = torch.randperm(len(train)).to(device)
         model.train()
-        for indices in track(order.split(config.batch_size)):
+        for batch in track(batches(train, order.split(config.batch_size))):
             step += 1
             rate = learning_rate(step / steps, config)
             for group in optimizer.param_groups:
@@ -115,7 +116,6 @@ def train_epochs(
             if config.kl_warmup:
                 kl_weight.fill_(min(1.0, step / steps / config.kl_warmup))
 
-            batch = train[indices]
             value, means = loss(pixels(batch.images, binarisation), batch.labels, warmup)
             optimizer.zero_grad()
             value.backward()
@@ -124,7 +124,7 @@ def train_epochs(
             optimizer.step()
             if average is not None and config.ema is not None:
                 update_average(average, model, config.ema)
-            totals += means * len(indices)
+            totals += means * len(batch)
         # Reading the totals waits for the device, so the time is that of the whole epoch.
         train_objective, log_likelihood, kl = (totals / len(train)).tolist()
         trained = time.perf_counter() - started
@@ -213,13 +213,13 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
 
 
 @torch.no_grad()
-def validate(loss: Loss, split: Split) -> list[float]:
+def validate(loss: Loss, split: Frozen) -> list[float]:
     """Mean objective, log-likelihood and KL over a frozen split, nats per image.
 
     The noise is the same at each call, so that two epochs differ by their weights alone, and the training's own
     noise goes on as if nothing had been drawn.
     """
-    device = split.images.device
+    device = split.device
     was_training = loss.model.training
     loss.model.eval()
     with seeded(VALIDATION_SEED, device):

@@ -1,9 +1,10 @@
-"""A data set in memory, and how its pixels become what a model sees."""
+"""A data set, in memory or in a file, and how its pixels become what a model sees."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +12,8 @@ import torch
 from torch import Tensor
 
 from ..checks import UserError, require
-from ..config import Binarisation
+from ..config import Binarisation, SourceConfig
+from .stored import Stored
 
 Settled = Literal["dynamic", "threshold", "none"]
 
@@ -23,9 +25,12 @@ WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, C, H, W), uint8 or float in [0, 1], and their labels (N,), whole numbers from 0, if there are any."""
+    """Images (N, C, H, W), uint8 or float in [0, 1], and their labels (N,), whole numbers from 0, if there are any.
 
-    images: Tensor
+    Images too large for memory are `Stored` in a file, and what is indexed is read.
+    """
+
+    images: Tensor | Stored
     labels: Tensor | None = None
 
     def __post_init__(self) -> None:
@@ -35,17 +40,62 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, indices: slice | Tensor) -> Split:
+    def __getitem__(self, indices: slice | Tensor) -> Batch:
         labels = self.labels
         if isinstance(indices, slice):
-            return Split(self.images[indices], None if labels is None else labels[indices])
+            return Batch(self.images[indices], None if labels is None else labels[indices])
         # index_select copies whole images, where indexing goes through them pixel by pixel.
         images = self.images.index_select(0, indices)
-        return Split(images, None if labels is None else labels.index_select(0, indices))
+        return Batch(images, None if labels is None else labels.index_select(0, indices))
+
+    def take(self, rows: Tensor) -> Split:
+        """Some of the images, those in a file left there."""
+        labels = self.labels
+        if labels is not None:
+            labels = labels.index_select(0, rows.to(labels.device))
+        if isinstance(self.images, Stored):
+            return Split(self.images.take(rows.cpu()), labels)
+        return Split(self.images.index_select(0, rows.to(self.images.device)), labels)
 
     def to(self, device: torch.device) -> Split:
         labels = None if self.labels is None else self.labels.to(device)
         return Split(self.images.to(device), labels)
+
+
+@dataclass(frozen=True)
+class Batch(Split):
+    """Images and labels in memory: what indexing a split gives."""
+
+    images: Tensor
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """A split as validation and test see it, which `freeze` makes: a slice of it has floats in [0, 1]."""
+
+    split: Split
+    binarisation: Settled
+
+    def __len__(self) -> int:
+        return len(self.split)
+
+    def __getitem__(self, indices: slice | Tensor) -> Batch:
+        part = self.split[indices]
+        return Batch(pixels(part.images, self.binarisation), part.labels)
+
+    @property
+    def labels(self) -> Tensor | None:
+        return self.split.labels
+
+    @property
+    def device(self) -> torch.device:
+        return self.split.images.device
+
+    def take(self, rows: Tensor) -> Frozen:
+        return Frozen(self.split.take(rows), self.binarisation)
+
+    def to(self, device: torch.device) -> Frozen:
+        return Frozen(self.split.to(device), self.binarisation)
 
 
 def check_labels(labels: Any, count: int, where: str) -> None:
@@ -63,6 +113,8 @@ class Dataset:
     """Three splits of images of one size.
 
     `black_and_white` marks sets that the field binarises (MNIST and its like), whose likelihood is Bernoulli.
+    `source` is how `load` finds the same images again; None for arrays. `digest` is the hash of the content, where it
+    is known already.
     """
 
     name: str
@@ -71,7 +123,8 @@ class Dataset:
     test: Split
     classes: tuple[str, ...] | None = None
     black_and_white: bool = False
-    data_dir: str | None = None
+    source: SourceConfig | None = None
+    digest: str | None = None
 
     def __post_init__(self) -> None:
         for name, split in self.splits.items():
@@ -90,11 +143,24 @@ class Dataset:
                 f"{where}: pixels are {images.dtype}; they must be uint8, or float32 in [0, 1]",
             )
             require(
-                images.dtype == torch.uint8 or bool(((images >= 0) & (images <= 1)).all()),
+                isinstance(images, Stored)
+                or images.dtype == torch.uint8
+                or bool(((images >= 0) & (images <= 1)).all()),
                 f"{where}: float pixels must lie in [0, 1]",
             )
             if split.labels is not None:
                 check_labels(split.labels, len(images), where)
+
+    @classmethod
+    def of(cls, name: str, splits: Iterable[Split], **about: Any) -> Dataset:
+        """A data set of its three splits in order."""
+        train, validation, test = splits
+        return cls(name, train, validation, test, **about)
+
+    def with_splits(self, splits: Iterable[Split], **about: Any) -> Dataset:
+        """The same data set with other pixels."""
+        train, validation, test = splits
+        return replace(self, train=train, validation=validation, test=test, **about)
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -118,7 +184,7 @@ class Dataset:
         """The distribution of pixels that suits these images."""
         if self.black_and_white:
             return "bernoulli"
-        return "gaussian" if self.train.images.is_floating_point() else "logistic"
+        return "gaussian" if self.train.images.dtype == torch.float32 else "logistic"
 
     def binarisation(self, wanted: Binarisation, likelihood: str) -> Settled:
         """What `wanted` comes to under a likelihood; UserError where the two make no sense together."""
@@ -132,10 +198,12 @@ class Dataset:
 
     def sha256(self) -> str:
         """Hash of all pixels and labels, in order: which data a run was trained on."""
+        if self.digest is not None:
+            return self.digest
         digest = hashlib.sha256()
         for split in self.splits.values():
             for tensor in (split.images, split.labels):
-                if tensor is not None:
+                if isinstance(tensor, Tensor):
                     digest.update(str((tuple(tensor.shape), tensor.dtype)).encode())
                     digest.update(tensor.contiguous().numpy().data)
         return digest.hexdigest()
@@ -144,7 +212,7 @@ class Dataset:
         """What config.json says of it."""
         return {
             "name": self.name,
-            "data_dir": self.data_dir,
+            "source": None if self.source is None else asdict(self.source),
             "images": {name: len(split) for name, split in self.splits.items()},
             "classes": self.classes,
             "sha256": self.sha256(),
@@ -164,18 +232,19 @@ def pixels(images: Tensor, binarisation: Settled) -> Tensor:
     return (images > 0.5).to(images.dtype) if binarisation == "threshold" else images
 
 
-def freeze(split: Split, binarisation: Settled) -> Split:
+def freeze(split: Split, binarisation: Settled) -> Frozen:
     """A split as validation and test see it: floats in [0, 1], bits drawn once, from a fixed seed."""
     if binarisation != "dynamic":
-        return Split(pixels(split.images, binarisation), split.labels)
+        return Frozen(split, binarisation)
     # numpy's generator, so that the bits do not depend on the device. (That they stay as they are is tested.)
-    images = split.images.cpu().numpy()
+    images = split.images[:].cpu().numpy()
     generator = np.random.default_rng(FREEZE_SEED)
     if images.dtype == np.uint8:
         bits = generator.integers(0, 255, images.shape, dtype=np.uint8) < images
+        drawn = torch.from_numpy(bits).to(torch.uint8).mul_(255)
     else:
-        bits = generator.random(images.shape) < images
-    return Split(torch.from_numpy(bits).to(split.images.device, torch.float32), split.labels)
+        drawn = torch.from_numpy(generator.random(images.shape) < images).float()
+    return Frozen(Split(drawn.to(split.images.device), split.labels), "none")
 
 
 def choose_split(dataset: Dataset, name: str) -> Split:

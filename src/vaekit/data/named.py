@@ -1,0 +1,175 @@
+"""How each of the data sets by name is read."""
+
+from __future__ import annotations
+
+import dataclasses
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..checks import printable, require
+from ..config import SourceConfig
+from ..progress import Shown
+from . import shelf
+from .arrays import load_array_file
+from .collection import load_images
+from .dataset import Dataset, Split
+from .download import file_digest
+from .files import Folder, Source, Tar, damaged
+from .formats import cifar_contents, read_amat, read_cifar, read_mat
+from .idx import find_idx, read_idx_folder
+from .splits import split_rows
+
+# md5 of the unpacked files, as shared by whoever packed them anew.
+IDX_MD5 = {
+    "mnist": {
+        "train-images": "6bbc9ace898e44ae57da46a324031adb",
+        "train-labels": "a25bea736e30d166cdddb491f175f624",
+        "test-images": "2646ac647ad5339dbf082846283269ea",
+        "test-labels": "27ae3e4e09519cfbb04c329615203637",
+    },
+    "fashionmnist": {
+        "train-images": "f4a8712d7a061bf5bd6d2ca38dc4d50a",
+        "train-labels": "9018921c3c673c538a1fc5bad174d6f9",
+        "test-images": "8181f5470baa50b63fa0f6fddb340f0a",
+        "test-labels": "15d484375f8d13e6eb1aabb0c3f46965",
+    },
+}
+CLASSES = {
+    "mnist": tuple("0123456789"),
+    "fashionmnist": (
+        "T-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"
+    ),
+    "cifar10": (
+        "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
+    ),
+}  # fmt: skip
+BACKGROUND = "BACKGROUND_Google"
+FREY_SEED = 777
+
+
+def idx(folder: Path, name: str) -> Dataset:
+    """MNIST (LeCun, Cortes and Burges) or Fashion-MNIST (Xiao, Rasul and Vollgraf 2017): 50,000 / 10,000 / 10,000, the
+    last 10,000 of the training file being the validation images."""
+    found = find_idx(folder)
+    assert found is not None
+    splits = read_idx_folder(found, IDX_MD5[name])
+    train = splits["train"]
+    return Dataset(
+        name, train[:50_000], train[50_000:], splits["test"], CLASSES[name], black_and_white=True
+    )
+
+
+def mnist(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
+    return idx(folder, "mnist")
+
+
+def fashionmnist(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
+    return idx(folder, "fashionmnist")
+
+
+def binarizedmnist(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
+    """MNIST's digits with each pixel drawn black or white once, by H. Larochelle and I. Murray (2011)."""
+    packed = folder / "packed.npz"
+    if packed.exists():
+        return dataclasses.replace(load_array_file(packed, settings, shown), name="binarizedmnist")
+    splits = []
+    for part, file in zip(
+        ("train", "valid", "test"), shelf.SHELVES["binarizedmnist"].files, strict=True
+    ):
+        bits = read_amat(check_file(folder / f"binarized_mnist_{part}.amat", file.digest), 784)
+        splits.append(Split(torch.from_numpy(255 * bits).view(-1, 1, 28, 28)))
+    return Dataset.of("binarizedmnist", splits, black_and_white=True)
+
+
+def freyface(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
+    """B. Frey's face, 1,965 frames of a video: 1,565 drawn by a fixed seed to train on, as Kingma and Welling's
+    followers have it, the other 400 halved (Tomczak and Welling 2018); or, ordered, 1,572 / 196 / 197."""
+    path = check_file(folder / "frey_rawface.mat", shelf.SHELVES["freyface"].files[0].digest)
+    images = torch.from_numpy(np.ascontiguousarray(read_mat(path, "ff").T)).view(-1, 1, 28, 20)
+    sizes = [1572, 196, 197] if variant == "ordered" else [1565, 200, 200]
+    if variant != "ordered":
+        images = images[torch.from_numpy(np.random.default_rng(FREY_SEED).permutation(len(images)))]
+    return Dataset.of("freyface", map(Split, images.split(sizes)))
+
+
+def cifar10(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
+    """CIFAR-10 (Krizhevsky 2009), binary version: 45,000 / 5,000 / 10,000, the validation images being the last of the
+    fifth training file."""
+    archive = folder / "cifar-10-binary.tar.gz"
+    if archive.exists():
+        check_file(archive, shelf.SHELVES["cifar10"].files[0].digest)
+    parts = [
+        read_cifar(content, f"{printable(folder)}: {name}")
+        for name, content in sorted(cifar_contents(folder).items())
+    ]
+    images, labels = (torch.from_numpy(np.concatenate(found)) for found in zip(*parts, strict=True))
+    test = len(parts[-1][1])
+    train = Split(images[:-test], labels[:-test])
+    held = len(train) // 10
+    return Dataset(
+        "cifar10",
+        train[:-held],
+        train[-held:],
+        Split(images[-test:], labels[-test:]),
+        CLASSES["cifar10"],
+    )
+
+
+def caltech101(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
+    """Caltech-101 (Fei-Fei, Fergus and Perona 2004): photographs of mixed sizes, split by seed."""
+    unpacked = folder / "101_ObjectCategories"
+    packed, whole = folder / "101_ObjectCategories.tar.gz", folder / "caltech-101.zip"
+    source: Source
+    if unpacked.is_dir():
+        source = Folder(unpacked)
+    elif packed.exists():
+        source = Tar(packed)
+    else:
+        source = Tar(whole, lambda: inside(whole, "101_ObjectCategories.tar.gz"))
+    leave_out = () if variant == "background" else (BACKGROUND,)
+    return load_images(source, settings, "caltech101", shown, leave_out)
+
+
+def inside(path: Path, name: str) -> Any:
+    """A file in the .zip archive of Caltech-101, opened."""
+    check_file(path, shelf.SHELVES["caltech101"].files[0].digest)
+    with damaged(path), zipfile.ZipFile(path) as archive:
+        members = [member for member in archive.namelist() if member.endswith("/" + name)]
+        require(len(members) == 1, f"{printable(path)} has no {name}; get it again")
+        return archive.open(members[0])
+
+
+def digits(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
+    """The digits that come with scikit-learn: 1,797 of 8 x 8 pixels on 17 levels, split by seed."""
+    from sklearn.datasets import load_digits
+
+    found = load_digits()
+    images = torch.from_numpy(np.round(found.images * (255 / 16)).astype(np.uint8))[:, None]
+    labels = torch.from_numpy(found.target.astype(np.int64))
+    rows = split_rows(torch.zeros(len(images), dtype=torch.uint8), labels, settings, "digits")
+    everything = Split(images, labels)
+    return Dataset.of(
+        "digits", map(everything.take, rows), classes=CLASSES["mnist"], black_and_white=True
+    )
+
+
+def check_file(path: Path, digest: str) -> Path:
+    """UserError unless the file is there and has the hash."""
+    require(path.is_file(), f"{printable(path)} is missing; put the data set's file there")
+    require(
+        file_digest(path, digest) == digest,
+        f"{printable(path)} is not the original file (its hash differs); remove it, and get it again",
+    )
+    return path
+
+
+Reader = Callable[[Path, str, SourceConfig, Shown], Dataset]
+READERS: dict[str, Reader] = {
+    reader.__name__: reader
+    for reader in (mnist, binarizedmnist, fashionmnist, freyface, cifar10, caltech101, digits)
+}
