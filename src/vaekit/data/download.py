@@ -95,7 +95,9 @@ def _receive(address: str, file: File, part: Path, shown: Shown) -> None:
                     bar.advance(bar.task_ids[0], len(block))
                     if done > file.size:
                         break
-    except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
+    except urllib3.exceptions.HTTPError:
+        pass  # the connection broke: how much has come is looked at below
+    except requests.RequestException as error:
         raise Failed(explain(error)) from None
     except OSError as error:  # a full disk, which what has come only fills
         part.unlink(missing_ok=True)
