@@ -84,7 +84,7 @@ def load_array_file(path: Path, settings: SourceConfig, shown: Shown) -> Dataset
     if settings.in_memory == "no" or (settings.in_memory == "auto" and large):
         key = [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
         store = cached(path.stem, key, partial(write_parts, parts, path.stem, where), shown)
-        return as_dataset(open_store(store), settings, path.stem)
+        return as_dataset(open_store(store), settings, path.stem, path)
     return from_parts(parts, settings, path.stem, where)
 
 

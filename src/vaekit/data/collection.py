@@ -50,7 +50,7 @@ def load_images(
     store = open_store(cached(name, key, make, shown))
     if store.about.bad and not settings.skip_bad:
         raise refuse_bad(source, store.about.bad, store.about.bad_names, len(store.parts))
-    return as_dataset(store, settings, name)
+    return as_dataset(store, settings, name, source.path)
 
 
 def prepare(
@@ -65,20 +65,19 @@ def prepare(
     layout = lay_out(source, leave_out)
     form = settle_form(source, layout, settings, shown)
     bad: list[str] = []
-    chunks = decode_all(source, layout, form, bad, shown)
-    if not settings.skip_bad:
-        chunks = refusing(chunks, source, bad, layout)
+    most = len(layout.names) - 1 if settings.skip_bad else 0
+    chunks = refusing(decode_all(source, layout, form, bad, shown), source, bad, layout, most)
     write_store(out, name, layout.classes, (form.channels, form.height, form.width), chunks, bad)
     if bad:
         shown.say(f"left out {len(bad):,} images that cannot be read, first {bad[0]}")
 
 
 def refusing(
-    chunks: Iterable[Chunk], source: Source, bad: list[str], layout: Layout
+    chunks: Iterable[Chunk], source: Source, bad: list[str], layout: Layout, most: int
 ) -> Iterator[Chunk]:
-    """The chunks; in the end UserError if an image was bad."""
+    """The chunks; in the end UserError if more images were bad than may be."""
     yield from chunks
-    if bad:
+    if len(bad) > most:
         raise refuse_bad(source, len(bad), bad, len(layout.names) - len(bad))
 
 
@@ -196,9 +195,9 @@ def read_batches(
         yield batch
 
 
-def as_dataset(store: Store, settings: SourceConfig, name: str) -> Dataset:
-    """The three splits of a file of images, in memory or not."""
-    rows = split_rows(store.parts, store.labels, settings, name)
+def as_dataset(store: Store, settings: SourceConfig, name: str, source: Path) -> Dataset:
+    """The three splits of a file of images that were decoded from `source`, in memory or not."""
+    rows = split_rows(store.parts, store.labels, settings, printable(source))
     pixels = store.images
     large = pixels.shape.numel() > MEMORY
     on_disk = settings.in_memory == "no" or (settings.in_memory == "auto" and large)

@@ -60,10 +60,9 @@ def lay_out(source: Source, leave_out: Sequence[str] = ()) -> Layout:
         paths, folders = [path[1:] for path in paths], [f[1:] for f in folders]
 
     classed = np.array([len(path) > 1 for path in paths])
-    empty = {f[:1] for f in folders if f} - {path[:1] for path in paths}
-    check_classes(where, sorted(empty))
     if not classed.any():
         return Layout(names, parts, None, None)
+    check_classes(where, sorted({f[:1] for f in folders if f} - {path[:1] for path in paths}))
     if not classed.all():
         stray = names[int(np.flatnonzero(~classed)[0])]
         raise UserError(

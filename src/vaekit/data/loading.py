@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def load(
     config = override(SourceConfig(), given, "load_data()")
     named = shelf.find_name(str(data)) if isinstance(data, str) else None
     if named is None:
-        path = find_path(Path(data), data_dir)
+        path = find_path(str(data), data_dir)
         config = dataclasses.replace(config, data=str(path.resolve()), data_dir=None)
         dataset = load_path(path.resolve(), config, shown)
     else:
@@ -68,14 +69,14 @@ def load_again(source: SourceConfig | None, data_dir: str | Path | None, run: st
     return load(**settings)
 
 
-def find_path(path: Path, data_dir: str | Path | None) -> Path:
+def find_path(data: str, data_dir: str | Path | None) -> Path:
     """Where one's own images are: at a path, below `data_dir`, or `data_dir` itself. Raises UserError."""
-    path = path.expanduser()
+    path = Path(data).expanduser()
     if data_dir is not None:
         base = Path(data_dir).expanduser()
         path = base / path.name if (base / path.name).exists() else base
     require(
-        path.exists() or bool(path.suffix) or len(path.parts) > 1,
+        path.exists() or bool(path.suffix) or os.sep in data,
         f"there is no data set or folder {printable(path)!r}{closest(str(path), shelf.SHELVES)} (data sets: "
         f"{', '.join(shelf.SHELVES)})",
     )
@@ -87,11 +88,11 @@ def load_path(path: Path, settings: SourceConfig, shown: Shown) -> Dataset:
     """The data set of a file or a folder. Raises UserError."""
     ending = path.suffix.lower()
     if ending == ".safetensors":
-        return as_dataset(open_store(path), settings, path.stem)
+        return as_dataset(open_store(path), settings, path.stem, path)
     if path.is_dir():
         found = find_idx(path)
         if found is not None:
-            return from_splits(path.name, read_idx_folder(found), settings)
+            return from_splits(path, read_idx_folder(found), settings)
         arrays = [file.stem for file in path.glob("*.npy")]
         if array_names(arrays):
             return load_array_file(path, settings, shown)
@@ -101,14 +102,14 @@ def load_path(path: Path, settings: SourceConfig, shown: Shown) -> Dataset:
     return load_images(open_source(path), settings, name.removesuffix(".zip"), shown)
 
 
-def from_splits(name: str, splits: dict[str, Split], settings: SourceConfig) -> Dataset:
+def from_splits(path: Path, splits: dict[str, Split], settings: SourceConfig) -> Dataset:
     """A data set of training and test images; those for validation are held back."""
     train = splits["train"]
     parts = torch.zeros(len(train) + 1, dtype=torch.uint8)
     parts[-1] = 2
     labels = None if train.labels is None else torch.cat([train.labels, train.labels[:1]])
-    rows = split_rows(parts, labels, settings, name)
-    return Dataset(name, train.take(rows[0]), train.take(rows[1]), splits["test"])
+    rows = split_rows(parts, labels, settings, printable(path))
+    return Dataset(path.name, train.take(rows[0]), train.take(rows[1]), splits["test"])
 
 
 def formed(dataset: Dataset, settings: SourceConfig) -> Dataset:

@@ -11,23 +11,17 @@ from ..config import SourceConfig
 
 
 def hold_back(labels: np.ndarray | None, count: int, share: float, seed: list[int]) -> np.ndarray:
-    """Which of `count` images to hold back, (count,), bool: a share, at least one and not all; of each class in
-    proportion, as nearly as whole images allow."""
+    """Which of `count` images to hold back, (count,), bool: a share, at least one and not all.
+
+    All are as likely; of each class as many as its size says, to the next whole number (systematic sampling along the
+    images ordered by class, within one at random).
+    """
     chance = np.random.default_rng(seed)
-    place = chance.random(count)
-    labels = np.zeros(count, np.int64) if labels is None else labels
-    order = np.lexsort((place, labels))
-    sizes = np.bincount(labels)
-    starts = np.cumsum(sizes) - sizes
-    # An image's rank in its class as a share of it, each class from its own random start: the lowest are taken.
-    of = labels[order]
-    rank = (np.arange(count) - starts[of] + chance.random(len(sizes))[of]) / np.maximum(
-        sizes[of], 1
-    )
+    order = np.lexsort((chance.random(count), np.zeros(count) if labels is None else labels))
+    wanted = min(count - 1, max(1, round(share * count)))
+    places = (chance.random() + np.arange(wanted)) * (count / wanted)
     held = np.zeros(count, bool)
-    held[order[np.argsort(rank, kind="stable")[: min(count - 1, max(1, round(share * count)))]]] = (
-        True
-    )
+    held[order[places.astype(np.int64)]] = True
     return held
 
 

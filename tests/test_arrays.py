@@ -1,0 +1,235 @@
+"""Arrays as data sets: shapes and types, .npy and .npz files, folders of them, map-style datasets."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from vaekit import UserError, evaluate, load_data, train
+from vaekit import build as build_model
+from vaekit.data.arrays import array_names, as_images
+
+CHANCE = np.random.default_rng(2)
+IMAGES = CHANCE.integers(0, 256, (20, 6, 5, 3), dtype=np.uint8)
+LABELS = np.arange(20) % 4
+
+
+def load(data, **options):
+    return load_data(data, progress=False, **options)
+
+
+def everything(data) -> np.ndarray:
+    return torch.cat([split.images[:] for split in data.splits.values()]).numpy()
+
+
+def images_of(data) -> list[bytes]:
+    return sorted(image.tobytes() for image in everything(data))
+
+
+CHANNELS_FIRST = IMAGES.transpose(0, 3, 1, 2)
+WANTED = sorted(image.tobytes() for image in CHANNELS_FIRST)
+
+
+@pytest.mark.parametrize(
+    "array",
+    [IMAGES, CHANNELS_FIRST, torch.from_numpy(IMAGES), torch.from_numpy(CHANNELS_FIRST.copy()), IMAGES.astype(np.int64),
+     IMAGES.astype(np.uint16), IMAGES.astype(np.float64)],
+)  # fmt: skip
+def test_images_of_any_order_and_type(array):
+    data = load(array)
+    assert data.shape == (3, 6, 5)
+    assert data.train.images.dtype == torch.uint8
+    assert images_of(data) == WANTED
+    assert data.likelihood == "logistic"
+    assert data.source is None
+
+
+@given(
+    shape=st.tuples(st.integers(3, 9), st.integers(1, 9), st.integers(1, 9)),
+    kind=st.sampled_from(["bool", "uint8", "int32", "float32", "float64"]),
+    data=st.data(),
+)
+@settings(max_examples=100, deadline=None)
+def test_arrays_are_kept_to_the_last_digit(shape, kind, data):
+    if kind.startswith("float"):
+        elements = st.floats(0, 1, width=32)
+    else:
+        elements = st.booleans() if kind == "bool" else st.integers(0, 255)
+    array = data.draw(arrays.arrays(kind, shape, elements=elements))
+    found = as_images(array, "here")
+    assert found.shape == (shape[0], 1, *shape[1:])
+    wanted = 255 * array.astype(np.uint8) if kind == "bool" else array
+    assert np.array_equal(found[:, 0].numpy(), wanted)
+    assert found.dtype == (torch.float32 if kind.startswith("float") else torch.uint8)
+
+
+def test_floats_are_gaussian_and_bits_bernoulli():
+    assert load(CHANCE.random((10, 4, 4), dtype=np.float32)).likelihood == "gaussian"
+    assert load(CHANCE.random((10, 4, 4)) > 0.5).likelihood == "bernoulli"
+    assert load(255 * (CHANCE.random((10, 4, 4)) > 0.5).astype(np.uint8)).likelihood == "bernoulli"
+
+
+@pytest.mark.parametrize(
+    ("array", "said"),
+    [
+        (np.zeros((10, 784)), "an array of shape"),
+        (np.zeros((0, 4, 4), np.uint8), "an array of shape"),
+        (np.zeros((10, 4, 0), np.uint8), "an array of shape"),
+        (np.full((10, 4, 4), -1.0), "pixels from -1 to -1"),
+        (np.full((10, 4, 4), 1.5), "pixels from 1.5 to 1.5"),
+        (np.full((10, 4, 4), 256), "pixels from 256 to 256"),
+        (np.full((10, 4, 4), np.nan), "pixels from nan"),
+        (np.full((10, 4, 4), np.inf), "pixels from inf"),
+        (np.full((10, 4, 4), "x"), "pixels must be numbers"),
+        (np.full((10, 4, 4), None), "pixels must be numbers"),
+        (np.zeros((2, 4, 4), np.uint8), "takes 3 or more"),
+        ((IMAGES, LABELS[:-1]), "20 images but 19 labels"),
+        ((IMAGES, LABELS + 0.5), "must be whole numbers"),
+        ((IMAGES, LABELS - 1), "labels must be 0 or more"),
+        ((IMAGES, np.zeros((20, 2), int)), "must be whole numbers"),
+        ({"test": IMAGES}, "its keys are train"),
+        ({"train": IMAGES, "extra": IMAGES}, "its keys are train"),
+        ({"train": IMAGES, "test": IMAGES[:, :3]}, "differ from the training images"),
+        (3, "no images in an object of type int"),
+        ([], "the dataset is empty"),
+        ([np.zeros((3, 3)), np.zeros((3, 4))], "differ in shape"),
+    ],
+)
+def test_what_makes_no_data_set_is_named(array, said):
+    with pytest.raises(UserError, match=said) as caught:
+        load(array)
+    assert "\n" not in str(caught.value)
+
+
+def test_labels_and_parts():
+    data = load((IMAGES, LABELS.astype(np.uint8)[:, None]), test_share=0.2, validation_share=0.25)
+    assert [len(split) for split in data.splits.values()] == [12, 4, 4]
+    assert data.test.labels.bincount().tolist() == [1, 1, 1, 1]
+    parts = load(
+        {
+            "train": (IMAGES, LABELS),
+            "validation": (IMAGES[:4], LABELS[:4]),
+            "test": (IMAGES[:3], LABELS[:3]),
+        }
+    )
+    assert [len(split) for split in parts.splits.values()] == [20, 4, 3]
+    assert np.array_equal(parts.train.images, CHANNELS_FIRST)
+    assert parts.train.labels.tolist() == LABELS.tolist()
+
+
+def test_map_style_datasets():
+    class Pairs:
+        def __init__(self, items):
+            self.items = items
+
+        def __len__(self):
+            return len(self.items)
+
+        def __getitem__(self, index):
+            return self.items[index]
+
+    pairs = zip(IMAGES, LABELS.tolist(), strict=True)
+    pictures = [(Image.fromarray(image), label) for image, label in pairs]
+    for items in (
+        pictures,
+        [(torch.from_numpy(np.array(image)).permute(2, 0, 1), y) for image, y in pictures],
+        list(zip(IMAGES, LABELS, strict=True)),
+    ):
+        data = load(Pairs(items))
+        assert images_of(data) == WANTED
+        assert data.class_count == 4
+    assert load(Pairs(list(IMAGES))).class_count == 0
+    dataset = torch.utils.data.TensorDataset(torch.from_numpy(IMAGES), torch.from_numpy(LABELS))
+    assert images_of(load(dataset)) == WANTED
+
+
+NAMINGS = [
+    {"x_train": "train", "y_train": "train-labels", "x_test": "test", "y_test": "test-labels"},
+    {"train_images": "train", "train_labels": "train-labels", "val_images": "validation",
+     "val_labels": "validation-labels", "test_images": "test", "test_labels": "test-labels"},
+    {"images": "train", "labels": "train-labels"},
+    {"full_x": "train", "full_y": "train-labels"},
+    {"arr_0": "train"},
+    {"train": "train", "valid": "validation", "test": "test"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("naming", NAMINGS, ids=lambda names: " ".join(names))
+@pytest.mark.parametrize("kind", ["npz", "npz-packed", "folder"])
+def test_files_of_arrays_by_the_usual_names(naming, kind, tmp_path):
+    found = {name: LABELS if "labels" in what else IMAGES for name, what in naming.items()}
+    path = tmp_path / "d.npz"
+    if kind == "folder":
+        path = tmp_path / "d"
+        path.mkdir()
+        for name, array in found.items():
+            np.save(path / f"{name}.npy", array)
+    else:
+        (np.savez_compressed if "packed" in kind else np.savez)(path, **found)
+    data = load(path)
+    assert data.name == "d"
+    given = {what for what in naming.values() if "labels" not in what}
+    if given == {"train"}:
+        assert images_of(data) == WANTED
+    for part in given - {"train"}:
+        assert np.array_equal(data.splits[part].images[:], CHANNELS_FIRST)
+    assert (data.class_count == 4) == any("labels" in what for what in naming.values())
+
+
+def test_names_that_say_nothing():
+    assert array_names(["images", "weights"]) is None
+    assert array_names(["labels"]) is None
+    assert array_names(["test_images"]) is None
+    assert array_names(["x_train", "train_x"]) is None
+    assert array_names([]) is None
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda p: np.savez(p, weights=IMAGES), "has the arrays weights; name them images"),
+        (lambda p: np.savez(p), r"has the arrays \(none\)"),
+        (lambda p: np.savez(p, images=IMAGES, test_labels=LABELS), "labels without their images"),
+        (lambda p: np.savez(p, images=np.array([{}])), "cannot be read as arrays: Object arrays"),
+        (lambda p: p.write_bytes(b"hello"), "cannot be read as arrays"),
+        (lambda p: p.write_bytes(b""), "cannot be read as arrays"),
+        (
+            lambda p: np.savez_compressed(p, images=np.zeros((2**29, 1, 1), np.uint8)),
+            "times its size",
+        ),
+    ],
+)
+def test_a_bad_npz_is_named_in_one_line(make, said, tmp_path):
+    path = tmp_path / "d.npz"
+    make(path)
+    with pytest.raises(UserError, match=said) as caught:
+        load(path)
+    assert str(path) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_bad_npy_is_named_in_one_line(tmp_path):
+    path = tmp_path / "d.npy"
+    np.save(path, IMAGES)
+    whole = path.read_bytes()
+    for content in (whole[:-1], whole[:40], b"", b"hello", whole.replace(b"(20,", b"(99,")):
+        path.write_bytes(content)
+        with pytest.raises(UserError, match="cannot be read as an array") as caught:
+            load(path)
+        assert str(path) in str(caught.value)
+        assert "\n" not in str(caught.value)
+    np.save(path, np.array([{}]), allow_pickle=True)
+    with pytest.raises(UserError, match="cannot be read as an array"):
+        load(path)
+
+
+def test_a_run_on_arrays_wants_them_again(tmp_path):
+    data = load((IMAGES, LABELS))
+    model = build_model("vae", data, latent_dim=2, hidden_dim=8)
+    run = train(model, data, out=tmp_path / "run", epochs=1, progress=False)
+    with pytest.raises(UserError, match="was trained on arrays; pass them"):
+        evaluate(run, samples=2)
+    assert evaluate(run, samples=2, data=data)["images"] == 2

@@ -1,0 +1,814 @@
+"""One's own images: layouts of folders, sizes and colours, splits, the cache, what cannot be read."""
+
+import io
+import itertools
+import json
+import multiprocessing
+import os
+import re
+import shutil
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+from PIL import Image
+
+from test_named import png
+from vaekit import UserError, build, evaluate, load_data, train
+from vaekit.data import collection, images
+from vaekit.data.images import BadImage, Form, decode
+from vaekit.data.splits import hold_back
+from vaekit.data.stored import open_store
+
+CHANCE = np.random.default_rng(1)
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path_factory) -> Path:
+    """Where decoded images go."""
+    path = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("VAEKIT_CACHE", str(path))
+    return path / "decoded"
+
+
+def kept(cache: Path) -> list[str]:
+    return [path.name for path in cache.iterdir() if not path.name.endswith(".lock")]
+
+
+def save(path: Path, shape=(6, 5), level: int | None = None) -> np.ndarray:
+    """A .png of noise, or of one level of grey."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    array = CHANCE.integers(0, 256, shape, dtype=np.uint8)
+    if level is not None:
+        array[:] = level
+    Image.fromarray(array).save(path)
+    return array
+
+
+def collect(folder: Path, names, **options) -> dict[str, np.ndarray]:
+    return {name: save(folder / name, **options) for name in names}
+
+
+def everything(data) -> np.ndarray:
+    return torch.cat([split.images[:] for split in data.splits.values()]).numpy()
+
+
+def load(path, **options):
+    return load_data(path, progress=False, **options)
+
+
+def counts(data) -> list[list[int]]:
+    return [
+        split.labels.bincount(minlength=data.class_count).tolist() for split in data.splits.values()
+    ]
+
+
+# Layouts
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        ("train_data", None, "test_data"),
+        ("train", None, "test"),
+        ("Train", "Val", "Test"),
+        ("training", "validation", "testing"),
+    ],
+)
+@pytest.mark.parametrize("wrapper", ["", "photos/"])
+def test_parts_with_a_folder_a_class(parts, wrapper, tmp_path):
+    found = {}
+    for part, count in zip(parts, (10, 4, 3), strict=True):
+        if part:
+            for name in ("cat", "dog"):
+                names = [f"{wrapper}{part}/{name}/deep/er/{i}.png" for i in range(count)]
+                found[part, name] = collect(tmp_path / "d", names)
+    data = load(tmp_path / "d")
+    assert data.classes == ("cat", "dog")
+    assert data.name == "d"
+    train, validation, test = counts(data)
+    assert test == [3, 3]
+    assert validation == ([4, 4] if parts[1] else [1, 1])
+    assert train == ([10, 10] if parts[1] else [9, 9])
+    for label, name in enumerate(data.classes):
+        seen = data.test.images[data.test.labels == label][:, 0].numpy()
+        assert np.array_equal(seen, list(found[parts[2], name].values()))
+
+
+def test_plain_classes_and_plain_images(tmp_path):
+    collect(tmp_path / "a", [f"{k}/{i}.png" for k in "xyz" for i in range(20)])
+    data = load(tmp_path / "a", validation_share=0.25, test_share=0.2)
+    assert counts(data) == [[12] * 3, [4] * 3, [4] * 3]
+    collect(tmp_path / "b", ["1.png", "2.png", "3.png", "4.png"])
+    data = load(tmp_path / "b")
+    assert data.classes is None
+    assert data.class_count == 0
+    assert [len(split) for split in data.splits.values()] == [2, 1, 1]
+    collect(tmp_path / "c", [f"2019/05/{i}.png" for i in range(6)])  # one folder is no class
+    assert load(tmp_path / "c").class_count == 0
+
+
+def test_a_class_called_train_is_a_class(tmp_path):
+    collect(tmp_path, [f"{k}/{i}.png" for k in ("bus", "train") for i in range(4)])
+    assert load(tmp_path).classes == ("bus", "train")
+
+
+def test_links_to_folders_are_followed_but_not_in_circles(tmp_path):
+    collect(tmp_path / "far", [f"{i}.png" for i in range(5)])
+    collect(tmp_path / "d", [f"a/{i}.png" for i in range(5)])
+    (tmp_path / "d" / "b").symlink_to(tmp_path / "far")
+    (tmp_path / "d" / "a" / "up").symlink_to(tmp_path / "d")
+    data = load(tmp_path / "d")
+    assert data.classes == ("a", "b")
+    assert len({image.tobytes() for image in everything(data)}) == 10
+
+
+def test_what_is_no_image_is_not_looked_at(tmp_path):
+    collect(tmp_path, [f"{i}.png" for i in range(4)])
+    for name in (".DS_Store", "._0.png", "notes.txt", "Thumbs.db", "paper.pdf", "figure.eps"):
+        (tmp_path / name).write_bytes(b"junk")
+    (tmp_path / ".hidden").mkdir()
+    save(tmp_path / ".hidden" / "x.png", (9, 9))
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    assert len(everything(load(tmp_path))) == 4
+
+
+STRANGE = [
+    "a b.png",
+    "it's.png",
+    'q"uote.png',
+    "new\nline.png",
+    "ümläut 画像.png",
+    "$(rm -rf).png",
+    "-x.png",
+    "%s.png",
+]
+
+
+def test_strange_names(tmp_path):
+    collect(tmp_path / "d", [f"{k}/{name}" for k in ("my 'class'\n", "élève") for name in STRANGE])
+    raw = os.fsencode(tmp_path / "d" / "élève") + b"/not \xff utf-8.png"
+    Path(os.fsdecode(raw)).write_bytes(png_of((6, 5)))
+    data = load(tmp_path / "d")
+    assert data.classes == ("my 'class'\n", "élève")
+    assert len(everything(data)) == 2 * len(STRANGE) + 1
+    json.dumps(data.describe())
+    (tmp_path / "d" / "élève" / "new\nline.png").write_bytes(b"x")
+    Path(os.fsdecode(raw)).write_bytes(b"x")
+    with pytest.raises(UserError, match="2 of 17") as caught:
+        load(tmp_path / "d")
+    assert str(caught.value).isprintable()
+
+
+def png_of(shape) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(CHANCE.integers(0, 256, shape, dtype=np.uint8)).save(file, "png")
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar.gz", "tar"])
+def test_an_archive_is_its_folder(kind, tmp_path):
+    collect(tmp_path / "d", [f"{k}/{i}.png" for k in "ab" for i in range(10)])
+    (tmp_path / "d" / "__MACOSX").mkdir()
+    shutil.copy(tmp_path / "d" / "a" / "0.png", tmp_path / "d" / "__MACOSX" / "._0.png")
+    path = tmp_path / f"d.{kind}"
+    files = sorted(p for p in (tmp_path / "d").rglob("*") if p.is_file())
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+            for file in files:
+                archive.write(file, file.relative_to(tmp_path))
+    else:
+        with tarfile.open(path, "w:gz" if kind.endswith("gz") else "w") as archive:
+            for file in files:
+                archive.add(file, f"./{file.relative_to(tmp_path)}")
+    folder, packed = load(tmp_path / "d"), load(path)
+    assert packed.classes == folder.classes
+    assert packed.name == "d"
+    assert np.array_equal(everything(packed), everything(folder))
+    assert counts(packed) == counts(folder)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(UserError, match="is damaged"):
+        load(path)
+
+
+# Splits
+
+
+@given(
+    sizes=st.lists(st.integers(0, 60), min_size=1, max_size=8).filter(lambda s: sum(s) > 1),
+    share=st.floats(0.01, 0.99),
+    seed=st.integers(0, 5),
+)
+@settings(max_examples=200, deadline=None)
+def test_each_class_is_held_back_in_proportion(sizes, share, seed):
+    labels = np.repeat(np.arange(len(sizes)), sizes)
+    count = len(labels)
+    held = hold_back(labels, count, share, [seed])
+    assert held.sum() == min(count - 1, max(1, round(share * count)))
+    assert np.array_equal(held, hold_back(labels, count, share, [seed]))
+    exact = held.sum() / count
+    for label, size in enumerate(sizes):
+        assert abs(held[labels == label].sum() - exact * size) <= 1 + 1e-9
+
+
+def test_which_are_held_back_is_up_to_the_seed():
+    """Every image is held back as often as any other: chi-square of 1,000 seeds within 5 standard deviations (one
+    seed in a million fails)."""
+    labels = np.repeat([0, 1, 2], [50, 30, 3])
+    held = sum(hold_back(labels, 83, 0.1, [seed]).astype(int) for seed in range(1000))
+    expected = 1000 * 8 / 83
+    chi2 = ((held - expected) ** 2 / expected).sum()
+    assert abs(chi2 - 83 * (1 - 8 / 83)) < 5 * (2 * 83) ** 0.5
+
+
+def test_the_split_stays_and_follows_the_seed(tmp_path):
+    collect(tmp_path, [f"{k}/{i}.png" for k in "ab" for i in range(30)])
+    first, again, other = load(tmp_path), load(tmp_path), load(tmp_path, split_seed=1)
+    assert first.sha256() == again.sha256() != other.sha256()
+    assert not np.array_equal(first.test.images, other.test.images)
+    whole = [sorted(image.tobytes() for image in everything(data)) for data in (first, other)]
+    assert whole[0] == whole[1]
+    assert len(set(whole[0])) == 60  # no image is in two splits
+
+
+# Sizes and colours
+
+
+@pytest.mark.parametrize(
+    "shape", [(28, 20), (94, 94, 3), (128, 128, 3), (64, 48), (1, 1), (7, 300, 3)]
+)
+def test_images_of_one_size_stay_as_they_are(shape, tmp_path):
+    found = collect(tmp_path, [f"{i}.png" for i in range(4)], shape=shape)
+    data = load(tmp_path)
+    assert data.shape == ((3, *shape[:2]) if len(shape) == 3 else (1, *shape))
+    assert data.likelihood == "logistic"
+    wanted = [a.transpose(2, 0, 1) if a.ndim == 3 else a[None] for a in found.values()]
+    assert sorted(a.tobytes() for a in wanted) == sorted(a.tobytes() for a in everything(data))
+
+
+def test_black_and_white_images_are_bernoulli(tmp_path):
+    for i in range(6):
+        Image.fromarray(CHANCE.integers(0, 2, (5, 5), dtype=np.uint8) * 255).convert("1").save(
+            tmp_path / f"{i}.png"
+        )
+    data = load(tmp_path)
+    assert data.likelihood == "bernoulli"
+    assert build("vae", data).blueprint.settings.likelihood == "bernoulli"
+
+
+def test_one_colour_image_makes_all_colour(tmp_path):
+    collect(tmp_path, ["a.png", "b.png", "c.png"])
+    save(tmp_path / "d.png", (6, 5, 3))
+    assert load(tmp_path).shape == (3, 6, 5)
+    assert load(tmp_path, colour="grey").shape == (1, 6, 5)
+    collect(tmp_path / "grey", ["a.png", "b.png", "c.png"])
+    assert load(tmp_path / "grey", colour="rgb").shape == (3, 6, 5)
+
+
+def test_mixed_sizes_go_to_64_or_as_wished(tmp_path, capsys):
+    for i, shape in enumerate([(40, 80), (80, 40), (10, 10), (64, 64)]):
+        save(tmp_path / f"{i}.png", shape)
+    data = load_data(tmp_path)
+    assert data.shape == (1, 64, 64)
+    assert "images of 4 sizes are taken to 64 x 64" in capsys.readouterr().err
+    assert load(tmp_path, size="48x64").shape == (1, 48, 64)
+    for bad in ("0", "9999", "ten", "3x4x5", "-3", "x", "", "4.5"):
+        with pytest.raises(UserError, match="is no size"):
+            load(tmp_path, size=bad)
+
+
+def test_large_images_need_a_size(tmp_path):
+    collect(tmp_path, ["a.png", "b.png", "c.png"], shape=(600, 600))
+    with pytest.raises(
+        UserError, match="600 x 600 pixels; say how large to take them, such as --size 128"
+    ):
+        load(tmp_path)
+    assert load(tmp_path, size="100").shape == (1, 100, 100)
+
+
+@pytest.mark.parametrize("fit", ["crop", "letterbox", "stretch"])
+def test_what_becomes_of_the_shape(fit):
+    """A wide image, black | grey | white: cropped it loses its ends, with bars it keeps all, stretched it fills."""
+    array = np.repeat([0, 128, 255], [20, 40, 20]).astype(np.uint8)[None].repeat(40, 0)
+    found = decode(png_bytes(array), Form(1, 40, 40, fit))[0].astype(int)
+    if fit == "crop":
+        assert np.abs(found - 128).max() <= 1
+    elif fit == "letterbox":
+        assert (found[:10] == 0).all()
+        assert (found[30:] == 0).all()
+        assert found[20, 20] == 128
+        assert found[20, 39] > 250
+    else:
+        assert found[0, 0] < 5
+        assert found[0, 39] > 250
+        assert (found == found[:1]).all()
+
+
+def png_bytes(array, mode=None, **options) -> bytes:
+    file = io.BytesIO()
+    Image.fromarray(array, **({"mode": mode} if mode else {})).save(file, "png", **options)
+    return file.getvalue()
+
+
+def test_every_kind_of_pixel(tmp_path):
+    """Grey, colour, transparent (over white), 16 bits, palette, bits, CMYK: the same picture."""
+    grey = CHANCE.integers(0, 256, (8, 9), dtype=np.uint8)
+    colour = CHANCE.integers(0, 256, (8, 9, 3), dtype=np.uint8)
+    alpha = np.full((8, 9, 1), 255, np.uint8)
+    alpha[:4] = 0
+    palette = Image.fromarray(colour).quantize(7)
+    see_through = palette.copy()
+    see_through.info["transparency"] = 0
+    cases = {
+        "L.png": (Image.fromarray(grey), 1, grey),
+        "RGB.png": (Image.fromarray(colour), 3, colour),
+        "LA.png": (
+            Image.fromarray(np.dstack([grey, alpha])),
+            1,
+            np.where(alpha[..., 0], grey, 255),
+        ),
+        "RGBA.png": (Image.fromarray(np.dstack([colour, alpha])), 3, np.where(alpha, colour, 255)),
+        "I16.png": (Image.fromarray(grey.astype(np.uint16) * 257), 1, grey),
+        "I16.tif": (Image.fromarray(grey.astype(np.uint16) * 257), 1, grey),
+        "P.png": (palette, 3, np.asarray(palette.convert("RGB"))),
+        "P.gif": (palette, 3, np.asarray(palette.convert("RGB"))),
+        "1.png": (Image.fromarray(grey > 99), 1, 255 * (grey > 99).astype(np.uint8)),
+        "CMYK.tif": (Image.fromarray(colour).convert("CMYK"), 3, colour),
+        "RGB.bmp": (Image.fromarray(colour), 3, colour),
+        "RGB.webp": (Image.fromarray(colour), 3, colour),
+        "RGB.ppm": (Image.fromarray(colour), 3, colour),
+    }
+    for name, (image, channels, wanted) in cases.items():
+        image.save(tmp_path / name, **({"lossless": True} if name.endswith("webp") else {}))
+        content = (tmp_path / name).read_bytes()
+        seen = images.look(content)
+        assert (seen.grey, seen.height, seen.width) == (channels == 1, 8, 9), name
+        found = decode(content, Form(channels, 8, 9))
+        found = found[0] if channels == 1 else found.transpose(1, 2, 0)
+        assert np.array_equal(found, wanted), name
+    see_through.save(tmp_path / "tP.png", transparency=0)
+    found = decode((tmp_path / "tP.png").read_bytes(), Form(3, 8, 9))
+    clear = np.asarray(palette) == 0
+    assert clear.any()
+    assert (found[:, clear] == 255).all()
+
+
+@pytest.mark.parametrize("rotation", range(1, 9))
+def test_photographs_are_turned_upright(rotation):
+    """A camera on its side writes the pixels as they lie, and says in EXIF how it was held."""
+    upright = CHANCE.integers(0, 256, (8, 16), dtype=np.uint8)
+    lying = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.T, 6: np.rot90(upright), 7: upright[::-1, ::-1].T, 8: np.rot90(upright, -1),
+    }[rotation]  # fmt: skip
+    exif = Image.Exif()
+    exif[0x0112] = rotation
+    content = png_bytes(np.ascontiguousarray(lying), exif=exif)
+    seen = images.look(content)
+    assert (seen.height, seen.width) == (8, 16)
+    assert np.array_equal(decode(content, Form(1, 8, 16))[0], upright)
+
+
+COLOURS = st.sampled_from([1, 3])
+
+
+@given(data=st.data())
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+def test_images_are_read_back_pixel_for_pixel(data, tmp_path_factory):
+    """Random images in random folders and formats without loss."""
+    folder = tmp_path_factory.mktemp("d")
+    channels = data.draw(COLOURS)
+    height, width = data.draw(st.tuples(st.integers(1, 20), st.integers(1, 20)))
+    shape = (height, width, 3) if channels == 3 else (height, width)
+    classes = data.draw(
+        st.lists(
+            st.from_regex(r"[a-z0-9 _-]{1,8}", fullmatch=True), min_size=2, max_size=4, unique=True
+        )
+    )
+    wanted = {name: [] for name in classes}
+    for i, name in enumerate(
+        itertools.islice(itertools.cycle(classes), data.draw(st.integers(max(3, len(classes)), 12)))
+    ):
+        array = data.draw(arrays.arrays(np.uint8, shape))
+        end = data.draw(st.sampled_from(["png", "bmp", "tif", "npy", "webp", "PNG"]))
+        path = folder / name / data.draw(st.sampled_from(["", "x", "x/y"])) / f"{i}.{end}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if end == "npy":
+            np.save(path, array)
+        else:
+            Image.fromarray(array).save(path, **({"lossless": True} if end == "webp" else {}))
+        wanted[name].append(array.reshape(height, width, channels).transpose(2, 0, 1).tobytes())
+    # A .webp of greys is one of colours.
+    found = load(
+        folder,
+        colour="grey" if channels == 1 else "rgb",
+        in_memory=data.draw(st.sampled_from(["yes", "no"])),
+    )
+    assert found.classes == tuple(sorted(classes))
+    assert found.shape == (channels, height, width)
+    for label, name in enumerate(found.classes):
+        seen = [
+            image.numpy().tobytes()
+            for split in found.splits.values()
+            for image in split[:].images[split.labels == label]
+        ]
+        assert sorted(seen) == sorted(wanted[name])
+
+
+# The cache
+
+
+def test_images_are_decoded_once(tmp_path, monkeypatch, cache):
+    collect(tmp_path / "d", [f"{i}.png" for i in range(5)])
+    first = load(tmp_path / "d")
+
+    def refuse(*_, **__):
+        raise AssertionError("decoded again")
+
+    monkeypatch.setattr(collection, "decode", refuse)
+    assert load(tmp_path / "d").sha256() == first.sha256()
+    monkeypatch.undo()
+    monkeypatch.setenv("VAEKIT_CACHE", str(cache.parent))
+    time.sleep(0.01)
+    save(tmp_path / "d" / "3.png")  # of the same size
+    assert load(tmp_path / "d").sha256() != first.sha256()
+    (tmp_path / "d" / "3.png").unlink()
+    assert len(everything(load(tmp_path / "d"))) == 4
+    assert len(everything(load(tmp_path / "d", size="3"))) == 4
+    assert len(list(cache.glob("*.safetensors"))) == 4
+
+
+def load_in_a_process(folder, started):
+    started.wait()
+    load(folder)
+
+
+def test_two_processes_decode_once(tmp_path, cache):
+    collect(tmp_path / "d", [f"{i}.png" for i in range(300)])
+    context = multiprocessing.get_context("fork")
+    started = context.Event()
+    several = [
+        context.Process(target=load_in_a_process, args=(tmp_path / "d", started)) for _ in range(3)
+    ]
+    for process in several:
+        process.start()
+    started.set()
+    for process in several:
+        process.join(60)
+        assert process.exitcode == 0
+    assert len(kept(cache)) == 1
+
+
+def test_a_damaged_cache_is_named(tmp_path, cache):
+    collect(tmp_path / "d", [f"{i}.png" for i in range(5)])
+    load(tmp_path / "d")
+    (path,) = cache.glob("*.safetensors")
+    content = path.read_bytes()
+    path.write_bytes(content[:-3])
+    with pytest.raises(UserError, match="is damaged") as caught:
+        load(tmp_path / "d")
+    assert str(path) in str(caught.value)
+    path.unlink()
+    assert len(everything(load(tmp_path / "d"))) == 5
+
+
+def load_with_little_room(folder, out):
+    import resource
+
+    resource.setrlimit(
+        resource.RLIMIT_FSIZE, (2**18, 2**18)
+    )  # of a file: the disk is full thereafter
+    try:
+        load(folder)
+    except OSError as error:
+        Path(out).write_text(f"{error.filename}: {error.strerror}")
+
+
+def test_a_full_disk_while_caching_leaves_nothing(tmp_path, cache):
+    collect(tmp_path / "d", [f"{i}.png" for i in range(5)], shape=(300, 300))
+    context = multiprocessing.get_context("fork")
+    process = context.Process(
+        target=load_with_little_room, args=(tmp_path / "d", tmp_path / "said")
+    )
+    process.start()
+    process.join(60)
+    assert process.exitcode == 0
+    assert re.fullmatch(
+        rf"{cache}/d-\w+\.safetensors: File too large", (tmp_path / "said").read_text()
+    )
+    assert kept(cache) == []
+    assert len(everything(load(tmp_path / "d"))) == 5  # once there is room
+
+
+def test_a_prepared_file_is_the_folder(tmp_path):
+    from vaekit.config import FormConfig
+    from vaekit.data.summary import prepare_file
+
+    collect(tmp_path / "d", [f"{k}/{i}.png" for k in "ab" for i in range(10)], shape=(20, 30, 3))
+    out = tmp_path / "d16.safetensors"
+    said = prepare_file(tmp_path / "d", FormConfig(size="16"), out)
+    assert "20 images of 16 x 16 pixels, 3 channels" in said
+    prepared, plain = load(out), load(tmp_path / "d", size="16")
+    assert np.array_equal(everything(prepared), everything(plain))
+    assert prepared.classes == plain.classes
+    assert prepared.sha256() == plain.sha256()
+    assert load(out, size="8").shape == (3, 8, 8)
+    with pytest.raises(UserError, match="exists already"):
+        prepare_file(tmp_path / "d", FormConfig(), out)
+    for bad, message in [("x.npz", "must end in"), ("no/x.safetensors", "does not exist")]:
+        with pytest.raises(UserError, match=message):
+            prepare_file(tmp_path / "d", FormConfig(), tmp_path / bad)
+    for damage in (
+        lambda b: b[:50],
+        lambda b: b[:-1],
+        lambda b: b"",
+        lambda b: b"x" + b[1:],
+        lambda b: b + b"x",
+    ):
+        broken = tmp_path / "broken.safetensors"
+        broken.write_bytes(damage(out.read_bytes()))
+        with pytest.raises(UserError, match=r"is damaged|holds no images"):
+            load(broken)
+
+
+# Larger than memory
+
+
+@pytest.mark.parametrize("model", ["vae", "gmvae"])
+def test_training_from_a_file_is_training_in_memory(model, tmp_path, monkeypatch):
+    """To the last bit: the same order, the same noise, the same weights, the same evaluation."""
+    monkeypatch.setattr("vaekit.data.stored.WINDOW", 2**18)  # pages are given back several times
+    for k, name in enumerate("ab"):
+        for i in range(60):
+            save(tmp_path / "d" / name / f"{i}.png", (9, 7), 100 * k + i)
+    runs, found = [], []
+    for where in ("yes", "no"):
+        data = load(tmp_path / "d", in_memory=where)
+        assert isinstance(data.train.images, torch.Tensor) == (where == "yes")
+        small = build(
+            model,
+            data,
+            latent_dim=2,
+            hidden_dim=8,
+            **({"start_epochs": 1, "clusters": 2} if model == "gmvae" else {}),
+        )
+        run = train(
+            small,
+            data,
+            out=tmp_path / where,
+            epochs=2,
+            batch_size=16,
+            kl_warmup=0.0,
+            progress=False,
+        )
+        runs.append((tmp_path / where / "model.safetensors").read_bytes())
+        found.append(evaluate(run, samples=3))
+    assert runs[0] == runs[1]
+    assert {**found[0], "seconds": 0} == {**found[1], "seconds": 0}
+
+
+def test_the_same_bits_from_a_file(tmp_path):
+    """Validation and test images of a binarised set, which are drawn once."""
+    collect(tmp_path / "d", [f"{i}.png" for i in range(60)])
+    found = []
+    for where in ("yes", "no"):
+        data = load(tmp_path / "d", in_memory=where)
+        run = train(build("vae", data, likelihood="bernoulli", latent_dim=2, hidden_dim=8), data,
+                    out=tmp_path / where, epochs=1, progress=False)  # fmt: skip
+        found.append(evaluate(run, samples=3))
+    assert {**found[0], "seconds": 0} == {**found[1], "seconds": 0}
+
+
+def test_arrays_and_named_sets_can_be_left_in_a_file(tmp_path, mnist):
+    array = CHANCE.integers(0, 256, (50, 5, 4, 3), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", array)
+    in_memory, in_file = (load(tmp_path / "x.npy", in_memory=where) for where in ("yes", "no"))
+    assert not isinstance(in_file.train.images, torch.Tensor)
+    assert np.array_equal(everything(in_memory), everything(in_file))
+    np.save(tmp_path / "f.npy", array.astype(np.float32) / 255)
+    with pytest.raises(UserError, match="must be uint8"):
+        load(tmp_path / "f.npy", in_memory="no")
+    digits = load_data("digits", in_memory="no", progress=False)
+    assert not isinstance(digits.train.images, torch.Tensor)
+    assert digits.sha256() == load("digits").sha256()
+
+
+def test_auto_leaves_large_sets_in_a_file(tmp_path, monkeypatch):
+    collect(tmp_path / "d", [f"{i}.png" for i in range(10)])
+    assert isinstance(load(tmp_path / "d").train.images, torch.Tensor)
+    monkeypatch.setattr(collection, "MEMORY", 100)
+    assert not isinstance(load(tmp_path / "d").train.images, torch.Tensor)
+
+
+def test_an_error_while_reading_ahead_is_raised(tmp_path, cache):
+    from vaekit.data.feeding import batches
+
+    collect(tmp_path / "d", [f"{i}.png" for i in range(40)])
+    data = load(tmp_path / "d", in_memory="no")
+    (path,) = cache.glob("*.safetensors")
+    path.unlink()
+    with pytest.raises(FileNotFoundError):
+        list(batches(data.train, torch.arange(30).split(5)))
+
+
+def test_reading_ahead_ends_with_the_epoch(tmp_path):
+    """Whoever stops early waits for no thread, and leaves none."""
+    import threading
+
+    from vaekit.data.feeding import batches
+
+    collect(tmp_path / "d", [f"{i}.png" for i in range(40)])
+    data = load(tmp_path / "d", in_memory="no")
+    before = threading.active_count()
+    loop = batches(data.train, torch.arange(30).split(1))
+    assert len(next(loop)) == 1
+    loop.close()
+    assert threading.active_count() == before
+    everything_read = torch.cat(
+        [batch.images for batch in batches(data.train, torch.arange(30).split(7))]
+    )
+    assert torch.equal(everything_read, data.train[:30].images)
+
+
+# What cannot be read
+
+
+def truncated() -> bytes:
+    whole = png_of((40, 40))
+    return whole[: len(whole) // 2]
+
+
+def bomb() -> bytes:
+    """The header of an image of 400 million pixels."""
+    import struct
+    import zlib
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", 20_000, 20_000, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\x00" * 100))
+        + chunk(b"IEND", b"")
+    )
+
+
+BAD = {
+    "text": (b"hello", "it is no image"),
+    "empty": (b"", "it is empty"),
+    "truncated": (truncated(), "truncated"),
+    "bomb": (bomb(), "too many"),
+    "html": (b"<html></html>", "it is no image"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_a_bad_image_is_named_and_counted(kind, tmp_path, capfd, cache):
+    content, said = BAD[kind]
+    collect(tmp_path / "d", [f"{k}/{i}.png" for k in "ab" for i in range(10)])
+    (tmp_path / "d" / "a" / "bad 1.jpg").write_bytes(content)
+    (tmp_path / "d" / "b" / "bad 2.png").write_bytes(content)
+    with pytest.raises(
+        UserError,
+        match=rf"2 of 22 images cannot be read, first a/bad 1\.jpg \(.*{said}.*--skip-bad",
+    ) as caught:
+        load(tmp_path / "d")
+    assert "\n" not in str(caught.value)
+    assert kept(cache) == []
+    data = load_data(tmp_path / "d", skip_bad=True)
+    assert "left out 2 images that cannot be read, first a/bad 1.jpg" in capfd.readouterr().err
+    assert sum(map(sum, counts(data))) == 20
+    with pytest.raises(UserError, match="2 of 22 images"):  # the cache forgets no bad ones
+        load(tmp_path / "d")
+
+
+def test_three_bad_images_of_ten_thousand(tmp_path):
+    folder = tmp_path / "d"
+    folder.mkdir()
+    (tmp_path / "good.png").write_bytes(png())
+    bad = dict(zip((17, 5000, 9999), BAD.values(), strict=False))
+    for i in range(10_000):
+        path = folder / f"{i:05d}.png"
+        if i in bad:
+            path.write_bytes(bad[i][0])
+        else:
+            path.hardlink_to(tmp_path / "good.png")
+    with pytest.raises(UserError, match=r"3 of 10,000 images cannot be read, first 00017\.png"):
+        load(folder)
+    assert len(everything(load(folder, skip_bad=True))) == 9997
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ([], "has no image files"),
+        (["notes.txt"], "has no image files"),
+        (["a.png", "b.png"], "has 2 images; it takes 3 or more"),
+        (["a/1.png", "a/2.png", "a/3.png", "b/notes.txt"], "the folder b has no images"),
+        (["a/1.png", "b/2.png", "c.png"], "1 images in no class folder, such as c.png"),
+        (["test/a/1.png", "test/a/2.png", "test/b/3.png", "val/a/1.png"], "but none to train on"),
+        (["train/a/1.png", "train/b/2.png", "train/b/3.png", "test/c/4.png"], "test has the class 'c'"),
+        (["train/a/1.png", "train/b/2.png", "train/b/3.png", "test/notes.txt"], "the folder test has no images"),
+        (["train/a/1.png", "train/b/2.png", "test/a/3.png", "5.png"], "images beside its folders"),
+        (["train/a/1.png", "train/b/2.png", "train/a/6.png", "test/3.png"], "images in no class folder"),
+    ],
+)  # fmt: skip
+def test_a_folder_that_makes_no_data_set(names, said, tmp_path):
+    folder = tmp_path / "d"
+    folder.mkdir()
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(png() if name.endswith("png") else b"x")
+    with pytest.raises(UserError, match=said) as caught:
+        load(folder)
+    assert str(folder) in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_images_bad(tmp_path):
+    for i in range(4):
+        (tmp_path / f"{i}.png").write_bytes(b"")
+    with pytest.raises(UserError, match="4 of 4 images"):
+        load(tmp_path)
+    with pytest.raises(UserError, match=r"4 of 4 images|no images"):
+        load(tmp_path, skip_bad=True)
+
+
+@pytest.mark.parametrize(
+    "path", ["nowhere/", "./nowhere", "nowhere.npy", "no/where", "nowhere.zip"]
+)
+def test_a_path_that_is_not_there(path):
+    with pytest.raises(UserError, match="there is no file or folder no"):
+        load(path)
+
+
+def test_a_file_that_is_none_of_ours(tmp_path):
+    path = tmp_path / "data.csv"
+    path.write_text("1,2,3")
+    with pytest.raises(UserError, match=r"is no folder of images, and no \.zip"):
+        load(path)
+
+
+def test_a_folder_that_moved_is_found_again(tmp_path):
+    collect(tmp_path / "photos", [f"{k}/{i}.png" for k in "ab" for i in range(10)])
+    data = load(tmp_path / "photos", size="8", validation_share=0.3, fit="letterbox")
+    run = train(
+        build("vae", data, latent_dim=2, hidden_dim=8),
+        data,
+        out=tmp_path / "run",
+        epochs=1,
+        progress=False,
+    )
+    source = json.loads((run.path / "config.json").read_text())["data"]["source"]
+    assert source["data"] == str(tmp_path / "photos")
+    assert (source["size"], source["fit"], source["validation_share"]) == ("8", "letterbox", 0.3)
+    assert json.loads((run.path / "config.json").read_text())["data"]["classes"] == ["a", "b"]
+    first = evaluate(run, samples=2)["elbo"]
+    (tmp_path / "photos").rename(tmp_path / "pictures")
+    with pytest.raises(UserError, match="there is no file or folder"):
+        evaluate(run, samples=2)
+    assert evaluate(run, samples=2, data_dir=tmp_path / "pictures")["elbo"] == first
+    save(tmp_path / "pictures" / "a" / "0.png")
+    with pytest.raises(UserError, match="not the one"):
+        evaluate(run, samples=2, data_dir=tmp_path / "pictures")
+
+
+def test_a_decoder_that_fails_is_a_bad_image(monkeypatch):
+    def fail(*_):
+        raise struct_error()
+
+    def struct_error():
+        import struct
+
+        return struct.error("unpack requires a buffer")
+
+    monkeypatch.setattr(images, "fitted", fail)
+    with pytest.raises(BadImage, match="unpack requires"):
+        decode(png(), Form(1, 4, 4))
+
+
+def test_the_store_tells_what_it_is(tmp_path, cache):
+    collect(tmp_path / "d", [f"{k}/{i}.png" for k in "ab" for i in range(10)])
+    load(tmp_path / "d")
+    (path,) = cache.glob("*.safetensors")
+    store = open_store(path)
+    assert (store.about.name, store.about.classes, store.about.bad) == ("d", ["a", "b"], 0)
+    import safetensors.torch
+
+    tensors = safetensors.torch.load_file(path)  # anybody's library reads it
+    assert tensors["images"].shape == (20, 1, 6, 5)
+    assert torch.equal(tensors["labels"], store.labels)
