@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from ..checks import UserError, one_line
+from ..checks import UserError, one_line, printable, require
 from ..progress import Shown
 from .cache import locked
 from .shelf import File
@@ -125,3 +125,13 @@ def file_digest(path: Path, like: str) -> str:
     kind = like.partition(":")[0]
     with path.open("rb") as file:
         return f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}"
+
+
+def check_file(path: Path, digest: str) -> Path:
+    """UserError unless the file is there and has the hash."""
+    require(path.is_file(), f"{printable(path)} is missing; put the data set's file there")
+    require(
+        file_digest(path, digest) == digest,
+        f"{printable(path)} is not the original file (its hash differs); remove it, and get it again",
+    )
+    return path

@@ -7,7 +7,6 @@ import os
 import stat
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,17 +15,6 @@ from typing import IO, Any, Protocol
 
 from ..checks import UserError, one_line, printable, require
 from .images import MOST_BYTES, endings
-
-DAMAGED = (
-    zipfile.BadZipFile,
-    tarfile.TarError,
-    zlib.error,
-    EOFError,
-    OSError,
-    ValueError,
-    NotImplementedError,
-    RuntimeError,
-)
 
 
 @dataclass(frozen=True)
@@ -222,9 +210,8 @@ def damaged(path: Path) -> Iterator[None]:
     """What a library says of an archive becomes a UserError."""
     try:
         yield
-    except UserError:
+    except (UserError, FileNotFoundError, PermissionError):
         raise
-    except DAMAGED as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # a missing or unreadable file names itself
-        raise UserError(f"{printable(path)} is damaged ({one_line(error)}); get it again") from None
+    except Exception as error:  # libraries raise anything on damaged files
+        reason = one_line(error) or type(error).__name__
+        raise UserError(f"{printable(path)} is damaged ({reason}); get it again") from None

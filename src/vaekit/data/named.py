@@ -18,7 +18,7 @@ from . import shelf
 from .arrays import load_array_file
 from .collection import load_images
 from .dataset import Dataset, Split
-from .download import file_digest
+from .download import check_file
 from .files import Folder, Source, Tar, damaged
 from .formats import cifar_contents, read_amat, read_cifar, read_mat
 from .idx import find_idx, read_idx_folder
@@ -89,8 +89,9 @@ def binarizedmnist(folder: Path, variant: str, settings: SourceConfig, shown: Sh
 def freyface(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
     """B. Frey's face, 1,965 frames of a video: 1,565 drawn by a fixed seed to train on, as Kingma and Welling's
     followers have it, the other 400 halved (Tomczak and Welling 2018); or, ordered, 1,572 / 196 / 197."""
-    path = check_file(folder / "frey_rawface.mat", shelf.SHELVES["freyface"].files[0].digest)
-    images = torch.from_numpy(np.ascontiguousarray(read_mat(path, "ff").T)).view(-1, 1, 28, 20)
+    (file,) = shelf.SHELVES["freyface"].files
+    frames = read_mat(folder / file.name, "ff", file.digest).T
+    images = torch.from_numpy(np.ascontiguousarray(frames)).view(-1, 1, 28, 20)
     sizes = [1572, 196, 197] if variant == "ordered" else [1565, 200, 200]
     if variant != "ordered":
         images = images[torch.from_numpy(np.random.default_rng(FREY_SEED).permutation(len(images)))]
@@ -156,16 +157,6 @@ def digits(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> 
     return Dataset.of(
         "digits", map(everything.take, rows), classes=CLASSES["mnist"], black_and_white=True
     )
-
-
-def check_file(path: Path, digest: str) -> Path:
-    """UserError unless the file is there and has the hash."""
-    require(path.is_file(), f"{printable(path)} is missing; put the data set's file there")
-    require(
-        file_digest(path, digest) == digest,
-        f"{printable(path)} is not the original file (its hash differs); remove it, and get it again",
-    )
-    return path
 
 
 Reader = Callable[[Path, str, SourceConfig, Shown], Dataset]
