@@ -1,12 +1,13 @@
 """Shared by all tests: small data sets, and MNIST cut short so that a training takes a second."""
 
 import dataclasses
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from vaekit import load_data
+from vaekit import cli, load_data
 from vaekit.data import Dataset, Split
 from vaekit.data.named import READERS
 
@@ -78,3 +79,21 @@ def small_run(tmp_path_factory, mnist) -> Path:
         build("vae", small, latent_dim=3, hidden_dim=32), small, out=out, epochs=2, progress=False
     )
     return out
+
+
+@pytest.fixture
+def vaekit(monkeypatch, tmp_path, capsys):
+    """Call the command line in an empty folder: (exit code, standard output, standard error)."""
+    monkeypatch.chdir(tmp_path)
+
+    def call(*arguments):
+        monkeypatch.setattr(sys, "argv", ["vaekit", *map(str, arguments)])
+        try:
+            cli.main()
+            code = 0
+        except SystemExit as stop:
+            code = stop.code or 0
+        out, err = capsys.readouterr()
+        return code, out, err
+
+    return call

@@ -10,26 +10,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vaekit import MODELS, cli
+from vaekit import MODELS
 from vaekit.runs import Run
-
-
-@pytest.fixture
-def vaekit(monkeypatch, tmp_path, capsys):
-    """Call the command line in an empty folder: (exit code, standard output, standard error)."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["vaekit", *map(str, arguments)])
-        try:
-            cli.main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code or 0
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
 
 
 @pytest.fixture

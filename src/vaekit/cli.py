@@ -23,6 +23,9 @@ from .refusals import reject
 
 FORM = FormConfig()
 RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
+NameArgument = Annotated[str, Positional, tyro.conf.arg(metavar="NAME")]
+DataArgument = Annotated[str, Positional, tyro.conf.arg(metavar="DATA")]
+FolderArgument = Annotated[Path, Positional, tyro.conf.arg(metavar="FOLDER")]
 
 TRAIN_HELP = """{summary}
 
@@ -289,7 +292,7 @@ def data_list(data_dir: str | None = None) -> None:
     Console(highlight=False).print(as_table(data_dir))
 
 
-def data_get(name: Positional[str], data_dir: str | None = None) -> None:
+def data_get(name: NameArgument, data_dir: str | None = None) -> None:
     """Download a data set; what is there already is kept, and a download that broke off goes on.
 
     For example:
@@ -307,7 +310,7 @@ def data_get(name: Positional[str], data_dir: str | None = None) -> None:
 
 
 def data_show(
-    data: Positional[str],
+    data: DataArgument,
     form: FormConfig = FORM,
     split: Literal["train", "validation", "test"] = "train",
     count: int = 60,
@@ -340,9 +343,9 @@ def data_show(
 
 
 def data_prepare(
-    folder: Positional[Path],
-    out: Path,
+    folder: FolderArgument,
     form: FormConfig = FORM,
+    out: str | None = None,
 ) -> None:
     """Decode image files once, into one file that loads at once: for `vaekit train --data FILE`.
 
@@ -353,11 +356,11 @@ def data_prepare(
 
     Args:
         folder: Folder of images, or a .zip or .tar.gz of one.
-        out: File to write, .safetensors; it must not exist yet.
+        out: File to write, .safetensors; it must not exist yet. By default <folder>.safetensors, here.
     """
     from .data.summary import prepare_file
 
-    print(prepare_file(folder, form, out))
+    print(prepare_file(folder, form, Path(out or f"{folder.resolve().stem}.safetensors")))
 
 
 def presets() -> None:

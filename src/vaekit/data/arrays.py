@@ -178,7 +178,9 @@ def from_parts(
 
 def is_bits(images: Tensor) -> bool:
     """Whether all pixels are black or white."""
-    return images.dtype == torch.uint8 and bool(((images == 0) | (images == 255)).all())
+    if images.dtype != torch.uint8:
+        return False
+    return all(bool(((part == 0) | (part == 255)).all()) for part in images.split(CHUNK))
 
 
 def _padded(labels: Tensor | None, count: int) -> Tensor | None:

@@ -170,12 +170,8 @@ class Tar:
     @cached_property
     def _listed(self) -> tuple[list[Entry], set[str]]:
         entries, folders = [], set()
-        with (
-            damaged(self.path),
-            self.opened() as file,
-            tarfile.open(fileobj=file, mode="r|*") as archive,
-        ):
-            for member in archive:
+        with self._members() as (_, members):
+            for member in members:
                 check_member(self.path, member.name, member.issym() or member.islnk())
                 if member.isdir():
                     folders.add(member.name)
@@ -184,15 +180,25 @@ class Tar:
         return entries, with_parents(folders, entries)
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
-        with (
-            damaged(self.path),
-            self.opened() as file,
-            tarfile.open(fileobj=file, mode="r|*") as archive,
-        ):
-            for member in archive:
+        with self._members() as (archive, members):
+            for member in members:
                 content = archive.extractfile(member) if member.name in names else None
                 if content is not None:
                     yield member.name, content.read(MOST_BYTES + 1)
+
+    @contextlib.contextmanager
+    def _members(self) -> Iterator[tuple[tarfile.TarFile, Iterator[tarfile.TarInfo]]]:
+        with damaged(self.path), self.opened() as file, tarfile.open(fileobj=file) as archive:
+            yield archive, to_the_end(archive)
+
+
+def to_the_end(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members; ValueError where the archive was cut off, of which tarfile says nothing between two members."""
+    yield from archive
+    assert archive.fileobj is not None
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise ValueError("it is cut off")
 
 
 def entries_key(source: Source) -> Any:

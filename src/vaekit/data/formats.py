@@ -9,7 +9,7 @@ import numpy as np
 
 from ..checks import printable, require
 from .download import check_file
-from .files import check_member, damaged
+from .files import check_member, damaged, to_the_end
 
 CIFAR_FILES = (*(f"data_batch_{n}.bin" for n in range(1, 6)), "test_batch.bin")
 CIFAR_RECORD = 1 + 3 * 32 * 32  # a label, then red, green and blue
@@ -68,7 +68,7 @@ def cifar_contents(folder: Path) -> dict[str, bytes]:
     found: dict[str, bytes] = {}
     if archive.exists():
         with damaged(archive), tarfile.open(archive) as members:
-            for member in members:
+            for member in to_the_end(members):
                 check_member(archive, member.name, member.issym() or member.islnk())
                 name = Path(member.name).name
                 content = members.extractfile(member) if name in CIFAR_FILES else None

@@ -74,6 +74,7 @@ def find_path(data: str, data_dir: str | Path | None) -> Path:
     path = Path(data).expanduser()
     if data_dir is not None:
         base = Path(data_dir).expanduser()
+        require(base.exists(), f"the data folder {printable(data_dir)} does not exist")
         path = base / path.name if (base / path.name).exists() else base
     require(
         path.exists() or bool(path.suffix) or os.sep in data,
