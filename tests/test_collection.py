@@ -257,6 +257,22 @@ def test_images_of_one_size_stay_as_they_are(shape, tmp_path):
     assert sorted(a.tobytes() for a in wanted) == sorted(a.tobytes() for a in everything(data))
 
 
+@pytest.mark.parametrize("shape", [(28, 20), (94, 94), (128, 128, 3), (64, 48), (1, 1), (3, 200)])
+@pytest.mark.parametrize("model", ["vae", "convvae"])
+def test_any_size_trains(shape, model, tmp_path):
+    collect(tmp_path / "d", [f"{i}.png" for i in range(6)], shape=shape)
+    data = load(tmp_path / "d")
+    small = {"hidden_dim": 4} if model == "vae" else {"channels": 2}
+    run = train(
+        build(model, data, latent_dim=2, **small),
+        data,
+        out=tmp_path / "run",
+        epochs=1,
+        progress=False,
+    )
+    assert run.blueprint.shape == data.shape
+
+
 def test_black_and_white_images_are_bernoulli(tmp_path):
     for i in range(6):
         Image.fromarray(CHANCE.integers(0, 2, (5, 5), dtype=np.uint8) * 255).convert("1").save(
@@ -483,6 +499,32 @@ def test_a_damaged_cache_is_named(tmp_path, cache):
     assert str(path) in str(caught.value)
     path.unlink()
     assert len(everything(load(tmp_path / "d"))) == 5
+
+
+def load_slowly(folder, begun):
+    read = collection.decode_all
+
+    def slowly(*rest):
+        yield next(read(*rest))
+        begun.set()
+        time.sleep(60)
+
+    collection.decode_all = slowly
+    load(folder)
+
+
+def test_a_killed_process_leaves_nothing_that_lasts(tmp_path, cache):
+    collect(tmp_path / "d", [f"{i}.png" for i in range(5)])
+    context = multiprocessing.get_context("fork")
+    begun = context.Event()
+    process = context.Process(target=load_slowly, args=(tmp_path / "d", begun))
+    process.start()
+    assert begun.wait(30)
+    process.kill()
+    process.join()
+    assert [name.endswith(".part") for name in kept(cache)] == [True]
+    assert len(everything(load(tmp_path / "d"))) == 5  # its lock is gone with it
+    assert [name.endswith(".part") for name in kept(cache)] == [False]
 
 
 def load_with_little_room(folder, out):

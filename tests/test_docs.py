@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from vaekit import MODELS, build, evaluate, load
+from vaekit.data.shelf import SHELVES
 from vaekit.models import BUILDERS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -41,6 +42,17 @@ def test_every_model_is_on_its_page():
     text = (DOCS / "models.md").read_text()
     for name in MODELS:
         assert f"`{name}`" in text
+
+
+def test_every_data_set_is_on_its_page_whose_python_runs(capsys):
+    text = (DOCS / "data.md").read_text()
+    for name, entry in SHELVES.items():
+        assert f"| `{name}` |" in text
+        for variant in entry.variants:
+            assert f"| `{name}:{variant}` |" in text
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(code, {})
+    assert capsys.readouterr().out == "(3, 12, 8) logistic\n"
 
 
 @pytest.mark.parametrize("page", sorted(DOCS.rglob("*.md")), ids=lambda path: path.name)

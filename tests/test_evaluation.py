@@ -138,6 +138,15 @@ def test_grey_pixels_as_probabilities_have_no_bits_per_dim(tmp_path):
     assert evaluate(run, samples=10, data=data)["bits_per_dim"] is None
 
 
+def test_a_run_from_before_data_sets_had_settings_is_read(run, small_mnist):
+    before = evaluate(run, samples=2)["elbo"]
+    config = json.loads((run.path / "config.json").read_text())
+    config["data"] |= {"name": "mnist", "data_dir": None}
+    del config["data"]["source"]
+    (run.path / "config.json").write_text(json.dumps(config))
+    assert evaluate(run.path, samples=2)["elbo"] == before
+
+
 def test_other_data_is_refused(run, mnist):
     with pytest.raises(UserError, match="not the one"):
         evaluate(run, data=mnist)

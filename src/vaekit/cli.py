@@ -209,7 +209,7 @@ def reconstruct(
 
     Args:
         run: Run directory.
-        images: Image files or folders; the first images of the split where none are given.
+        images: Image files or folders; images from all over the split where none are given.
         split: Images to take where none are given.
         count: How many of these.
         label: Label of the image files, where the model is conditional on labels.

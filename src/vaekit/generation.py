@@ -187,11 +187,13 @@ def inputs(
     notice: Callable[[str], None],
     label: int | None = None,
 ) -> Batch:
-    """What to reconstruct: image files as the model saw its data, all of `label`, or the first images of a split."""
+    """What to reconstruct: image files as the model saw its data, all of `label`, or images from all over a split."""
     require_count("count", count, largest=2**20)
     if files:
         fit = "crop" if run.source is None else run.source.fit
         images = read_images(files, run.blueprint.shape, notice, fit)
         labels = None if label is None else same_label(run.blueprint, len(images), label)
         return freeze(Split(images, labels), run.data.binarisation)[:]
-    return evaluation_images(run, split, None, data_dir)[:count]
+    found = evaluation_images(run, split, None, data_dir)
+    # From all over the split: one's own images lie in it class by class.
+    return found[torch.linspace(0, len(found) - 1, min(count, len(found))).long()]

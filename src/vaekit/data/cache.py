@@ -47,5 +47,7 @@ def cached(stem: str, source: Any, make: Callable[[Path], None], shown: Shown) -
     if not path.exists():
         with locked(path, shown):
             if not path.exists():
+                for left in path.parent.glob(f"{path.name}.*.part"):
+                    left.unlink()  # of a process that was killed
                 make(path)
     return path

@@ -63,6 +63,7 @@ def prepare(
 ) -> None:
     """Decode image files into the file `out`, in parallel and in bounded memory. Raises as `load_images`."""
     layout = lay_out(source, leave_out)
+    shown.say(f"decoding {len(layout.names):,} images of {printable(source.path)}, once")
     form = settle_form(source, layout, settings, shown)
     bad: list[str] = []
     most = len(layout.names) - 1 if settings.skip_bad else 0

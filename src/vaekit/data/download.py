@@ -43,6 +43,7 @@ def fetch(file: File, folder: Path, shown: Shown) -> Path:
 def _fetch_from(address: str, file: File, path: Path, shown: Shown) -> None:
     """Raises Failed; a part that came stays for the next time, unless it is not of this file."""
     part = path.with_name(f"{path.name}.part")
+    shown.say(f"downloading {file.name}, {file.size / 1e6:,.1f} MB, from {address}")
     for attempt in range(1, ATTEMPTS + 1):
         had = part.stat().st_size if part.exists() else 0
         try:
