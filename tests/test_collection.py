@@ -115,6 +115,16 @@ def test_plain_classes_and_plain_images(tmp_path):
     assert load(tmp_path / "c").class_count == 0
 
 
+def test_an_empty_folder_beside_plain_images_is_no_class(tmp_path):
+    for count in (1, 4):
+        folder = tmp_path / str(count)
+        collect(folder, [f"{i}.png" for i in range(count)])
+        (folder / "empty").mkdir()
+    assert load(tmp_path / "4").class_count == 0
+    with pytest.raises(UserError, match="has 1 images"):
+        load(tmp_path / "1")
+
+
 def test_a_class_called_train_is_a_class(tmp_path):
     collect(tmp_path, [f"{k}/{i}.png" for k in ("bus", "train") for i in range(4)])
     assert load(tmp_path).classes == ("bus", "train")
@@ -556,7 +566,7 @@ def test_a_full_disk_while_caching_leaves_nothing(tmp_path, cache):
 
 
 def test_a_prepared_file_is_the_folder(tmp_path):
-    from vaekit.config import FormConfig
+    from vaekit.data.settings import FormConfig
     from vaekit.data.summary import prepare_file
 
     collect(tmp_path / "d", [f"{k}/{i}.png" for k in "ab" for i in range(10)], shape=(20, 30, 3))

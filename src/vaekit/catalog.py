@@ -5,14 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from .checks import UserError, closest
-from .config import (
-    ClusterConfig,
-    DataConfig,
-    HierarchyConfig,
-    ModelConfig,
-    ObjectiveConfig,
-    TrainConfig,
-)
+from .config import ClusterConfig, HierarchyConfig, ModelConfig, ObjectiveConfig, TrainConfig
+from .data.settings import DataConfig
 
 
 @dataclass(frozen=True)

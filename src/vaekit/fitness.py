@@ -7,9 +7,10 @@ import torch
 from . import starts
 from .checks import require
 from .compute import seeded
-from .config import DISCRETE, Binarisation, Blueprint, TrainConfig
+from .config import DISCRETE, Blueprint, TrainConfig
 from .data import Dataset, pixels
 from .data.dataset import Settled
+from .data.settings import Binarisation
 from .distributions import GaussianMixture
 from .models import NO_DENSITY
 from .objectives import Objective, Weight, infovae

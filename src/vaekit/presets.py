@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from .catalog import ModelEntry, model_entry
 from .checks import UserError, closest, override
-from .config import DataConfig
+from .data.settings import DataConfig
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -9,7 +9,8 @@ from typing import Any
 
 from .catalog import MODELS, model_entry
 from .checks import UserError, closest, flag
-from .config import DataConfig, ObjectiveConfig, TrainConfig
+from .config import ObjectiveConfig, TrainConfig
+from .data.settings import DataConfig
 
 Verbs = Mapping[str, Callable[..., None]]  # all but train, by name: "evaluate", "data get"
 GROUPS = ("train", "data")

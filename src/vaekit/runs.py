@@ -28,7 +28,8 @@ from torch import Tensor, nn
 from . import __version__
 from .catalog import model_entry
 from .checks import UserError, from_dict, one_line, override, require, require_seed
-from .config import Blueprint, DataRecord, SourceConfig
+from .config import Blueprint
+from .data.settings import DataRecord, SourceConfig
 
 FORMAT = 2
 

@@ -19,10 +19,11 @@ from . import starts
 from .catalog import model_entry
 from .checks import override, require
 from .compute import fast_float32, find_device, seeded
-from .config import ClusterConfig, DataConfig, TrainConfig
+from .config import ClusterConfig, TrainConfig
 from .data import Dataset, Frozen, freeze, pixels
 from .data.dataset import Batch, Settled
 from .data.feeding import batches
+from .data.settings import DataConfig
 from .fitness import check, settle_pixels
 from .models import decoded_numbers, objective_of
 from .objectives import Objective, Weight, elbo

@@ -14,12 +14,12 @@ from PIL import Image
 from torch import Tensor
 
 from ..checks import UserError, one_line, printable, require
-from ..config import SourceConfig
 from ..progress import Shown
 from .cache import cached
 from .collection import MEMORY, Chunk, as_dataset
 from .dataset import Dataset, Split
 from .images import as_array
+from .settings import SourceConfig
 from .splits import split_rows
 from .stored import PARTS, open_store, write_store
 

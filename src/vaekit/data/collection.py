@@ -15,13 +15,13 @@ from typing import TypeVar
 import numpy as np
 
 from ..checks import UserError, printable, require
-from ..config import FormConfig, SourceConfig
 from ..progress import Shown
 from .cache import cached
 from .dataset import Dataset, Split
 from .files import Source
 from .images import BadImage, Form, Look, decode, look
 from .layout import Layout, lay_out
+from .settings import FormConfig, SourceConfig
 from .splits import split_rows
 from .stored import Store, open_store, write_store
 
@@ -135,14 +135,15 @@ def decode_all(
         labels = None if layout.labels is None else layout.labels[rows]
         return np.stack(good), labels, layout.parts[rows]
 
-    decoded = attempts(source, layout.names, partial(decode, form=form), shown, "reading images")
-    for name, found in decoded:
+    each = form.channels * form.height * form.width
+    use = partial(decode, form=form)
+    for name, found in attempts(source, layout.names, use, shown, "reading images", each):
         if isinstance(found, BadImage):
             bad.append(f"{printable(name)} ({found})")
             continue
         good.append(found)
         rows.append(index[name])
-        if len(good) * found.nbytes >= CHUNK_BYTES:
+        if len(good) * each >= CHUNK_BYTES:
             yield chunk()
             good, rows = [], []
     if good:
@@ -150,10 +151,15 @@ def decode_all(
 
 
 def attempts(
-    source: Source, names: Sequence[str], use: Callable[[bytes], T], shown: Shown, what: str
+    source: Source,
+    names: Sequence[str],
+    use: Callable[[bytes], T],
+    shown: Shown,
+    what: str,
+    each: int = 1,
 ) -> Iterator[tuple[str, T | BadImage]]:
-    """What `use` makes of each file, in order: in parallel, as Pillow's work lets other threads run, and in bounded
-    memory."""
+    """What `use` makes of each file, of `each` bytes, in order: in parallel, as Pillow's work lets other threads run,
+    and in bounded memory."""
     if sum(entry.size for entry in source.entries) < SMALL_FILE * len(source.entries):
         # Threads would wait for each other more than they work.
         for name, content in shown.track(source.read(set(names)), what, len(names)):
@@ -166,7 +172,7 @@ def attempts(
     waiting: deque[Future[list[tuple[str, T | BadImage]]]] = deque()
     workers = os.cpu_count() or 1
     with ThreadPoolExecutor(workers) as pool:
-        for batch in read_batches(source, names, shown, what):
+        for batch in read_batches(source, names, shown, what, CHUNK_BYTES // each):
             waiting.append(pool.submit(several, batch))
             if len(waiting) > workers:
                 yield from waiting.popleft().result()
@@ -182,14 +188,14 @@ def attempt(use: Callable[[bytes], T], content: bytes) -> T | BadImage:
 
 
 def read_batches(
-    source: Source, names: Sequence[str], shown: Shown, what: str
+    source: Source, names: Sequence[str], shown: Shown, what: str, most: int
 ) -> Iterator[list[tuple[str, bytes]]]:
-    """Files and their contents, as many at a time as are worth a thread's while and fit in memory."""
+    """Files and their contents, as many at a time as are worth a thread's while, but not over `most`."""
     batch, size = [], 0
     for name, content in shown.track(source.read(set(names)), what, len(names)):
         batch.append((name, content))
         size += len(content)
-        if size > BATCH_BYTES or len(batch) >= BATCH_FILES:
+        if size > BATCH_BYTES or len(batch) >= min(BATCH_FILES, most):
             yield batch
             batch, size = [], 0
     if batch:

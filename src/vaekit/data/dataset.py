@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..checks import UserError, require
-from ..config import Binarisation, SourceConfig
+from .settings import Binarisation, SourceConfig
 from .stored import Stored
 
 Settled = Literal["dynamic", "threshold", "none"]

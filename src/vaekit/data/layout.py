@@ -41,7 +41,7 @@ def lay_out(source: Source, leave_out: Sequence[str] = ()) -> Layout:
     require(len(names) >= 1, f"{where} has no image files (.png, .jpg and what else Pillow reads)")
     paths = [PurePosixPath(name).parts for name in names]
     folders = [PurePosixPath(name).parts for name in source.folders]
-    while len({path[0] for path in paths}) == 1 and len({f[0] for f in folders if f}) == 1:
+    while min(map(len, paths)) > 1 and len({f[0] for f in folders if f}) == 1:
         paths, folders = [path[1:] for path in paths], [f[1:] for f in folders]
 
     tops = {f[0] for f in folders if f}

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ..checks import UserError, closest, override, printable, require
-from ..config import SourceConfig
 from ..progress import Shown
 from . import shelf
 from .arrays import array_names, chunks, from_objects, load_array_file
@@ -23,6 +22,7 @@ from .idx import find_idx, read_idx_folder
 from .images import Form, refit
 from .named import READERS
 from .places import place
+from .settings import SourceConfig
 from .splits import split_rows
 from .stored import open_store, write_store
 

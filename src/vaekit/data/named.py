@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from ..checks import printable, require
-from ..config import SourceConfig
 from ..progress import Shown
 from . import shelf
 from .arrays import load_array_file
@@ -22,6 +21,7 @@ from .download import check_file
 from .files import Folder, Source, Tar, damaged
 from .formats import cifar_contents, read_amat, read_cifar, read_mat
 from .idx import find_idx, read_idx_folder
+from .settings import SourceConfig
 from .splits import split_rows
 
 # md5 of the unpacked files, as shared by whoever packed them anew.

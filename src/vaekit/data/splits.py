@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ..checks import require
-from ..config import SourceConfig
+from .settings import SourceConfig
 
 
 def hold_back(labels: np.ndarray | None, count: int, share: float, seed: list[int]) -> np.ndarray:

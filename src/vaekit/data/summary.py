@@ -12,11 +12,11 @@ from rich.table import Table
 from torch import Tensor
 
 from ..checks import printable, require, require_count
-from ..config import FormConfig
 from ..progress import Shown
 from .collection import prepare
 from .dataset import Dataset, choose_split, pixels
 from .files import open_source
+from .settings import FormConfig
 from .stored import open_store
 
 LOOKED_AT = 2000  # images whose pixels the numbers are of
