@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import stat
 import tarfile
 import zipfile
@@ -63,7 +64,11 @@ def open_source(path: Path) -> Source:
 
 def is_image(name: str) -> bool:
     """Whether a name is that of an image file, none of it hidden (as the ._ copies that macOS makes are)."""
-    return name[name.rfind(".") :].lower() in endings() and not is_hidden(name)
+    return has_ending(name) and not is_hidden(name)
+
+
+def has_ending(name: str) -> bool:
+    return name[name.rfind(".") :].lower() in endings()
 
 
 def is_hidden(name: str) -> bool:
@@ -74,7 +79,8 @@ def is_hidden(name: str) -> bool:
 def check_member(archive: Path, name: str, is_link: bool) -> None:
     """UserError for a member that would lie, or point, outside its archive."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
-    outside = name.startswith("/") or ".." in parts or (parts and parts[0].endswith(":"))
+    drive = bool(parts) and re.fullmatch("[A-Za-z]:", parts[0]) is not None
+    outside = name.startswith("/") or ".." in parts or drive
     require(
         not outside and not is_link,
         f"{printable(archive)} has the member {printable(name)!r}, a "
@@ -103,12 +109,13 @@ class Folder:
         with os.scandir(folder) as found:
             children = sorted(found, key=lambda child: child.name)
         for child in children:
+            if child.name.startswith(".") or child.name == "__MACOSX":
+                continue  # as is_hidden says, but there may be a million of them
             name = below + child.name
             if child.is_dir():
-                if not is_hidden(child.name):
-                    self.folders.add(name)
-                    self._walk(Path(child.path), name + "/", above | {key})
-            elif is_image(child.name) and child.is_file():
+                self.folders.add(name)
+                self._walk(Path(child.path), name + "/", above | {key})
+            elif has_ending(name) and child.is_file():
                 about = child.stat()
                 self.entries.append(Entry(name, about.st_size, about.st_mtime_ns))
 
