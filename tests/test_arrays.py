@@ -61,7 +61,8 @@ def test_arrays_are_kept_to_the_last_digit(shape, kind, data):
     array = data.draw(arrays.arrays(kind, shape, elements=elements))
     found = as_images(array, "here")
     assert found.shape == (shape[0], 1, *shape[1:])
-    wanted = 255 * array.astype(np.uint8) if kind == "bool" else array
+    bits = not kind.startswith("float") and array.max() <= 1
+    wanted = 255 * array.astype(np.uint8) if bits else array
     assert np.array_equal(found[:, 0].numpy(), wanted)
     assert found.dtype == (torch.float32 if kind.startswith("float") else torch.uint8)
 
@@ -85,12 +86,13 @@ def test_floats_are_gaussian_and_bits_bernoulli():
         (np.full((10, 4, 4), np.inf), "pixels from inf"),
         (np.full((10, 4, 4), "x"), "pixels must be numbers"),
         (np.full((10, 4, 4), None), "pixels must be numbers"),
-        (np.zeros((2, 4, 4), np.uint8), "takes 3 or more"),
+        (np.zeros((2, 4, 4), np.uint8), "it takes 3 or more"),
         ((IMAGES, LABELS[:-1]), "20 images but 19 labels"),
         ((IMAGES, LABELS + 0.5), "must be whole numbers"),
         ((IMAGES, LABELS - 1), "labels must be 0 or more"),
         ((IMAGES, np.zeros((20, 2), int)), "must be whole numbers"),
         ({"test": IMAGES}, "its keys are train"),
+        ({}, "the dict has nothing"),
         ({"train": IMAGES, "extra": IMAGES}, "its keys are train"),
         ({"train": IMAGES, "test": IMAGES[:, :3]}, "differ from the training images"),
         (3, "no images in an object of type int"),

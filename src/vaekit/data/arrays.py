@@ -18,10 +18,10 @@ from ..progress import Shown
 from .cache import cached
 from .collection import MEMORY, Chunk, as_dataset
 from .dataset import Dataset, Split
-from .images import as_array
+from .images import upright
 from .settings import SourceConfig
-from .splits import split_rows
-from .stored import PARTS, open_store, write_store
+from .splits import hold_back_missing
+from .stored import PARTS, write_store
 
 CHUNK = 1000
 
@@ -55,14 +55,16 @@ def array_names(names: list[str]) -> dict[str, tuple[str, str]] | None:
 
 def load_array_file(path: Path, settings: SourceConfig, shown: Shown) -> Dataset:
     """The data set of a .npy file of images, of an .npz file of images and labels, or of a folder of .npy files named
-    as the arrays of such a one; .npy files larger than memory stay on the disk. Raises UserError."""
+    as the arrays of such a one; .npy files of bytes that are larger than memory stay on the disk. Raises UserError."""
     where = printable(path)
-    if path.is_dir():
-        arrays = {file.stem: _open(file) for file in sorted(path.glob("*.npy"))}
-    elif path.suffix.lower() == ".npz":
+    files = [path] if path.is_file() else sorted(path.glob("*.npy"))
+    large = path.suffix.lower() != ".npz" and sum(f.stat().st_size for f in files) > MEMORY
+    if path.suffix.lower() == ".npz":
         arrays = _open_npz(path)
+    elif path.is_file():
+        arrays = {"images": _open(path, large)}
     else:
-        arrays = {"images": _open(path)}
+        arrays = {file.stem: _open(file, large) for file in files}
     names = array_names(list(arrays))
     if names is None:
         raise UserError(
@@ -79,47 +81,18 @@ def load_array_file(path: Path, settings: SourceConfig, shown: Shown) -> Dataset
         all((part, "images") in named for part, _ in named),
         f"{where} has labels without their images",
     )
-    files = [path] if path.is_file() else sorted(path.glob("*.npy"))
-    large = sum(file.stat().st_size for file in files) > MEMORY
+    large = large and all(images.dtype == np.uint8 for images, _ in parts.values())
     if settings.in_memory == "no" or (settings.in_memory == "auto" and large):
-        key = [[str(f), f.stat().st_size, f.stat().st_mtime_ns] for f in files]
+        about = [(f, f.stat()) for f in files]
+        key = [[str(f), s.st_size, s.st_mtime_ns, s.st_ctime_ns] for f, s in about]
         store = cached(path.stem, key, partial(write_parts, parts, path.stem, where), shown)
-        return as_dataset(open_store(store), settings, path.stem, path)
+        return as_dataset(store, settings, path.stem, path)
     return from_parts(parts, settings, path.stem, where)
 
 
-def write_parts(parts: Mapping[str, tuple[Any, Any]], name: str, where: str, path: Path) -> None:
-    """Arrays by part into a file of images. Raises UserError for pixels that are no bytes."""
-    first = as_images(parts["train"][0][:1], where)
-
-    def pieces() -> Iterator[Chunk]:
-        for part, (images, labels) in parts.items():
-            for start in range(0, len(images), CHUNK):
-                rows = slice(start, start + CHUNK)
-                split = as_split(images[rows], None if labels is None else labels[rows], where)
-                require(
-                    split.images.dtype == torch.uint8 and split.images.shape[1:] == first.shape[1:],
-                    f"{where}: to stay on the disk, images must be uint8 and of one shape; save them so",
-                )
-                yield from chunks({part: split})
-
-    _, channels, height, width = first.shape
-    write_store(path, name, None, (channels, height, width), pieces(), [])
-
-
-def chunks(splits: Mapping[str, Split]) -> Iterator[Chunk]:
-    """Pixels, labels and parts of splits, a piece at a time."""
-    for name, split in splits.items():
-        for start in range(0, len(split), CHUNK):
-            piece = split[start : start + CHUNK]
-            labels = None if piece.labels is None else piece.labels.cpu().numpy()
-            part = np.full(len(piece), PARTS.index(name), np.uint8)
-            yield piece.images[:].cpu().numpy(), labels, part
-
-
-def _open(path: Path) -> np.ndarray:
+def _open(path: Path, mapped: bool) -> np.ndarray:
     try:
-        return np.load(path, mmap_mode="c", allow_pickle=False)
+        return np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
     except FileNotFoundError:
         raise UserError(f"there is no file {printable(path)}") from None
     except Exception as error:  # numpy raises anything on damaged files
@@ -130,11 +103,8 @@ def _open(path: Path) -> np.ndarray:
 
 def _open_npz(path: Path) -> dict[str, np.ndarray]:
     try:
+        check_sizes(path)
         with np.load(path, allow_pickle=False) as archive:
-            require(
-                isinstance(archive, np.lib.npyio.NpzFile), f"{printable(path)} is no .npz archive"
-            )
-            check_sizes(path)
             return {name: archive[name] for name in archive.files}
     except UserError:
         raise
@@ -154,26 +124,67 @@ def check_sizes(path: Path) -> None:
     )
 
 
+def write_parts(parts: Mapping[str, tuple[Any, Any]], name: str, where: str, path: Path) -> None:
+    """Arrays by part into a file of images. Raises UserError for pixels that are no bytes."""
+    check_labelled(parts, where)
+    first = as_images(parts["train"][0][:1], where)
+
+    def pieces() -> Iterator[Chunk]:
+        for part, (images, labels) in parts.items():
+            bits = is_zero_one(images)
+            for start in range(0, len(images), CHUNK):
+                rows = slice(start, start + CHUNK)
+                piece = as_images(images[rows], where, bits)
+                require(
+                    piece.dtype == torch.uint8 and piece.shape[1:] == first.shape[1:],
+                    f"{where}: to stay on the disk, images must be uint8 and of one shape; save them so, or take "
+                    "--in-memory yes",
+                )
+                named = None if labels is None else as_labels(labels[rows], len(piece), where)
+                yield from chunks({part: Split(piece, named)})
+
+    _, channels, height, width = first.shape
+    write_store(path, name, None, (channels, height, width), pieces(), [])
+
+
+def chunks(splits: Mapping[str, Split]) -> Iterator[Chunk]:
+    """Pixels, labels and parts of splits, a piece at a time."""
+    for name, split in splits.items():
+        for start in range(0, len(split), CHUNK):
+            piece = split[start : start + CHUNK]
+            labels = None if piece.labels is None else piece.labels.cpu().numpy()
+            part = np.full(len(piece), PARTS.index(name), np.uint8)
+            yield piece.images.cpu().numpy(), labels, part
+
+
 def from_parts(
     parts: Mapping[str, tuple[Any, Any]], settings: SourceConfig, name: str, where: str
 ) -> Dataset:
     """A data set of arrays by part, each (images, labels or None); parts that are missing are held back from train."""
-    splits = {
+    check_labelled(parts, where)
+    given = {
         part: as_split(images, labels, f"{where}, {part}")
         for part, (images, labels) in parts.items()
     }
-    train = splits["train"]
-    code = torch.zeros(len(train), dtype=torch.uint8)
-    given = [
-        torch.full((1,), i, dtype=torch.uint8) for i, p in enumerate(PARTS) if i and p in splits
-    ]
-    rows = split_rows(torch.cat([code, *given]), _padded(train.labels, len(given)), settings, where)
-    for i, part in enumerate(PARTS[1:], 1):
-        if part not in splits:
-            splits[part] = train.take(rows[i])
-    splits["train"] = train.take(rows[0])
-    bits = all(is_bits(split[:].images) for split in splits.values())
-    return Dataset.of(name, (splits[part] for part in PARTS), black_and_white=bits)
+    if given["train"].labels is not None:
+        known = set(given["train"].labels.tolist())
+        for part, split in given.items():
+            new = sorted(set() if split.labels is None else set(split.labels.tolist()) - known)
+            require(
+                not new, f"{where}: {part} has the label {new[:1]}, of which train has no images"
+            )
+    splits = hold_back_missing(given, settings, where)
+    bits = all(is_bits(split[:].images) for split in splits)
+    return Dataset.of(name, splits, black_and_white=bits)
+
+
+def check_labelled(parts: Mapping[str, tuple[Any, Any]], where: str) -> None:
+    """UserError unless all parts have labels, or none has."""
+    without = [part for part, (_, labels) in parts.items() if labels is None]
+    require(
+        len(without) in (0, len(parts)),
+        f"{where} has labels, but none of {', '.join(without)}; give all parts labels, or none",
+    )
 
 
 def is_bits(images: Tensor) -> bool:
@@ -183,16 +194,15 @@ def is_bits(images: Tensor) -> bool:
     return all(bool(((part == 0) | (part == 255)).all()) for part in images.split(CHUNK))
 
 
-def _padded(labels: Tensor | None, count: int) -> Tensor | None:
-    return None if labels is None else torch.cat([labels, labels.new_zeros(count)])
-
-
 def as_split(images: Any, labels: Any, where: str) -> Split:
     """Images of any of the usual shapes and types, and labels. Raises UserError."""
     found = as_images(images, where)
-    if labels is None:
-        return Split(found)
-    array = np.asarray(labels)
+    return Split(found, None if labels is None else as_labels(labels, len(found), where))
+
+
+def as_labels(labels: Any, count: int, where: str) -> Tensor:
+    """Labels (N,), int64, of a list or an array of whole numbers. Raises UserError."""
+    array = to_numpy(labels, where, "labels")
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
     if array.dtype == bool or (array.dtype.kind == "f" and (array == np.round(array)).all()):
@@ -201,41 +211,63 @@ def as_split(images: Any, labels: Any, where: str) -> Split:
         array.ndim == 1 and array.dtype.kind in "iu",
         f"{where}: labels of shape {array.shape} and type {array.dtype}; they must be whole numbers, one an image",
     )
-    require(len(array) == len(found), f"{where}: {len(found):,} images but {len(array):,} labels")
-    return Split(found, torch.from_numpy(array.astype(np.int64)))
+    require(len(array) == count, f"{where}: {count:,} images but {len(array):,} labels")
+    require(array.size == 0 or array.min() >= 0, f"{where}: labels must be 0 or more")
+    return torch.from_numpy(array.astype(np.int64))
 
 
-def as_images(images: Any, where: str) -> Tensor:
+def to_numpy(values: Any, where: str, what: str) -> np.ndarray:
+    if isinstance(values, Tensor):
+        values = values.detach().cpu()
+        values = (values.float() if values.is_floating_point() else values).numpy()
+    try:
+        return np.asarray(values)
+    except ValueError as error:
+        raise UserError(f"{where}: these {what} are no array ({one_line(error)})") from None
+
+
+def as_images(images: Any, where: str, bits: bool | None = None) -> Tensor:
     """(N, C, H, W), uint8 or float32 in [0, 1], of an array or a tensor: (N, H, W), (N, H, W, C) or (N, C, H, W), of
-    bytes, bits or floats; 98 packed bytes a row are 28 x 28 bits. Raises UserError."""
-    if isinstance(images, Tensor):
-        images = images.detach().cpu().numpy()
-    array = np.asarray(images)
+    bytes, bits or floats; 98 packed bytes a row are 28 x 28 bits. Raises UserError.
+
+    `bits` says whether whole numbers are 0 and 1, where that cannot be seen from a part of the array.
+    """
+    array = to_numpy(images, where, "images")
     require(
         array.dtype.kind in "buif",
         f"{where}: an array of type {array.dtype}; pixels must be numbers",
     )
     if array.ndim == 2 and array.dtype == np.uint8 and array.shape[1] == 98:
-        array = 255 * np.unpackbits(array, axis=1).reshape(-1, 28, 28)
+        array = np.unpackbits(array, axis=1).reshape(-1, 28, 28)
     require(
         array.ndim in (3, 4) and array.size > 0,
         f"{where}: an array of shape {array.shape}; images are (N, H, W), (N, H, W, C) or (N, C, H, W)",
     )
     if array.ndim == 3:
         array = array[:, None]
-    elif array.shape[3] in (1, 3) and array.shape[1] not in (1, 3):
+    elif array.shape[3] in (1, 3, 4) and array.shape[1] not in (1, 3):
         array = array.transpose(0, 3, 1, 2)
-    if array.dtype == bool:
-        array = 255 * array.astype(np.uint8)
     low, high = array.min(), array.max()
-    if array.dtype != np.uint8:
+    if array.dtype.kind in "bui" and (is_zero_one(array) if bits is None else bits):
+        array = 255 * array.astype(np.uint8)
+    elif array.dtype != np.uint8:
         whole = array.dtype.kind in "iu" or (high > 1 and bool((array == np.round(array)).all()))
         require(
             bool(low >= 0) and bool(high <= (255 if whole else 1)),
             f"{where}: pixels from {low:g} to {high:g}; bring them to 0 ... 255, or floats to [0, 1]",
         )
         array = array.astype(np.uint8 if whole else np.float32)
+    require(
+        array.shape[1] != 4,
+        f"{where}: images of four channels; put them over a background, and give three",
+    )
     return torch.from_numpy(np.ascontiguousarray(array))
+
+
+def is_zero_one(images: Any) -> bool:
+    """Whether an array's whole numbers are 0 and 1: black and white, as one writes them in a program."""
+    array = to_numpy(images, "the data", "images")
+    return array.dtype.kind in "bui" and array.size > 0 and array.min() >= 0 and array.max() <= 1
 
 
 def from_objects(data: Any, settings: SourceConfig) -> Dataset:
@@ -244,7 +276,7 @@ def from_objects(data: Any, settings: SourceConfig) -> Dataset:
     if isinstance(data, Mapping):
         require(
             "train" in data and all(part in PARTS for part in data),
-            f"the dict has {', '.join(map(str, data))}; its keys are train, and validation and test if any",
+            f"the dict has {', '.join(map(str, data)) or 'nothing'}; its keys are train, validation, test",
         )
         parts = {part: _pair(value) for part, value in data.items()}
     else:
@@ -275,10 +307,11 @@ def _from_items(data: Any) -> tuple[np.ndarray, np.ndarray | None]:
         len(shapes) == 1,
         f"the dataset's images differ in shape ({', '.join(map(str, sorted(shapes)[:3]))} ...); bring them to one size",
     )
-    return np.stack(images), np.array([int(item[1]) for item in items]) if paired else None
+    labels = to_numpy([item[1] for item in items], "the dataset", "labels") if paired else None
+    return np.stack(images), labels
 
 
 def _item_image(image: Any) -> np.ndarray:
     if isinstance(image, Image.Image):
-        return as_array(image if image.mode in ("L", "RGB") else image.convert("RGB"))
-    return image.detach().cpu().numpy() if isinstance(image, Tensor) else np.asarray(image)
+        return upright(image)
+    return to_numpy(image, "the dataset", "images")

@@ -26,8 +26,10 @@ def cache_dir() -> Path:
 @contextlib.contextmanager
 def locked(path: Path, shown: Shown) -> Iterator[None]:
     """One process at a time makes `path`; another waits, and says so. A killed one lets go."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"))
+    name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
+    folder = cache_dir() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder / f"{name}.lock")
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -42,11 +44,12 @@ def locked(path: Path, shown: Shown) -> Iterator[None]:
 def cached(stem: str, source: Any, make: Callable[[Path], None], shown: Shown) -> Path:
     """The file made from `source`, anything that JSON can say; made where it is not there yet."""
     digest = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:16]
-    clean = re.sub(r"[^\w.-]+", "-", stem)[:80]
+    clean = re.sub(r"[^\w.-]+", "-", stem).encode()[:120].decode(errors="ignore")
     path = cache_dir() / "decoded" / f"{clean}-{digest}.safetensors"
     if not path.exists():
         with locked(path, shown):
             if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
                 for left in path.parent.glob(f"{path.name}.*.part"):
                     left.unlink()  # of a process that was killed
                 make(path)

@@ -19,16 +19,17 @@ from ..progress import Shown
 from .cache import cached
 from .dataset import Dataset, Split
 from .files import Source
-from .images import BadImage, Form, Look, decode, look
-from .layout import Layout, lay_out
+from .images import MOST_BYTES, BadImage, Form, Look, decode, look, quiet
+from .layout import Layout, check_parts, lay_out
 from .settings import FormConfig, SourceConfig
 from .splits import split_rows
-from .stored import Store, open_store, write_store
+from .stored import open_store, write_store
 
 DEFAULT_SIZE = 64
 LARGEST_AS_IT_IS = 512 * 512
 MEMORY = 2**31  # bytes of pixels that `in_memory` auto holds there
 BATCH_BYTES, BATCH_FILES = 2**22, 200
+QUEUED_BYTES = 2**27  # of files that wait to be decoded
 CHUNK_BYTES = 2**24
 SMALL_FILE = 8192
 T = TypeVar("T")
@@ -47,10 +48,11 @@ def load_images(
     def make(path: Path) -> None:
         prepare(source, settings, name, path, shown, leave_out)
 
-    store = open_store(cached(name, key, make, shown))
+    path = cached(name, key, make, shown)
+    store = open_store(path)
     if store.about.bad and not settings.skip_bad:
         raise refuse_bad(source, store.about.bad, store.about.bad_names, len(store.parts))
-    return as_dataset(store, settings, name, source.path)
+    return as_dataset(path, settings, name, source.path)
 
 
 def prepare(
@@ -66,20 +68,10 @@ def prepare(
     shown.say(f"decoding {len(layout.names):,} images of {printable(source.path)}, once")
     form = settle_form(source, layout, settings, shown)
     bad: list[str] = []
-    most = len(layout.names) - 1 if settings.skip_bad else 0
-    chunks = refusing(decode_all(source, layout, form, bad, shown), source, bad, layout, most)
+    chunks = decode_all(source, layout, form, bad, settings.skip_bad, shown)
     write_store(out, name, layout.classes, (form.channels, form.height, form.width), chunks, bad)
     if bad:
         shown.say(f"left out {len(bad):,} images that cannot be read, first {bad[0]}")
-
-
-def refusing(
-    chunks: Iterable[Chunk], source: Source, bad: list[str], layout: Layout, most: int
-) -> Iterator[Chunk]:
-    """The chunks; in the end UserError if more images were bad than may be."""
-    yield from chunks
-    if len(bad) > most:
-        raise refuse_bad(source, len(bad), bad, len(layout.names) - len(bad))
 
 
 def refuse_bad(source: Source, bad: int, names: Sequence[str], good: int) -> UserError:
@@ -124,12 +116,16 @@ def common_size(seen: Sequence[Look], where: str, shown: Shown) -> tuple[int, in
 
 
 def decode_all(
-    source: Source, layout: Layout, form: Form, bad: list[str], shown: Shown
+    source: Source, layout: Layout, form: Form, bad: list[str], skip_bad: bool, shown: Shown
 ) -> Iterator[Chunk]:
-    """Pixels (n, C, H, W), labels (n,) and parts (n,) of the images, in order; what cannot be read goes to `bad`."""
+    """Pixels (n, C, H, W), labels (n,) and parts (n,) of the images, in order; what cannot be read goes to `bad`.
+
+    Raises UserError in the end, if any was bad and may not be, or if too little is left.
+    """
     index = {name: i for i, name in enumerate(layout.names)}
     good: list[np.ndarray] = []
     rows: list[int] = []
+    read: list[int] = []
 
     def chunk() -> Chunk:
         labels = None if layout.labels is None else layout.labels[rows]
@@ -143,9 +139,13 @@ def decode_all(
             continue
         good.append(found)
         rows.append(index[name])
+        read.append(index[name])
         if len(good) * each >= CHUNK_BYTES:
             yield chunk()
             good, rows = [], []
+    if bad and (not skip_bad or not read):
+        raise refuse_bad(source, len(bad), bad, len(read))
+    check_parts(printable(source.path), layout, read)
     if good:
         yield chunk()
 
@@ -160,54 +160,67 @@ def attempts(
 ) -> Iterator[tuple[str, T | BadImage]]:
     """What `use` makes of each file, of `each` bytes, in order: in parallel, as Pillow's work lets other threads run,
     and in bounded memory."""
-    if sum(entry.size for entry in source.entries) < SMALL_FILE * len(source.entries):
-        # Threads would wait for each other more than they work.
-        for name, content in shown.track(source.read(set(names)), what, len(names)):
-            yield name, attempt(use, content)
-        return
-
-    def several(batch: list[tuple[str, bytes]]) -> list[tuple[str, T | BadImage]]:
-        return [(name, attempt(use, content)) for name, content in batch]
-
-    waiting: deque[Future[list[tuple[str, T | BadImage]]]] = deque()
-    workers = os.cpu_count() or 1
-    with ThreadPoolExecutor(workers) as pool:
-        for batch in read_batches(source, names, shown, what, CHUNK_BYTES // each):
-            waiting.append(pool.submit(several, batch))
-            if len(waiting) > workers:
-                yield from waiting.popleft().result()
-        while waiting:
-            yield from waiting.popleft().result()
-
-
-def attempt(use: Callable[[bytes], T], content: bytes) -> T | BadImage:
-    try:
-        return use(content)
-    except BadImage as error:
-        return error
+    contents = shown.track(source.read(set(names)), what, len(names))
+    with quiet():
+        if sum(entry.size for entry in source.entries) < SMALL_FILE * len(source.entries):
+            # Threads would wait for each other more than they work.
+            yield from attempt(use, contents)
+            return
+        workers = os.cpu_count() or 1
+        waiting: deque[tuple[int, Future[list[tuple[str, T | BadImage]]]]] = deque()
+        queued = 0
+        with ThreadPoolExecutor(workers) as pool:
+            for batch, size in in_batches(contents, CHUNK_BYTES // each):
+                waiting.append((size, pool.submit(lambda batch: list(attempt(use, batch)), batch)))
+                queued += size
+                while len(waiting) > workers or queued > QUEUED_BYTES:
+                    size, done = waiting.popleft()
+                    yield from done.result()
+                    queued -= size
+            for _, done in waiting:
+                yield from done.result()
 
 
-def read_batches(
-    source: Source, names: Sequence[str], shown: Shown, what: str, most: int
-) -> Iterator[list[tuple[str, bytes]]]:
-    """Files and their contents, as many at a time as are worth a thread's while, but not over `most`."""
-    batch, size = [], 0
-    for name, content in shown.track(source.read(set(names)), what, len(names)):
+def attempt(
+    use: Callable[[bytes], T], contents: Iterable[tuple[str, bytes | None]]
+) -> Iterator[tuple[str, T | BadImage]]:
+    for name, content in contents:
+        try:
+            if content is None:
+                raise BadImage(f"it is over {MOST_BYTES >> 20} MB")
+            found: T | BadImage = use(content)
+        except BadImage as error:
+            found = error
+        yield name, found
+
+
+def in_batches(
+    contents: Iterable[tuple[str, bytes | None]], most: int
+) -> Iterator[tuple[list[tuple[str, bytes | None]], int]]:
+    """Files, as many at a time as are worth a thread's while, but not over `most`; and their bytes."""
+    batch: list[tuple[str, bytes | None]] = []
+    size = 0
+    for name, content in contents:
         batch.append((name, content))
-        size += len(content)
+        size += len(content or b"")
         if size > BATCH_BYTES or len(batch) >= min(BATCH_FILES, most):
-            yield batch
+            yield batch, size
             batch, size = [], 0
     if batch:
-        yield batch
+        yield batch, size
 
 
-def as_dataset(store: Store, settings: SourceConfig, name: str, source: Path) -> Dataset:
-    """The three splits of a file of images that were decoded from `source`, in memory or not."""
-    rows = split_rows(store.parts, store.labels, settings, printable(source))
+def as_dataset(path: Path, settings: SourceConfig, name: str, source: Path) -> Dataset:
+    """The three splits of the file `path` of images that were decoded from `source`, in memory or not."""
+    store = open_store(path)
+    rows = split_rows(store.parts.numpy(), store.labels, settings, printable(source))
     pixels = store.images
     large = pixels.shape.numel() > MEMORY
     on_disk = settings.in_memory == "no" or (settings.in_memory == "auto" and large)
+    require(
+        on_disk or pixels.sha256() == store.about.sha256,
+        f"{printable(path)} is damaged (its pixels have another hash); remove it, and make it again",
+    )
     everything = Split(pixels, store.labels)
     digest = hashlib.sha256(json.dumps([store.about.sha256, pixels.shape]).encode())
     for split in rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from pathlib import Path
 
@@ -34,6 +35,8 @@ def fetch(file: File, folder: Path, shown: Shown) -> Path:
                 return path
             except Failed as failure:
                 reasons.setdefault(str(failure), []).append(address)
+    with contextlib.suppress(OSError):
+        folder.rmdir()  # if nothing has come
     said = "; ".join(f"{reason} ({', '.join(of)})" for reason, of in reasons.items())
     raise UserError(
         f"{file.name} is missing and could not be downloaded: {said}; get it elsewhere and put it at {path}"
@@ -45,18 +48,25 @@ def _fetch_from(address: str, file: File, path: Path, shown: Shown) -> None:
     part = path.with_name(f"{path.name}.part")
     shown.say(f"downloading {file.name}, {file.size / 1e6:,.1f} MB, from {address}")
     for attempt in range(1, ATTEMPTS + 1):
-        had = part.stat().st_size if part.exists() else 0
+        had = size_of(part)
         try:
-            _receive(address, file, part, shown)
-            break
+            if had < file.size:
+                _receive(address, file, part, shown)
         except Failed:
-            come = part.stat().st_size if part.exists() else 0
-            if come <= had or attempt == ATTEMPTS:
+            if size_of(part) <= had or attempt == ATTEMPTS:
                 raise
-    if file_digest(part, file.digest) != file.digest:
+            continue
+        if file_digest(part, file.digest) == file.digest:
+            part.replace(path)
+            return
         part.unlink()
-        raise Failed("what it sends is not the original file (its hash differs)")
-    part.replace(path)
+        if not had:
+            break  # else what was there before was of something else: start again
+    raise Failed("what it sends is not the original file (its hash differs)")
+
+
+def size_of(part: Path) -> int:
+    return part.stat().st_size if part.exists() else 0
 
 
 def _receive(address: str, file: File, part: Path, shown: Shown) -> None:
@@ -64,10 +74,7 @@ def _receive(address: str, file: File, part: Path, shown: Shown) -> None:
     import requests
     import urllib3
 
-    done = part.stat().st_size if part.exists() else 0
-    if done >= file.size:
-        part.unlink()
-        done = 0
+    done = size_of(part)
     # Identity: the hash is of the bytes as they are, not as a helpful server or library unpacks them.
     headers = {"Accept-Encoding": "identity", "User-Agent": "vaekit"}
     if done:
@@ -86,6 +93,7 @@ def _receive(address: str, file: File, part: Path, shown: Shown) -> None:
             ).startswith(f"bytes {done}-")
             if not resumed:
                 done = 0
+            part.parent.mkdir(parents=True, exist_ok=True)
             with (
                 part.open("ab" if resumed else "wb") as out,
                 shown.bytes(file.name, file.size, done) as bar,
@@ -103,6 +111,8 @@ def _receive(address: str, file: File, part: Path, shown: Shown) -> None:
     except OSError as error:  # a full disk, which what has come only fills
         part.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(part)) from None
+    if not done:
+        part.unlink()
     if done < file.size:
         raise Failed(
             f"it broke off after {done:,} of {file.size:,} bytes; run again to go on from there"

@@ -17,6 +17,8 @@ from typing import IO, Any, Protocol
 from ..checks import UserError, one_line, printable, require
 from .images import MOST_BYTES, endings
 
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -24,7 +26,7 @@ class Entry:
 
     name: str
     size: int
-    stamp: int
+    stamp: str
 
 
 class Source(Protocol):
@@ -43,8 +45,8 @@ class Source(Protocol):
         """What differs where the files do; JSON can say it."""
         ...
 
-    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
-        """The content of these files, in the order of the entries."""
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
+        """The content of these files, in the order of the entries; None for one of over MOST_BYTES."""
         ...
 
 
@@ -56,8 +58,8 @@ def open_source(path: Path) -> Source:
     if name.endswith(".zip"):
         return Zip(path)
     require(
-        name.endswith((".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")),
-        f"{printable(path)} is no folder of images, and no .zip, .tar.gz, .npy, .npz or .safetensors file of them",
+        name.endswith(TAR_ENDINGS),
+        f"{printable(path)} is no folder of images, and no .zip or .tar.gz of one",
     )
     return Tar(path)
 
@@ -88,6 +90,17 @@ def check_member(archive: Path, name: str, is_link: bool) -> None:
     )
 
 
+def check_names(archive: Path, entries: list[Entry]) -> None:
+    """UserError for two members of one name, of which only the last could be read."""
+    seen = set[str]()
+    for entry in entries:
+        require(
+            entry.name not in seen,
+            f"{printable(archive)} has two files called {printable(entry.name)!r}; pack it again",
+        )
+        seen.add(entry.name)
+
+
 class Folder:
     """Image files at any depth below a folder, by name."""
 
@@ -99,7 +112,7 @@ class Folder:
 
     @property
     def key(self) -> Any:
-        return entries_key(self)
+        return [str(self.path), entries_key(self)]
 
     def _walk(self, folder: Path, below: str, above: set[tuple[int, int]]) -> None:
         here = folder.stat()
@@ -117,13 +130,15 @@ class Folder:
                 self._walk(Path(child.path), name + "/", above | {key})
             elif has_ending(name) and child.is_file():
                 about = child.stat()
-                self.entries.append(Entry(name, about.st_size, about.st_mtime_ns))
+                # Modification times can be set, and often are; change times cannot.
+                stamp = f"{about.st_mtime_ns} {about.st_ctime_ns}"
+                self.entries.append(Entry(name, about.st_size, stamp))
 
-    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
         for entry in self.entries:
             if entry.name in names:
-                with (self.path / entry.name).open("rb") as file:
-                    yield entry.name, file.read(MOST_BYTES + 1)
+                large = entry.size > MOST_BYTES
+                yield entry.name, None if large else (self.path / entry.name).read_bytes()
 
 
 class Zip:
@@ -139,19 +154,20 @@ class Zip:
                 if member.is_dir():
                     self.folders.add(member.filename.rstrip("/"))
                 elif is_image(member.filename):
-                    self.entries.append(Entry(member.filename, member.file_size, member.CRC))
+                    entry = Entry(member.filename, member.file_size, str(member.CRC))
+                    self.entries.append(entry)
+        check_names(path, self.entries)
         self.folders = with_parents(self.folders, self.entries)
 
     @property
     def key(self) -> Any:
         return entries_key(self)
 
-    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
         with damaged(self.path), zipfile.ZipFile(self.path) as archive:
             for entry in self.entries:
                 if entry.name in names:
-                    with archive.open(entry.name) as file:
-                        yield entry.name, file.read(MOST_BYTES + 1)
+                    yield entry.name, None if entry.size > MOST_BYTES else archive.read(entry.name)
 
 
 class Tar:
@@ -164,7 +180,7 @@ class Tar:
     @property
     def key(self) -> Any:
         about = self.path.stat()  # to list its files is to read it all
-        return [self.path.name, about.st_size, about.st_mtime_ns]
+        return [str(self.path), about.st_size, about.st_mtime_ns, about.st_ctime_ns]
 
     @property
     def entries(self) -> list[Entry]:
@@ -183,15 +199,16 @@ class Tar:
                 if member.isdir():
                     folders.add(member.name)
                 elif member.isreg() and is_image(member.name):
-                    entries.append(Entry(member.name, member.size, int(member.mtime)))
+                    entries.append(Entry(member.name, member.size, str(member.mtime)))
+        check_names(self.path, entries)
         return entries, with_parents(folders, entries)
 
-    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes]]:
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
         with self._members() as (archive, members):
             for member in members:
                 content = archive.extractfile(member) if member.name in names else None
                 if content is not None:
-                    yield member.name, content.read(MOST_BYTES + 1)
+                    yield member.name, None if member.size > MOST_BYTES else content.read()
 
     @contextlib.contextmanager
     def _members(self) -> Iterator[tuple[tarfile.TarFile, Iterator[tarfile.TarInfo]]]:

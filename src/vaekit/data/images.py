@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -21,7 +23,7 @@ T = TypeVar("T")
 # Left out are those whose reading starts another program, or that Pillow only recognises.
 NOT_READ = {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"}
 MOST_PIXELS = 2**26  # 8192 x 8192; an image of so many is refused before it is unpacked
-MOST_BYTES = 2**29
+MOST_BYTES = 2**27  # of an image file
 ROTATION = 0x0112  # EXIF's tag; 5 to 8 are on their side
 NPY = b"\x93NUMPY"
 
@@ -75,8 +77,6 @@ def decode(content: bytes, form: Form) -> np.ndarray:
 
 
 def _guarded(content: bytes, use: Callable[[Image.Image], T]) -> T:
-    if len(content) > MOST_BYTES:
-        raise BadImage("it is over 512 MB")
     try:
         with _open(content) as image:
             if math.prod(image.size) > MOST_PIXELS:
@@ -104,11 +104,15 @@ def _open(content: bytes) -> Image.Image:
 
 def _look(image: Image.Image) -> Look:
     width, height = image.size
-    if image.getexif().get(ROTATION, 1) in (5, 6, 7, 8):
+    # Pillow would unpack all of a .png to look for EXIF behind the pixels.
+    has_exif = image.format != "PNG" or "exif" in image.info
+    if has_exif and image.getexif().get(ROTATION, 1) in (5, 6, 7, 8):
         width, height = height, width
-    return Look(
-        image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;"), height, width
-    )
+    return Look(is_grey(image), height, width)
+
+
+def is_grey(image: Image.Image) -> bool:
+    return image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;")
 
 
 def fitted(image: Image.Image, form: Form) -> Image.Image:
@@ -130,15 +134,30 @@ def as_array(image: Image.Image) -> np.ndarray:
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
+def upright(image: Image.Image) -> np.ndarray:
+    """(C, H, W), uint8, of an image as it is meant to be seen, in grey or in colour as it is."""
+    return as_array(_in_colours(ImageOps.exif_transpose(image), "L" if is_grey(image) else "RGB"))
+
+
 def _in_colours(image: Image.Image, mode: str) -> Image.Image:
-    """An image as L or RGB: what is transparent over white, 16 bits scaled to 8."""
-    if image.mode.startswith("I"):  # Pillow's own conversion cuts at 255
-        scaled = np.asarray(image, dtype=np.float64) / 257
-        image = Image.fromarray(scaled.round().clip(0, 255).astype(np.uint8))
+    """An image as L or RGB: what is transparent over white, more than 8 bits scaled to 8. Raises BadImage."""
+    if image.mode == "F" or image.mode.startswith("I"):  # Pillow's own conversion cuts at 255
+        image = Image.fromarray(_in_8_bits(np.asarray(image, dtype=np.float64), image.mode))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert(mode)
+
+
+def _in_8_bits(pixels: np.ndarray, mode: str) -> np.ndarray:
+    """Floats are in [0, 1] or in levels, 32 bits hold 8 or 16, and 16 bits are 16."""
+    low, high = pixels.min(), pixels.max()
+    if not (low >= 0 and high <= 65535):
+        raise BadImage(f"its pixels go from {low:g} to {high:g}, not from 0 to 255 or 65,535")
+    scale = 255.0 if mode == "F" and high <= 1 else 1.0
+    if high > 255 or mode.startswith("I;"):
+        scale = 1 / 257
+    return (pixels * scale).round().astype(np.uint8)
 
 
 def refit(images: Tensor, form: Form) -> Tensor:
@@ -168,14 +187,24 @@ def read_images(
     )
     form = Form(*shape, fit=fit)
     files = [file for path in paths for file in _expand(path)]
-    return torch.stack([_read_image(file, form, notice) for file in files])
+    with quiet():
+        return torch.stack([_read_image(file, form, notice) for file in files])
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without Pillow's warnings, of what an image's size or EXIF may mean: what it cannot read it raises."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _expand(path: Path) -> list[Path]:
     require(path.exists(), f"there is no image {printable(path)}")
     if not path.is_dir():
         return [path]
-    files = sorted(f for f in path.iterdir() if f.suffix.lower() in endings() and f.is_file())
+    known = (f for f in path.iterdir() if f.suffix.lower() in endings())
+    files = sorted(f for f in known if f.is_file() and not f.name.startswith("."))
     require(len(files) >= 1, f"the folder {printable(path)} has no image files")
     return files
 

@@ -46,6 +46,12 @@ def lay_out(source: Source, leave_out: Sequence[str] = ()) -> Layout:
 
     tops = {f[0] for f in folders if f}
     divided = bool(tops) and all(top.lower() in PART_NAMES for top in tops)
+    known = {PART_NAMES[top.lower()] for top in tops if top.lower() in PART_NAMES}
+    require(
+        divided or not {0, 2} <= known,
+        f"{where} has train and test folders and others beside them ({', '.join(sorted(map(printable, tops)))}); move "
+        "these away, or into them",
+    )
     parts = np.zeros(len(names), np.uint8)
     if divided:
         require(
@@ -56,7 +62,8 @@ def lay_out(source: Source, leave_out: Sequence[str] = ()) -> Layout:
         require(
             bool((parts == 0).any()), f"{where} has a folder of test images, but none to train on"
         )
-        check_classes(where, [f for f in folders if f and not any(p[: len(f)] == f for p in paths)])
+        there = {path[:n] for path in paths for n in (1, 2)}
+        check_classes(where, sorted({f[:2] for f in folders if f} - there))
         paths, folders = [path[1:] for path in paths], [f[1:] for f in folders]
 
     classed = np.array([len(path) > 1 for path in paths])
@@ -76,14 +83,27 @@ def lay_out(source: Source, leave_out: Sequence[str] = ()) -> Layout:
     number = {name: k for k, name in enumerate(classes)}
     labels = np.array([number[of[i]] for i in kept], np.int64)
     parts = parts[kept]
+    layout = Layout([names[i] for i in kept], parts, labels, classes)
+    check_parts(where, layout, slice(None))
+    return layout
+
+
+def check_parts(where: str, layout: Layout, rows: slice | list[int]) -> None:
+    """UserError unless these images, all or what could be read of them, have every part that the source has, and in
+    train every class."""
+    parts = layout.parts[rows]
+    for part in sorted(set(layout.parts.tolist()) - set(parts.tolist())):
+        raise UserError(f"{where}: none of the images in {PARTS[part]} can be read")
+    if layout.labels is None or layout.classes is None:
+        return
+    labels = layout.labels[rows]
     known = set(labels[parts == 0].tolist())
     for part in (1, 2):
-        new = sorted(set(labels[parts == part].tolist()) - known)
-        if new:
+        for label in sorted(set(labels[parts == part].tolist()) - known):
+            name = printable(layout.classes[label])
             raise UserError(
-                f"{where}: {PARTS[part]} has the class {printable(classes[new[0]])!r}, of which train has no images"
+                f"{where}: {PARTS[part]} has the class {name!r}, of which train has no images"
             )
-    return Layout([names[i] for i in kept], parts, labels, classes)
 
 
 def check_classes(where: str, empty: Sequence[tuple[str, ...]]) -> None:

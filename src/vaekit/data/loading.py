@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,13 @@ from .arrays import array_names, chunks, from_objects, load_array_file
 from .cache import cached
 from .collection import as_dataset, load_images
 from .dataset import Dataset, Split
-from .files import open_source
+from .files import TAR_ENDINGS, open_source
 from .idx import find_idx, read_idx_folder
 from .images import Form, refit
 from .named import READERS
 from .places import place
 from .settings import SourceConfig
-from .splits import split_rows
+from .splits import hold_back_missing, split_rows
 from .stored import open_store, write_store
 
 
@@ -43,12 +44,16 @@ def load(
     """
     shown = Shown(progress)
     folder = None if data_dir is None else str(Path(data_dir).expanduser().resolve())
+    size = settings.get("size")
+    if isinstance(size, int | tuple | list):  # as one writes it in Python: 64, (48, 64)
+        settings["size"] = "x".join(map(str, [size] if isinstance(size, int) else size))
     if not isinstance(data, str | Path):
         config = override(SourceConfig(), settings, "load_data()")
         return kept(formed(from_objects(data, config), config), config, shown)
     given = {"data": str(data), "data_dir": folder, **settings}
     config = override(SourceConfig(), given, "load_data()")
-    named = shelf.find_name(str(data)) if isinstance(data, str) else None
+    by_name = isinstance(data, str) or not data.exists()
+    named = shelf.find_name(str(data)) if by_name else None
     if named is None:
         path = find_path(str(data), data_dir)
         config = dataclasses.replace(config, data=str(path.resolve()), data_dir=None)
@@ -65,20 +70,27 @@ def load_again(source: SourceConfig | None, data_dir: str | Path | None, run: st
     if source is None:
         raise UserError(f"{run} was trained on arrays; pass them as `data`, in Python")
     settings = {f.name: getattr(source, f.name) for f in dataclasses.fields(SourceConfig)}
-    settings["data_dir"] = data_dir or source.data_dir
+    if data_dir is not None:
+        settings["data_dir"] = data_dir
+        if (
+            shelf.find_name(source.data) is None
+        ):  # one's own images: the folder itself, or where it lies
+            below = Path(data_dir).expanduser() / Path(source.data).name
+            settings["data"] = str(below if below.exists() else data_dir)
+            settings["data_dir"] = None
     return load(**settings)
 
 
 def find_path(data: str, data_dir: str | Path | None) -> Path:
-    """Where one's own images are: at a path, below `data_dir`, or `data_dir` itself. Raises UserError."""
+    """Where one's own images are: at a path, or below `data_dir`. Raises UserError."""
     path = Path(data).expanduser()
     if data_dir is not None:
         base = Path(data_dir).expanduser()
         require(base.exists(), f"the data folder {printable(data_dir)} does not exist")
-        path = base / path.name if (base / path.name).exists() else base
+        path = base / path
     require(
-        path.exists() or bool(path.suffix) or os.sep in data,
-        f"there is no data set or folder {printable(path)!r}{closest(str(path), shelf.SHELVES)} (data sets: "
+        (path.exists() and data.strip() != "") or bool(path.suffix) or os.sep in data,
+        f"there is no data set or folder {printable(data)!r}{closest(data, shelf.SHELVES)} (data sets: "
         f"{', '.join(shelf.SHELVES)})",
     )
     require(path.exists(), f"there is no file or folder {printable(path)}")
@@ -89,28 +101,24 @@ def load_path(path: Path, settings: SourceConfig, shown: Shown) -> Dataset:
     """The data set of a file or a folder. Raises UserError."""
     ending = path.suffix.lower()
     if ending == ".safetensors":
-        return as_dataset(open_store(path), settings, path.stem, path)
+        return as_dataset(path, settings, path.stem, path)
     if path.is_dir():
         found = find_idx(path)
         if found is not None:
-            return from_splits(path, read_idx_folder(found), settings)
+            splits = hold_back_missing(read_idx_folder(found), settings, printable(path))
+            return Dataset.of(path.name, splits)
         arrays = [file.stem for file in path.glob("*.npy")]
         if array_names(arrays):
             return load_array_file(path, settings, shown)
     elif ending in (".npy", ".npz"):
         return load_array_file(path, settings, shown)
-    name = path.name.removesuffix(".gz").removesuffix(".tar")
-    return load_images(open_source(path), settings, name.removesuffix(".zip"), shown)
-
-
-def from_splits(path: Path, splits: dict[str, Split], settings: SourceConfig) -> Dataset:
-    """A data set of training and test images; those for validation are held back."""
-    train = splits["train"]
-    parts = torch.zeros(len(train) + 1, dtype=torch.uint8)
-    parts[-1] = 2
-    labels = None if train.labels is None else torch.cat([train.labels, train.labels[:1]])
-    rows = split_rows(parts, labels, settings, printable(path))
-    return Dataset(path.name, train.take(rows[0]), train.take(rows[1]), splits["test"])
+    known = path.is_dir() or path.name.lower().endswith((".zip", *TAR_ENDINGS))
+    require(
+        known,
+        f"{printable(path)} is no folder of images, and no .zip, .tar.gz, .npy, .npz or .safetensors file of them",
+    )
+    name = re.sub(r"(\.zip|\.tgz|\.tar(\.\w+)?)$", "", path.name, flags=re.IGNORECASE)
+    return load_images(open_source(path), settings, name, shown)
 
 
 def formed(dataset: Dataset, settings: SourceConfig) -> Dataset:
@@ -131,7 +139,7 @@ def formed(dataset: Dataset, settings: SourceConfig) -> Dataset:
         )
         assert isinstance(split.images, Tensor)
         splits.append(Split(refit(split.images, form), split.labels))
-    return dataset.with_splits(splits)
+    return dataset.with_splits(splits, digest=None)
 
 
 def kept(dataset: Dataset, settings: SourceConfig, shown: Shown) -> Dataset:
@@ -148,7 +156,7 @@ def kept(dataset: Dataset, settings: SourceConfig, shown: Shown) -> Dataset:
         write_store(path, dataset.name, None, dataset.shape, chunks(dataset.splits), [])
 
     store = open_store(cached(dataset.name, [digest], make, shown))
-    rows = split_rows(store.parts, None, settings, dataset.name)
+    rows = split_rows(store.parts.numpy(), None, settings, dataset.name)
     splits = [
         Split(store.images.take(row), split.labels)
         for row, split in zip(rows, dataset.splits.values(), strict=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -48,6 +49,15 @@ CLASSES = {
         "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
     ),
 }  # fmt: skip
+# md5 of CIFAR-10's unpacked files, on which three projects agree.
+CIFAR_MD5 = {
+    "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
+    "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
+    "data_batch_3.bin": "942cd6a4bcdd0dd3c604fbe906cb4421",
+    "data_batch_4.bin": "ae636b3ba5c66a11e91e8cb52e771fcb",
+    "data_batch_5.bin": "53f37980c15c3d472c316c40844f3f0d",
+    "test_batch.bin": "803d5f7f4d78ea53de84dbe85f74fb6d",
+}
 BACKGROUND = "BACKGROUND_Google"
 FREY_SEED = 777
 
@@ -74,16 +84,29 @@ def fashionmnist(folder: Path, variant: str, settings: SourceConfig, shown: Show
 
 def binarizedmnist(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
     """MNIST's digits with each pixel drawn black or white once, by H. Larochelle and I. Murray (2011)."""
-    packed = folder / "packed.npz"
+    packed, files = folder / "packed.npz", shelf.SHELVES["binarizedmnist"].files
     if packed.exists():
-        return dataclasses.replace(load_array_file(packed, settings, shown), name="binarizedmnist")
+        dataset = load_array_file(packed, settings, shown)
+        for split, file in zip(dataset.splits.values(), files, strict=True):
+            digest = hashlib.sha256(amat_text(split[:].images // 255)).hexdigest()
+            require(
+                f"sha256:{digest}" == file.digest,
+                f"{printable(packed)} has not the bits of {file.name} (their hash differs); remove it, get it again",
+            )
+        return dataclasses.replace(dataset, name="binarizedmnist")
     splits = []
-    for part, file in zip(
-        ("train", "valid", "test"), shelf.SHELVES["binarizedmnist"].files, strict=True
-    ):
-        bits = read_amat(check_file(folder / f"binarized_mnist_{part}.amat", file.digest), 784)
+    for file in files:
+        bits = read_amat(check_file(folder / file.name, file.digest), 784)
         splits.append(Split(torch.from_numpy(255 * bits).view(-1, 1, 28, 28)))
     return Dataset.of("binarizedmnist", splits, black_and_white=True)
+
+
+def amat_text(bits: torch.Tensor) -> bytes:
+    """Bits (N, ...) as the text that the data set is published as."""
+    text = np.full((len(bits), bits[0].numel(), 2), ord(" "), np.uint8)
+    text[..., 0] = bits.flatten(1).numpy() + ord("0")
+    text[:, -1, 1] = ord("\n")
+    return text.tobytes()
 
 
 def freyface(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
@@ -101,13 +124,15 @@ def freyface(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -
 def cifar10(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
     """CIFAR-10 (Krizhevsky 2009), binary version: 45,000 / 5,000 / 10,000, the validation images being the last of the
     fifth training file."""
-    archive = folder / "cifar-10-binary.tar.gz"
-    if archive.exists():
-        check_file(archive, shelf.SHELVES["cifar10"].files[0].digest)
-    parts = [
-        read_cifar(content, f"{printable(folder)}: {name}")
-        for name, content in sorted(cifar_contents(folder).items())
-    ]
+    parts = []
+    for name, content in sorted(cifar_contents(folder).items()):
+        where = f"{printable(folder)}: {name}"
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        require(
+            CIFAR_MD5.get(name, md5) == md5,
+            f"{where} is not the original file (its hash differs); remove it, and get it again",
+        )
+        parts.append(read_cifar(content, where))
     images, labels = (torch.from_numpy(np.concatenate(found)) for found in zip(*parts, strict=True))
     test = len(parts[-1][1])
     train = Split(images[:-test], labels[:-test])
@@ -152,7 +177,7 @@ def digits(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> 
     found = load_digits()
     images = torch.from_numpy(np.round(found.images * (255 / 16)).astype(np.uint8))[:, None]
     labels = torch.from_numpy(found.target.astype(np.int64))
-    rows = split_rows(torch.zeros(len(images), dtype=torch.uint8), labels, settings, "digits")
+    rows = split_rows(np.zeros(len(images), np.uint8), labels, settings, "digits")
     everything = Split(images, labels)
     return Dataset.of(
         "digits", map(everything.take, rows), classes=CLASSES["mnist"], black_and_white=True

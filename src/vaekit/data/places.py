@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
 def place(name: str, data_dir: str | Path | None, shown: Shown) -> Path:
     """The folder with a named data set's files; what is missing there is downloaded. Raises UserError."""
-    found = find(name, data_dir)
-    if found is not None:
-        return found
+    return find(name, data_dir) or fetch_all(name, data_dir, shown)
+
+
+def fetch_all(name: str, data_dir: str | Path | None, shown: Shown) -> Path:
     base = Path(data_dir or os.environ.get("VAEKIT_DATA") or cache_dir() / "data").expanduser()
     files = shelf.SHELVES[name].files
     begun = any((base / file.name).exists() for file in files)
@@ -32,17 +33,19 @@ def place(name: str, data_dir: str | Path | None, shown: Shown) -> Path:
 
 def find(name: str, data_dir: str | Path | None = None) -> Path | None:
     """The folder that has all of a named data set's files; None if none has. Raises UserError."""
+    named = data_dir or os.environ.get("VAEKIT_DATA")
     candidates: list[Path | None] = []
-    if data_dir is not None:
-        base = Path(data_dir).expanduser()
-        require(base.is_dir(), f"the data folder {printable(data_dir)} does not exist")
+    if named is not None:
+        base = Path(named).expanduser()
+        require(
+            base.is_dir() or data_dir is None,
+            f"the data folder {printable(named)} does not exist",
+        )
         candidates = [child(base, name), base]
-    else:
-        if os.environ.get("VAEKIT_DATA"):
-            candidates.append(child(Path(os.environ["VAEKIT_DATA"]).expanduser(), name))
+    if data_dir is None:
         candidates.append(cache_dir() / "data" / name)
-        if name == "mnist":
-            candidates.append(Path(__file__).parent / "mnist")
+    if name == "mnist":
+        candidates.append(Path(__file__).parent / "mnist")
     entry = shelf.SHELVES[name]
     groups = [[file.name for file in entry.files], *entry.sets]
     for folder in candidates:
@@ -68,11 +71,11 @@ def get(name: str, data_dir: str | None) -> str:
             f"there is no data set {printable(name)!r}{closest(name, shelf.SHELVES)} (data sets: {there})"
         )
     plain, _ = known
-    if data_dir is not None:
-        Path(data_dir).expanduser().mkdir(parents=True, exist_ok=True)
     if not shelf.SHELVES[plain].files:
         return f"{plain} needs no download"
-    return f"{plain} is in {place(plain, data_dir, Shown(True))}"
+    if data_dir is not None:  # there, wherever else it may be
+        return f"{plain} is in {fetch_all(plain, data_dir, Shown(True))}"
+    return f"{plain} is in {place(plain, None, Shown(True))}"
 
 
 def as_table(data_dir: str | None) -> Table:

@@ -46,6 +46,17 @@ class About:
     format: int = FORMAT
 
 
+class Opened:
+    """A file that stays what it was, even if another takes its name; closed when nobody needs it."""
+
+    def __init__(self, path: Path) -> None:
+        self.number = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)
+
+
 class Stored:
     """Images (N, C, H, W), uint8, in a file; what is indexed is read, onto `device`.
 
@@ -57,13 +68,14 @@ class Stored:
 
     def __init__(
         self,
-        path: Path,
+        path: Path | Opened,
         offset: int,
         shape: tuple[int, int, int, int],
         rows: Tensor | None = None,
         device: torch.device | None = None,
     ) -> None:
-        self.path, self.offset, self.file_shape = path, offset, shape
+        self.file = Opened(path) if isinstance(path, Path) else path
+        self.offset, self.file_shape = offset, shape
         self.rows = torch.arange(shape[0]) if rows is None else rows
         self.device = device or torch.device("cpu")
         self.read = math.inf
@@ -87,17 +99,24 @@ class Stored:
 
     def take(self, rows: Tensor) -> Stored:
         """Some of the images, left in the file."""
-        return Stored(self.path, self.offset, self.file_shape, self.rows[rows], self.device)
+        return Stored(self.file, self.offset, self.file_shape, self.rows[rows], self.device)
 
     def to(self, device: torch.device) -> Stored:
-        return Stored(self.path, self.offset, self.file_shape, self.rows, device)
+        return Stored(self.file, self.offset, self.file_shape, self.rows, device)
+
+    def sha256(self) -> str:
+        """Hash of all pixels of the file, in its order."""
+        digest = hashlib.sha256()
+        for start in range(0, self.file_shape[0], 1000):
+            rows = np.arange(start, min(start + 1000, self.file_shape[0]))
+            digest.update(np.take(self._mapped(len(rows)), rows, axis=0).data)
+        return digest.hexdigest()
 
     def _mapped(self, rows: int) -> np.ndarray:
         self.read += rows * (math.prod(self.file_shape[1:]) + NEIGHBOURS)
         if self.read > WINDOW:
             self.read = 0
-            with self.path.open("rb") as file:
-                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+            mapped = mmap.mmap(self.file.number, 0, access=mmap.ACCESS_READ)
             count = math.prod(self.file_shape)
             self.pages = np.frombuffer(mapped, np.uint8, count, self.offset).reshape(
                 self.file_shape
@@ -182,6 +201,7 @@ def write_store(
                 if given is not None:
                     labels.append(given.astype("<i8"))
             small = {"labels": labels} if labels else {}
+            assert not labels or len(labels) == len(parts)  # all have labels, or none
             tensors = {n: np.concatenate(arrays) for n, arrays in {**small, "parts": parts}.items()}
             count = len(tensors["parts"])
             about = About(
@@ -205,6 +225,8 @@ def write_store(
             os.fsync(file.fileno())
         part.replace(path)
     except OSError as error:
+        if error.filename not in (None, str(part)):
+            raise  # of what the images come from
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         part.unlink(missing_ok=True)
