@@ -1,0 +1,529 @@
+"""Traps of the data room: what once could be broken without a test that failed."""
+
+import io
+import tarfile
+import threading
+import warnings
+import zipfile
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from test_collection import collect, everything, load
+from test_named import MAKERS, idx_bytes, png, tar_bytes
+from vaekit import Split, UserError, build, evaluate, load_data, train
+from vaekit.data import collection, freeze, images, named, stored
+from vaekit.data.images import BadImage, Form, decode, look
+from vaekit.data.stored import open_store
+from vaekit.generation import inputs
+from vaekit.runs import Run
+
+CHANCE = np.random.default_rng(7)
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path_factory):
+    path = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("VAEKIT_CACHE", str(path))
+    return path / "decoded"
+
+
+def tell(folder, classes, count=6, shape=(6, 5)) -> None:
+    """Images that say of which class they are: 50 levels of grey a class, in noise of 20."""
+    for label, name in enumerate(classes):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+        for i in range(count):
+            noise = CHANCE.integers(0, 20, shape, dtype=np.uint8)
+            Image.fromarray(noise + np.uint8(50 * label)).save(folder / name / f"{i}.png")
+
+
+def check_told(data, classes, left_out=()) -> None:
+    assert data.classes == tuple(sorted(set(classes) - set(left_out)))
+    for split in data.splits.values():
+        batch = split[:]
+        means = batch.images.flatten(1).float().mean(1)
+        wanted = [classes.index(data.classes[label]) for label in batch.labels]
+        assert (means // 50).int().tolist() == wanted
+
+
+CLASSES = ["B", "a", "c"]  # capitals come first, as Python sorts
+
+
+@pytest.mark.parametrize("small_file", [0, 10**9], ids=["parallel", "serial"])
+@pytest.mark.parametrize("bad", [[], ["B/0.png", "B/3.png", "c/5.png"]], ids=["", "bad"])
+@pytest.mark.parametrize("where", ["yes", "no"])
+def test_labels_belong_to_their_images(small_file, bad, where, tmp_path, monkeypatch):
+    monkeypatch.setattr(collection, "SMALL_FILE", small_file)
+    monkeypatch.setattr(collection, "BATCH_FILES", 2)
+    monkeypatch.setattr(collection, "CHUNK_BYTES", 90)
+    monkeypatch.setattr("os.cpu_count", lambda: 3)
+    tell(tmp_path / "d", CLASSES)
+    for name in bad:
+        (tmp_path / "d" / name).write_bytes(b"x")
+    data = load(tmp_path / "d", skip_bad=True, in_memory=where)
+    assert len(everything(data)) == 18 - len(bad)
+    check_told(data, CLASSES)
+
+
+def test_labels_of_an_archive_that_is_in_no_order(tmp_path):
+    tell(tmp_path / "d", CLASSES)
+    files = sorted((tmp_path / "d").rglob("*.png"), key=lambda path: path.name)
+    with tarfile.open(tmp_path / "d.tar", "w") as archive:
+        for file in files[::-1]:
+            archive.add(file, file.relative_to(tmp_path / "d"))
+    check_told(load(tmp_path / "d.tar"), CLASSES)
+
+
+@pytest.mark.parametrize("parts", [False, True])
+def test_labels_without_the_class_that_is_left_out(parts, tmp_path):
+    from vaekit.data.collection import load_images
+    from vaekit.data.files import Folder
+    from vaekit.data.settings import SourceConfig
+    from vaekit.progress import Shown
+
+    for part in ("train", "test") if parts else ("",):
+        tell(tmp_path / "d" / part, CLASSES)
+    source = Folder(tmp_path / "d")
+    data = load_images(source, SourceConfig(), "d", Shown(False), leave_out=["B"])
+    assert sum(map(len, data.splits.values())) == (24 if parts else 12)
+    check_told(data, CLASSES, ["B"])
+    if parts:
+        assert len(data.test) == 12
+
+
+def test_labels_of_cifar(tmp_path, monkeypatch):
+    """Each image's red is its label's."""
+    monkeypatch.setattr(named, "CIFAR_MD5", {})
+    labels = {}
+    for name in [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]:
+        labels[name] = CHANCE.integers(0, 10, 20, dtype=np.uint8)
+        records = np.zeros((20, 3073), np.uint8)
+        records[:, 0] = labels[name]
+        records[:, 1:1025] = labels[name][:, None] * 20
+        (tmp_path / f"{name}.bin").write_bytes(records.tobytes())
+    data = load_data("cifar10", tmp_path, progress=False)
+    for split in data.splits.values():
+        assert torch.equal(split.images[:, 0, 3, 3].long() // 20, split.labels)
+        assert (split.images[:, 1:] == 0).all()
+    assert data.test.labels.tolist() == labels["test_batch"].tolist()
+
+
+def test_a_frozen_split_cuts_what_is_to_be_cut():
+    split = Split(torch.tensor([0, 127, 128, 255], dtype=torch.uint8).view(1, 1, 2, 2))
+    assert freeze(split, "threshold")[:].images.flatten().tolist() == [0, 0, 1, 1]
+    assert freeze(split, "none")[:].images.flatten().tolist() == pytest.approx(
+        [0, 127 / 255, 128 / 255, 1]
+    )
+
+
+@pytest.mark.parametrize("change", [{"fit": "stretch"}, {"colour": "rgb"}, {"size": "5"}])
+def test_the_cache_knows_what_was_asked_for(change, tmp_path):
+    tell(tmp_path / "d", CLASSES, shape=(9, 4))
+    plain, other = load(tmp_path / "d", size="6"), load(tmp_path / "d", **{"size": "6", **change})
+    assert plain.shape != other.shape or not np.array_equal(everything(plain), everything(other))
+    assert plain.sha256() != other.sha256()
+
+
+def test_the_cache_knows_folders_apart(tmp_path):
+    """Of the same name, with files of the same names, sizes and times, as from a reproducible archive."""
+    import os
+
+    for version, level in (("v1", 10), ("v2", 200)):
+        for i in range(5):
+            path = tmp_path / version / "set" / f"{i}.bmp"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(np.full((4, 4), level, np.uint8)).save(path)
+            os.utime(path, (0, 0))
+    assert (everything(load(tmp_path / "v1" / "set")) == 10).all()
+    assert (everything(load(tmp_path / "v2" / "set")) == 200).all()
+    Image.fromarray(np.full((4, 4), 99, np.uint8)).save(tmp_path / "v1" / "set" / "0.bmp")
+    os.utime(tmp_path / "v1" / "set" / "0.bmp", (0, 0))
+    assert 99 in everything(load(tmp_path / "v1" / "set"))
+
+
+def test_a_changed_zip_is_read_again(tmp_path):
+    for level in (10, 200):
+        with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+            for i in range(4):
+                file = io.BytesIO()
+                Image.fromarray(np.full((4, 4), level, np.uint8)).save(file, "bmp")
+                archive.writestr(zipfile.ZipInfo(f"{i}.bmp"), file.getvalue())
+        assert (everything(load(tmp_path / "d.zip")) == level).all()
+
+
+def test_a_changed_array_file_is_read_again(tmp_path):
+    for level in (10, 200):
+        np.save(tmp_path / "x.npy", np.full((9, 4, 4), level, np.uint8))
+        assert (everything(load(tmp_path / "x.npy", in_memory="no")) == level).all()
+
+
+def test_a_flipped_byte_of_a_file_of_images_is_noticed(tmp_path, cache):
+    tell(tmp_path / "d", CLASSES)
+    load(tmp_path / "d")
+    (path,) = cache.glob("*.safetensors")
+    content = bytearray(path.read_bytes())
+    content[open_store(path).images.offset + 7] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="its pixels have another hash"):
+        load(tmp_path / "d")
+
+
+def test_the_hash_is_of_what_is_seen(tmp_path):
+    tell(tmp_path / "d", ["a", "b"])
+    found = {load(tmp_path / "d", **s).sha256() for s in ({}, {"size": "3"}, {"colour": "rgb"})}
+    from vaekit.data.settings import FormConfig
+    from vaekit.data.summary import prepare_file
+
+    prepare_file(tmp_path / "d", FormConfig(), tmp_path / "d.safetensors")
+    prepared = [
+        load(tmp_path / "d.safetensors", **s).sha256()
+        for s in ({}, {"size": "3"}, {"colour": "rgb"})
+    ]
+    assert len(found) == len(set(prepared)) == 3
+    before = load(tmp_path / "d").sha256()
+    (tmp_path / "d" / "a" / "0.png").rename(
+        tmp_path / "d" / "b" / "a0.png"
+    )  # the same pixels, in part
+    assert load(tmp_path / "d").sha256() != before
+
+
+def test_pages_are_given_back(tmp_path, monkeypatch):
+    tell(tmp_path / "d", CLASSES)
+    monkeypatch.setattr(stored, "WINDOW", 3 * (30 + stored.NEIGHBOURS))
+    data = load(tmp_path / "d", in_memory="no")
+    mapped, real = [], stored.mmap.mmap
+    monkeypatch.setattr(stored.mmap, "mmap", lambda *a, **k: mapped.append(1) or real(*a, **k))
+    for i in range(9):
+        data.train[i : i + 1]
+    assert len(mapped) == 3
+
+
+def test_bits_are_bits_only_if_all_are(tmp_path, monkeypatch):
+    monkeypatch.setattr(collection, "CHUNK_BYTES", 1)
+    for i in range(6):
+        array = 255 * CHANCE.integers(0, 2, (4, 4), dtype=np.uint8)
+        if i == 0:
+            array[0, 0] = 7
+        (tmp_path / "d").mkdir(exist_ok=True)
+        Image.fromarray(array).save(tmp_path / "d" / f"{i}.png")
+    assert load(tmp_path / "d").likelihood == "logistic"
+    black = 255 * CHANCE.integers(0, 2, (9, 4, 4), dtype=np.uint8)
+    grey = black // 2
+    assert load({"train": black, "test": grey}).likelihood == "logistic"
+    assert load({"train": black, "test": black}).likelihood == "bernoulli"
+
+
+def test_given_parts_stay_parts_in_a_file(tmp_path):
+    whole = {
+        f"x_{part}": np.full((5, 4, 4), level, np.uint8)
+        for part, level in (("train", 9), ("val", 99), ("test", 199))
+    }
+    np.savez(tmp_path / "d.npz", **whole)
+    data = load(tmp_path / "d.npz", in_memory="no")
+    assert [int(split[:].images.max()) for split in data.splits.values()] == [9, 99, 199]
+    with pytest.raises(UserError, match="none of test"):
+        load({"train": (whole["x_train"], [0] * 5), "test": whole["x_test"]}, in_memory="no")
+
+
+def test_which_images_are_held_back_by_default(tmp_path):
+    """Within each class by the seed; and the same ones for everybody, which is part of every number reported."""
+    array = np.arange(60, dtype=np.uint8).repeat(16).reshape(60, 4, 4) + 2
+    labels = np.arange(60) // 20
+    test = load((array, labels)).test
+    assert sorted(test.images[:, 0, 0, 0].tolist()) == HELD_BACK
+    others = [load((array, labels), split_seed=seed).test for seed in range(1, 4)]
+    for label in range(3):
+        chosen = {tuple(t.images[t.labels == label][:, 0, 0, 0].tolist()) for t in (test, *others)}
+        assert len(chosen) > 1
+
+
+HELD_BACK = [4, 5, 36, 41, 50, 53]
+
+
+def test_idx_folders_are_split_by_class(tmp_path):
+    array = CHANCE.integers(0, 256, (40, 3, 3), dtype=np.uint8)
+    labels = np.repeat(np.arange(4, dtype=np.uint8), 10)
+    for part in ("train", "t10k"):
+        (tmp_path / f"{part}-images-idx3-ubyte").write_bytes(idx_bytes(array))
+        (tmp_path / f"{part}-labels-idx1-ubyte").write_bytes(idx_bytes(labels))
+    data = load(tmp_path, validation_share=0.2)
+    assert data.validation.labels.bincount().tolist() == [2] * 4
+    (tmp_path / "emnist-a-train-images-idx3-ubyte").write_bytes(idx_bytes(array))
+    with pytest.raises(UserError, match="several data sets"):
+        load(tmp_path)
+
+
+def test_ambiguous_shapes_of_arrays():
+    first = CHANCE.integers(0, 256, (5, 3, 7, 3), dtype=np.uint8)  # channels could be either
+    assert load(first).shape == (3, 7, 3)
+    assert load(first[:, :1]).shape == (1, 7, 3)
+    with pytest.raises(UserError, match="images of four channels"):
+        load(CHANCE.integers(0, 256, (5, 8, 8, 4), dtype=np.uint8))
+
+
+def test_zeros_and_ones_are_black_and_white():
+    for kind in (np.uint8, np.int64):
+        data = load(CHANCE.integers(0, 2, (9, 4, 4)).astype(kind))
+        assert data.likelihood == "bernoulli"
+        assert data.train.images.unique().tolist() == [0, 255]
+
+
+def test_a_run_remembers_its_data_dir_and_fit(tmp_path, monkeypatch):
+    monkeypatch.delenv("VAEKIT_DATA", raising=False)
+    monkeypatch.setattr(named, "IDX_MD5", {key: {} for key in named.IDX_MD5})
+    folder = tmp_path / "sets" / "fashionmnist"
+    folder.mkdir(parents=True)
+    files, _ = MAKERS["fashionmnist"]()
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    data = load_data("fashionmnist", tmp_path / "sets", progress=False)
+    run = train(
+        build("vae", data, latent_dim=1, hidden_dim=2),
+        data,
+        out=tmp_path / "a",
+        epochs=1,
+        batch_size=10000,
+        progress=False,
+    )
+    assert evaluate(run, samples=1, limit=5)["images"] == 5
+
+    tell(tmp_path / "d", CLASSES, shape=(8, 8))
+    data = load(tmp_path / "d", fit="letterbox")
+    run = train(
+        build("vae", data, latent_dim=1, hidden_dim=2),
+        data,
+        out=tmp_path / "b",
+        epochs=1,
+        progress=False,
+    )
+    wide = np.full((8, 32), 255, np.uint8)
+    Image.fromarray(wide).save(tmp_path / "wide.png")
+    (seen,) = inputs(
+        Run(run.path), [tmp_path / "wide.png"], "test", 1, None, lambda text: None
+    ).images
+    assert (seen[0, :2] == 0).all()
+    assert (seen[0, 4] == 1).all()
+    labels = inputs(Run(run.path), (), "train", 3, None, print).labels
+    assert labels.tolist() == [0, 1, 2]  # from all over a split that lies class by class
+
+
+def test_more_than_8_bits():
+    grey = np.array([[0, 51, 102], [153, 204, 255]], np.uint8)
+    for array, kind in [
+        ((grey / np.float32(255)).astype(np.float32), "tiff"),
+        (grey.astype(np.float32), "tiff"),
+        (grey.astype(np.int32), "tiff"),
+        (grey.astype(np.int32) * 257, "tiff"),
+        (grey.astype(np.uint16) * 257, "png"),
+    ]:
+        file = io.BytesIO()
+        Image.fromarray(array).save(file, kind)
+        assert np.array_equal(decode(file.getvalue(), Form(1, 2, 3))[0], grey)
+    file = io.BytesIO()
+    Image.fromarray(-grey.astype(np.float32)).save(file, "tiff")
+    with pytest.raises(BadImage, match="its pixels go from -255 to"):
+        decode(file.getvalue(), Form(1, 2, 3))
+
+
+def test_pictures_of_a_dataset_are_read_as_files_are():
+    grey = CHANCE.integers(0, 256, (4, 5), dtype=np.uint8)
+    deep = [Image.fromarray(grey.astype(np.uint16) * 257)] * 4
+    assert (everything(load(deep))[:, 0] == grey).all()
+    clear = np.zeros((4, 5, 4), np.uint8)
+    assert (everything(load([Image.fromarray(clear)] * 4)) == 255).all()
+    assert load([Image.fromarray(grey > 99)] * 4).shape == (1, 4, 5)
+    for labels in (["cat"] * 4, [None] * 4):
+        with pytest.raises(UserError, match="must be whole numbers"):
+            load(list(zip(deep, labels, strict=True)))
+    assert load((torch.rand(5, 1, 4, 4).bfloat16(), [0, 1, 0, 1, 0])).likelihood == "gaussian"
+    with pytest.raises(UserError, match="are no array"):
+        load((np.zeros((3, 4, 4), np.uint8), [[0], [1, 2], [0]]))
+
+
+@pytest.mark.parametrize("lost", [["test/b/0.png"], ["train/b/0.png", "train/b/1.png"]])
+def test_bad_images_leave_no_part_and_no_class_empty(lost, tmp_path):
+    collect(
+        tmp_path / "d",
+        [f"train/{k}/{i}.png" for k in "ab" for i in range(2 if k == "b" else 5)]
+        + ["test/b/0.png"],
+    )
+    for name in lost:
+        (tmp_path / "d" / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=r"none of the images in test|of which train has no images"):
+        load(tmp_path / "d", skip_bad=True)
+
+
+def test_a_rare_class_stays_in_train(tmp_path):
+    collect(tmp_path / "d", [f"{k}/{i}.png" for k in "ab" for i in range(9)] + ["rare/0.png"])
+    for seed in range(30):
+        assert 2 in load(tmp_path / "d", split_seed=seed).train.labels
+
+
+def test_a_label_that_train_lacks(tmp_path):
+    array = np.zeros((6, 4, 4), np.uint8)
+    with pytest.raises(UserError, match=r"test has the label \[7\], of which train has no images"):
+        load({"train": (array, [0, 1] * 3), "test": (array, [0, 1, 0, 1, 0, 7])})
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar"])
+def test_two_members_of_one_name(kind, tmp_path):
+    path = tmp_path / f"d.{kind}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        if kind == "zip":
+            with zipfile.ZipFile(path, "w") as archive:
+                for name in ("a.png", "b.png", "a.png", "c.png"):
+                    archive.writestr(name, png())
+        else:
+            with tarfile.open(path, "w") as archive:
+                for name in ("a.png", "b.png", "a.png", "c.png"):
+                    about = tarfile.TarInfo(name)
+                    about.size = len(png())
+                    archive.addfile(about, io.BytesIO(png()))
+    with pytest.raises(UserError, match=r"two files called 'a\.png'"):
+        load(path)
+
+
+def test_a_folder_in_a_zip_that_is_called_as_an_image(tmp_path):
+    with zipfile.ZipFile(tmp_path / "d.zip", "w") as archive:
+        archive.writestr("x.png/", b"")
+        archive.writestr("x.png", png())
+    with pytest.raises(UserError, match="has 1 images to train on"):
+        load(tmp_path / "d.zip")
+
+
+def test_vast_files_are_not_unpacked(tmp_path, monkeypatch):
+    monkeypatch.setattr(images, "MOST_BYTES", 1000)
+    monkeypatch.setattr("vaekit.data.files.MOST_BYTES", 1000)
+    content = png() + bytes(2000)
+    (tmp_path / "d").mkdir()
+    for i in range(4):
+        (tmp_path / "d" / f"{i}.png").write_bytes(content if i == 1 else png())
+    (tmp_path / "d.tar.gz").write_bytes(
+        tar_bytes({f"{i}.png": content if i == 1 else png() for i in range(4)})
+    )
+    with zipfile.ZipFile(tmp_path / "d.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        for i in range(4):
+            archive.writestr(f"{i}.png", content if i == 1 else png())
+    for name in ("d", "d.zip", "d.tar.gz"):
+        with pytest.raises(
+            UserError, match=r"1 of 4 images cannot be read, first 1\.png \(it is over"
+        ):
+            load(tmp_path / name)
+
+
+def test_an_idx_file_that_says_it_is_vast(tmp_path):
+    import gzip
+
+    from vaekit.data.idx import read_idx
+
+    header = bytes([0, 0, 8, 3]) + (2**20).to_bytes(4, "big") + (2**10).to_bytes(4, "big") * 2
+    (tmp_path / "a.gz").write_bytes(gzip.compress(header + bytes(10)))
+    with pytest.raises(UserError, match="but has fewer"):
+        read_idx(tmp_path / "a.gz", 3)
+
+
+def test_large_images_are_named_without_a_warning(tmp_path):
+    file = io.BytesIO()
+    Image.new("1", (10_000, 10_000)).save(file, "png")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        (tmp_path / "d").mkdir()
+        for i in range(3):
+            (tmp_path / "d" / f"{i}.png").write_bytes(file.getvalue())
+        with pytest.raises(UserError, match="10000 x 10000 pixels, too many to unpack"):
+            load(tmp_path / "d")
+
+
+def test_a_png_is_looked_at_without_unpacking_it(monkeypatch):
+    content = png()
+    monkeypatch.setattr(Image.Image, "load", lambda *_: pytest.fail("unpacked"))
+    assert look(content).grey
+
+
+def test_an_unreadable_file_is_the_one_that_is_named(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    tell(tmp_path / "d", ["a"])
+    real = Path.read_bytes
+
+    def denied(path):
+        if path.name == "3.png":
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path)
+
+    monkeypatch.setattr(Path, "read_bytes", denied)
+    with pytest.raises(PermissionError) as caught:
+        load(tmp_path / "d", size="6", colour="grey")
+    assert caught.value.filename.endswith("3.png")
+
+
+def test_the_lock_is_let_go(tmp_path):
+    tell(tmp_path / "d", ["a", "b"])
+    load(tmp_path / "d")
+    found = []
+    thread = threading.Thread(target=lambda: found.append(load(tmp_path / "d", size="3")))
+    thread.start()
+    thread.join(20)
+    assert found
+
+
+def test_long_names_of_folders(tmp_path):
+    folder = tmp_path / ("画" * 75)
+    tell(folder, ["a", "b"])
+    assert load(folder).class_count == 2
+
+
+def test_train_and_test_beside_others(tmp_path):
+    collect(tmp_path / "d", [f"{k}/{i}.png" for k in ("train", "test", "extra") for i in range(3)])
+    with pytest.raises(UserError, match="and others beside them"):
+        load(tmp_path / "d")
+    (tmp_path / "e" / "train" / "b" / "notes").mkdir(
+        parents=True
+    )  # what lies deeper makes no difference
+    collect(tmp_path / "e", [f"{k}/b/{i}.png" for k in ("train", "test") for i in range(3)])
+    assert len(load(tmp_path / "e").test) == 3
+
+
+def test_typos_and_places(tmp_path, monkeypatch):
+    monkeypatch.delenv("VAEKIT_DATA", raising=False)
+    with pytest.raises(UserError, match="did you mean 'mnist'"):
+        load("mnits", data_dir=tmp_path)
+    with pytest.raises(UserError, match="there is no data set or folder ''"):
+        load("")
+    assert load("mnist", data_dir=tmp_path).name == "mnist"  # the package's own
+    from pathlib import Path
+
+    assert load(Path("mnist")).name == "mnist"
+    tell(tmp_path / "d", ["a", "b"])
+    assert load("d", data_dir=tmp_path).class_count == 2
+    assert (
+        load(tmp_path / "d", size=3).shape == load(tmp_path / "d", size=(3, 3)).shape == (1, 3, 3)
+    )
+
+
+def test_digits_are_binarised():
+    assert load("digits").likelihood == "bernoulli"
+
+
+def test_noise_is_not_the_binarised_mnist(tmp_path):
+    bits = {
+        key: CHANCE.integers(0, 256, (9, 98), dtype=np.uint8) for key in ("train", "valid", "test")
+    }
+    np.savez(tmp_path / "packed.npz", **bits)
+    with pytest.raises(UserError, match="has not the bits of binarized_mnist_train"):
+        load("binarizedmnist", data_dir=tmp_path)
+
+
+def test_names_stand_below_their_images(tmp_path):
+    from vaekit.data.summary import some_images
+
+    tell(tmp_path / "d", CLASSES)
+    data = load(tmp_path / "d")
+    seen, names = some_images(data, "train", 9)
+    assert names == sorted(names)
+    assert [int(image.mean() * 255 // 50) for image in seen] == [
+        CLASSES.index(name) for name in names
+    ]
