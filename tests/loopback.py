@@ -10,7 +10,8 @@ class Server:
     """`files` by path; `failures` by path: what each next request meets, first to last, before all goes well.
 
     A failure is a status (404), "html", "cut" (half of what was asked for), "cut-now" (no byte), "no-range" (all of
-    the file whatever was asked for), "other" (as long, but of other bytes), "hang" (nothing, until the end).
+    the file whatever was asked for), "other" (as long, but of other bytes), "wrong-range" (from the start, and says
+    so), "hang" (nothing, until the end).
     """
 
     def __init__(self):
@@ -63,6 +64,8 @@ class Server:
             )
             if start >= len(content):
                 status = 416
+        if failure == "wrong-range":
+            start, more = 0, {"Content-Range": f"bytes 0-{len(content) - 1}/{len(content)}"}
         body = content[start:]
         sent = {"cut": len(body) // 2, "cut-now": 0}.get(failure, len(body))
         self.send(request, status, body, "application/octet-stream", more, sent)

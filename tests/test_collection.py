@@ -612,9 +612,8 @@ SMALL = {
 
 
 @pytest.mark.parametrize("model", SMALL)
-def test_training_from_a_file_is_training_in_memory(model, tmp_path, monkeypatch):
+def test_training_from_a_file_is_training_in_memory(model, tmp_path):
     """To the last bit: the same order, the same noise, the same weights, the same evaluation."""
-    monkeypatch.setattr("vaekit.data.stored.WINDOW", 2**18)  # pages are given back several times
     for k, name in enumerate("ab"):
         for i in range(60):
             save(tmp_path / "d" / name / f"{i}.png", (9, 7), 100 * k + i)
@@ -682,8 +681,7 @@ def test_an_error_while_reading_ahead_is_raised(tmp_path):
         list(batches(data.train, torch.tensor([3, 1000]).split(1)))
 
 
-def test_a_file_that_is_replaced_stays_what_it_was(tmp_path, cache, monkeypatch):
-    monkeypatch.setattr("vaekit.data.stored.WINDOW", 0)  # pages are given back at once
+def test_a_file_that_is_replaced_stays_what_it_was(tmp_path, cache):
     collect(tmp_path / "d", [f"{i}.png" for i in range(40)])
     data = load(tmp_path / "d", in_memory="no")
     before = data.train[:].images

@@ -259,6 +259,16 @@ def test_a_server_that_fails_is_named_in_one_line(failures, said, server, offere
     )  # nothing that is wrong is gone on with
 
 
+@pytest.mark.parametrize("failure", ["wrong-range", 416])
+def test_a_server_that_confuses_its_ranges(failure, server, offered):
+    expected = offered("freyface")
+    server.failures["frey_rawface.mat"] = ["cut", failure]
+    if failure == 416:
+        with pytest.raises(UserError, match="it has no such part of the file"):
+            load_data("freyface", progress=False)
+    check_pixels(load_data("freyface", progress=False), expected)
+
+
 def test_a_part_of_something_else_is_started_again(server, offered, tmp_path):
     expected = offered("freyface")
     folder = tmp_path / "cache" / "data" / "freyface"

@@ -7,9 +7,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
-import mmap
 import os
 import struct
 import uuid
@@ -25,9 +25,7 @@ from torch import Tensor
 
 from ..checks import UserError, one_line, require
 
-# The pages of a mapping count as this process's memory until it is closed, and one read maps its neighbours too.
-WINDOW = 2**28
-NEIGHBOURS = 2**16
+CHUNK_BYTES = 2**24
 PARTS = ("train", "validation", "test")
 FORMAT = 1
 
@@ -50,17 +48,31 @@ class Opened:
     """A file that stays what it was, even if another takes its name; closed when nobody needs it."""
 
     def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY)
+        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
 
     def __del__(self) -> None:
         if hasattr(self, "number"):
             os.close(self.number)
 
+    def read(self, buffer: memoryview, start: int) -> None:
+        """Fill a buffer from a place in the file. Raises UserError where the file ends before."""
+        done = 0
+        while done < len(buffer):
+            if hasattr(os, "preadv"):
+                count = os.preadv(self.number, [buffer[done:]], start + done)
+            else:  # Windows
+                os.lseek(self.number, start + done, os.SEEK_SET)
+                found = os.read(self.number, len(buffer) - done)
+                count = len(found)
+                buffer[done : done + count] = found
+            require(count > 0, "a file of images was cut off while it was read; make it again")
+            done += count
+
 
 class Stored:
     """Images (N, C, H, W), uint8, in a file; what is indexed is read, onto `device`.
 
-    Memory is bounded: pages that were read are given back after some 256 MB.
+    Read, not mapped: pages of a mapping count as memory, and one touch maps up to 2 MB of them (docs/design/0013).
     """
 
     dtype = torch.uint8
@@ -78,7 +90,6 @@ class Stored:
         self.offset, self.file_shape = offset, shape
         self.rows = torch.arange(shape[0]) if rows is None else rows
         self.device = device or torch.device("cpu")
-        self.read = math.inf
 
     @property
     def shape(self) -> torch.Size:
@@ -89,9 +100,7 @@ class Stored:
 
     def __getitem__(self, indices: slice | Tensor) -> Tensor:
         rows = self.rows[indices if isinstance(indices, slice) else indices.cpu()]
-        # numpy's take lets other threads run; torch would warn that the pages are read-only.
-        images = torch.from_numpy(np.take(self._mapped(len(rows)), rows.numpy(), axis=0))
-        return images.to(self.device, non_blocking=True)
+        return torch.from_numpy(self._read(rows.numpy())).to(self.device, non_blocking=True)
 
     def index_select(self, dim: int, indices: Tensor) -> Tensor:
         assert dim == 0
@@ -106,22 +115,23 @@ class Stored:
 
     def sha256(self) -> str:
         """Hash of all pixels of the file, in its order."""
-        digest = hashlib.sha256()
-        for start in range(0, self.file_shape[0], 1000):
-            rows = np.arange(start, min(start + 1000, self.file_shape[0]))
-            digest.update(np.take(self._mapped(len(rows)), rows, axis=0).data)
+        digest, count = hashlib.sha256(), self.file_shape[0]
+        step = max(1, CHUNK_BYTES // math.prod(self.file_shape[1:]))
+        for start in range(0, count, step):
+            digest.update(self._read(np.arange(start, min(start + step, count))).data)
         return digest.hexdigest()
 
-    def _mapped(self, rows: int) -> np.ndarray:
-        self.read += rows * (math.prod(self.file_shape[1:]) + NEIGHBOURS)
-        if self.read > WINDOW:
-            self.read = 0
-            mapped = mmap.mmap(self.file.number, 0, access=mmap.ACCESS_READ)
-            count = math.prod(self.file_shape)
-            self.pages = np.frombuffer(mapped, np.uint8, count, self.offset).reshape(
-                self.file_shape
-            )
-        return self.pages
+    def _read(self, rows: np.ndarray) -> np.ndarray:
+        images = np.empty((len(rows), *self.file_shape[1:]), np.uint8)
+        size = math.prod(self.file_shape[1:])
+        buffer = images.reshape(-1).data
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1  # neighbours are read in one go
+        starts = [0, *breaks.tolist(), len(rows)]
+        for start, end in itertools.pairwise(starts):
+            if end > start:
+                place = self.offset + int(rows[start]) * size
+                self.file.read(buffer[start * size : end * size], place)
+        return images
 
 
 @dataclass(frozen=True)
