@@ -112,7 +112,7 @@ def _receive(address: str, file: File, part: Path, shown: Shown) -> None:
         part.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(part)) from None
     if not done:
-        part.unlink()
+        part.unlink(missing_ok=True)
     if done < file.size:
         raise Failed(
             f"it broke off after {done:,} of {file.size:,} bytes; run again to go on from there"
