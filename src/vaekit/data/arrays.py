@@ -59,12 +59,13 @@ def load_array_file(path: Path, settings: SourceConfig, shown: Shown) -> Dataset
     where = printable(path)
     files = [path] if path.is_file() else sorted(path.glob("*.npy"))
     large = path.suffix.lower() != ".npz" and sum(f.stat().st_size for f in files) > MEMORY
+    mapped = large and settings.in_memory != "yes"
     if path.suffix.lower() == ".npz":
         arrays = _open_npz(path)
     elif path.is_file():
-        arrays = {"images": _open(path, large)}
+        arrays = {"images": _open(path, mapped)}
     else:
-        arrays = {file.stem: _open(file, large) for file in files}
+        arrays = {file.stem: _open(file, mapped) for file in files}
     names = array_names(list(arrays))
     if names is None:
         raise UserError(
