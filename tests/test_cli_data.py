@@ -65,6 +65,15 @@ def test_show_counts_and_draws(vaekit, photos):
     assert "likelihood bernoulli" in " ".join(out.split())
 
 
+def test_names_that_look_like_markup(vaekit, photos, tmp_path):
+    (photos / "cats").rename(photos / "[bold]cats$[")
+    photos.rename(tmp_path / "[red]")
+    code, out, err = vaekit("data", "show", "[red]", "--size", "8")
+    assert code == 0, err
+    assert "[red]: 8 x 8" in " ".join(out.split())
+    assert "[bold]cats$[" in out
+
+
 def test_from_photos_to_reconstructions(vaekit, photos, tmp_path):
     """Prepare, train, measure, reconstruct; the same without preparing, and after the folder has moved."""
     form = ["--size", "16", "--fit", "letterbox"]

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -27,7 +28,7 @@ def as_table(dataset: Dataset) -> Table:
     """Sizes, images of each split and class, range of the pixels."""
     channels, height, width = dataset.shape
     colours = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
-    title = f"{printable(dataset.name)}: {height} x {width} pixels (height x width), {colours}, likelihood "
+    title = f"{escape(printable(dataset.name))}: {height} x {width} pixels (height x width), {colours}, likelihood "
     table = Table(title=title + dataset.likelihood, title_justify="left")
     for name in ("", *dataset.splits):
         table.add_column(name, justify="right" if name else "left")
@@ -47,7 +48,7 @@ def as_table(dataset: Dataset) -> Table:
             if k == CLASSES_SHOWN:
                 table.add_row(f"and {dataset.class_count - k:,} more classes", *[""] * 3)
                 break
-            table.add_row(class_name(dataset, k), *(f"{count:,}" for count in row))
+            table.add_row(escape(class_name(dataset, k)), *(f"{count:,}" for count in row))
     few = min(LOOKED_AT, len(dataset.train))
     if few < len(dataset.train):
         table.caption = f"pixels in [0, 1], of {few:,} images of each split"
