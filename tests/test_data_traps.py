@@ -283,6 +283,30 @@ def test_ambiguous_shapes_of_arrays():
         load(CHANCE.integers(0, 256, (5, 8, 8, 4), dtype=np.uint8))
 
 
+@pytest.mark.parametrize("where", ["yes", "no"])
+def test_packed_bits_are_unpacked(where, tmp_path):
+    bits = CHANCE.integers(0, 2, (30, 784), dtype=np.uint8)
+    np.savez(
+        tmp_path / "d.npz",
+        **{part: np.packbits(bits, axis=1) for part in ("train", "valid", "test")},
+    )
+    data = load(tmp_path / "d.npz", in_memory=where)
+    assert data.likelihood == "bernoulli"
+    assert np.array_equal(data.test[:].images.flatten(1), 255 * bits)
+
+
+@pytest.mark.parametrize("where", ["yes", "no"])
+def test_a_dark_part_of_grey_images_is_not_black_and_white(where, tmp_path, monkeypatch):
+    """Read in pieces, of which one has no pixel above 1."""
+    monkeypatch.setattr("vaekit.data.arrays.CHUNK", 5)
+    array = CHANCE.integers(0, 256, (20, 4, 4), dtype=np.uint8)
+    array[5:10] //= 128
+    np.save(tmp_path / "x.npy", array)
+    assert sorted(
+        a.tobytes() for a in everything(load(tmp_path / "x.npy", in_memory=where))
+    ) == sorted(a.tobytes() for a in array[:, None])
+
+
 def test_zeros_and_ones_are_black_and_white():
     for kind in (np.uint8, np.int64):
         data = load(CHANCE.integers(0, 2, (9, 4, 4)).astype(kind))

@@ -239,7 +239,7 @@ def as_images(images: Any, where: str, bits: bool | None = None) -> Tensor:
         f"{where}: an array of type {array.dtype}; pixels must be numbers",
     )
     if array.ndim == 2 and array.dtype == np.uint8 and array.shape[1] == 98:
-        array = np.unpackbits(array, axis=1).reshape(-1, 28, 28)
+        array, bits = np.unpackbits(array, axis=1).reshape(-1, 28, 28), True
     require(
         array.ndim in (3, 4) and array.size > 0,
         f"{where}: an array of shape {array.shape}; images are (N, H, W), (N, H, W, C) or (N, C, H, W)",
