@@ -344,6 +344,19 @@ def test_two_processes_download_once(server, offered, tmp_path):
     assert (tmp_path / file.name).read_bytes() == server.files[file.name]
 
 
+def test_get_puts_mnist_where_it_is_told_to(server, offered, tmp_path):
+    from vaekit.data.places import get
+
+    offered("mnist")
+    assert get("mnist", None).startswith("mnist is in ")
+    assert not server.seen
+    assert get("MNIST", str(tmp_path / "new")) == f"mnist is in {tmp_path / 'new' / 'mnist'}"
+    assert len(list((tmp_path / "new" / "mnist").iterdir())) == 4
+    count = len(server.seen)
+    assert get("mnist", str(tmp_path / "new")) == f"mnist is in {tmp_path / 'new' / 'mnist'}"
+    assert len(server.seen) == count
+
+
 def test_data_dir_gets_the_files(server, offered, tmp_path, monkeypatch):
     expected = offered("freyface")
     for data_dir in (tmp_path / "a", tmp_path / "b"):

@@ -15,6 +15,8 @@ from .download import fetch
 if TYPE_CHECKING:
     from rich.table import Table
 
+PACKAGED = Path(__file__).parent / "mnist"
+
 
 def place(name: str, data_dir: str | Path | None, shown: Shown) -> Path:
     """The folder with a named data set's files; what is missing there is downloaded. Raises UserError."""
@@ -45,7 +47,7 @@ def find(name: str, data_dir: str | Path | None = None) -> Path | None:
     if data_dir is None:
         candidates.append(cache_dir() / "data" / name)
     if name == "mnist":
-        candidates.append(Path(__file__).parent / "mnist")
+        candidates.append(PACKAGED)
     entry = shelf.SHELVES[name]
     groups = [[file.name for file in entry.files], *entry.sets]
     for folder in candidates:
@@ -73,9 +75,13 @@ def get(name: str, data_dir: str | None) -> str:
     plain, _ = known
     if not shelf.SHELVES[plain].files:
         return f"{plain} needs no download"
-    if data_dir is not None:  # there, wherever else it may be
-        return f"{plain} is in {fetch_all(plain, data_dir, Shown(True))}"
-    return f"{plain} is in {place(plain, None, Shown(True))}"
+    known_place = data_dir is None or Path(data_dir).expanduser().is_dir()
+    folder = find(plain, data_dir) if known_place else None
+    if folder is None or (
+        data_dir is not None and folder == PACKAGED
+    ):  # there, wherever else it is
+        folder = fetch_all(plain, data_dir, Shown(True))
+    return f"{plain} is in {folder}"
 
 
 def as_table(data_dir: str | None) -> Table:
