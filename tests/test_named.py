@@ -267,6 +267,8 @@ def test_a_server_that_confuses_its_ranges(failure, server, offered):
         with pytest.raises(UserError, match="it has no such part of the file"):
             load_data("freyface", progress=False)
     check_pixels(load_data("freyface", progress=False), expected)
+    asked = [wanted for name, wanted in server.seen if name == "frey_rawface.mat"]
+    assert len(asked) == (2 if failure == "wrong-range" else 3)  # what came from the start was kept
 
 
 def test_a_part_of_something_else_is_started_again(server, offered, tmp_path):
