@@ -7,8 +7,9 @@ run = vaekit.train(model, data, epochs=5)
 print(vaekit.evaluate(run)["elbo"])
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from .lazily import names_of
 
 __version__ = "0.1.0"
 
@@ -44,14 +45,7 @@ _HOME = {
     "VAE": "vae",
     "Inference": "vae",
     "Latent": "vae",
-    "load_data": "data",
+    "load_data": "data:load",
 }
 __all__ = [*_HOME]
-
-
-def __getattr__(name: str) -> Any:
-    # Names are imported when first used, so that `vaekit --help` does not wait for torch.
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(f".{_HOME[name]}", __name__)
-    return getattr(module, "load" if name == "load_data" else name)
+__getattr__ = names_of(__name__, _HOME)

@@ -38,10 +38,8 @@ class Progress:
 
     def __init__(self, config: TrainConfig, images: int, enabled: bool) -> None:
         self.epochs = config.epochs
-        self.console = Console(
-            stderr=True, highlight=False, markup=False, soft_wrap=True, quiet=not enabled
-        )
-        self.live = self.console.is_terminal and enabled
+        shown = Shown(enabled)
+        self.console, self.live, self.say = shown.console, shown.live, shown.say
         columns: list[rich.progress.ProgressColumn] = [Line()]
         if self.console.width >= 100:
             columns.append(rich.progress.BarColumn(bar_width=15))
@@ -61,9 +59,6 @@ class Progress:
         trace: TracebackType | None,
     ) -> None:
         self.bar.stop()
-
-    def say(self, text: str) -> None:
-        self.console.print(text)
 
     def track(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:

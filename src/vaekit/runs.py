@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import subprocess
 import sys
-import uuid
 from collections.abc import Mapping
 from dataclasses import fields
 from datetime import UTC, datetime
@@ -30,6 +28,7 @@ from .catalog import model_entry
 from .checks import UserError, from_dict, one_line, override, require, require_seed
 from .config import Blueprint
 from .data.settings import DataRecord, SourceConfig
+from .replacing import replacing
 
 FORMAT = 2
 
@@ -262,19 +261,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write(path: Path, content: bytes) -> None:
     """Replace a file in one step: at any moment the old or the new content is there whole."""
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")  # two writers do not meet
-    try:
-        with part.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        raise OSError(
-            error.errno, error.strerror, str(path)
-        ) from None  # names the file that matters
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(content)
 
 
 def _first_free(parent: Path, stem: str) -> Path:

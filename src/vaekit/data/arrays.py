@@ -21,7 +21,7 @@ from .dataset import Dataset, Split
 from .images import upright
 from .settings import SourceConfig
 from .splits import hold_back_missing
-from .stored import PARTS, write_store
+from .stored import PARTS, open_store, write_store
 
 CHUNK = 1000
 
@@ -86,8 +86,10 @@ def load_array_file(path: Path, settings: SourceConfig, shown: Shown) -> Dataset
     if settings.in_memory == "no" or (settings.in_memory == "auto" and large):
         about = [(f, f.stat()) for f in files]
         key = [[str(f), s.st_size, s.st_mtime_ns, s.st_ctime_ns] for f, s in about]
-        store = cached(path.stem, key, partial(write_parts, parts, path.stem, where), shown)
-        return as_dataset(store, settings, path.stem, path)
+        make = partial(write_parts, parts, path.stem, where)
+        return as_dataset(
+            open_store(cached(path.stem, key, make, shown)), settings, path.stem, path
+        )
     return from_parts(parts, settings, path.stem, where)
 
 
@@ -249,7 +251,9 @@ def as_images(images: Any, where: str, bits: bool | None = None) -> Tensor:
     elif array.shape[3] in (1, 3, 4) and array.shape[1] not in (1, 3):
         array = array.transpose(0, 3, 1, 2)
     low, high = array.min(), array.max()
-    if array.dtype.kind in "bui" and (is_zero_one(array) if bits is None else bits):
+    if bits is None:
+        bits = bool(low >= 0) and bool(high <= 1)
+    if array.dtype.kind in "bui" and bits:
         array = 255 * array.astype(np.uint8)
     elif array.dtype != np.uint8:
         whole = array.dtype.kind in "iu" or (high > 1 and bool((array == np.round(array)).all()))

@@ -23,7 +23,7 @@ from .images import MOST_BYTES, BadImage, Form, Look, decode, look, quiet
 from .layout import Layout, check_parts, lay_out
 from .settings import FormConfig, SourceConfig
 from .splits import split_rows
-from .stored import open_store, write_store
+from .stored import Store, open_store, write_store
 
 DEFAULT_SIZE = 64
 LARGEST_AS_IT_IS = 512 * 512
@@ -48,11 +48,10 @@ def load_images(
     def make(path: Path) -> None:
         prepare(source, settings, name, path, shown, leave_out)
 
-    path = cached(name, key, make, shown)
-    store = open_store(path)
+    store = open_store(cached(name, key, make, shown))
     if store.about.bad and not settings.skip_bad:
         raise refuse_bad(source, store.about.bad, store.about.bad_names, len(store.parts))
-    return as_dataset(path, settings, name, source.path)
+    return as_dataset(store, settings, name, source.path)
 
 
 def prepare(
@@ -124,10 +123,10 @@ def decode_all(
     """
     index = {name: i for i, name in enumerate(layout.names)}
     good: list[np.ndarray] = []
-    rows: list[int] = []
     read: list[int] = []
 
     def chunk() -> Chunk:
+        rows = read[-len(good) :]
         labels = None if layout.labels is None else layout.labels[rows]
         return np.stack(good), labels, layout.parts[rows]
 
@@ -138,11 +137,10 @@ def decode_all(
             bad.append(f"{printable(name)} ({found})")
             continue
         good.append(found)
-        rows.append(index[name])
         read.append(index[name])
         if len(good) * each >= CHUNK_BYTES:
             yield chunk()
-            good, rows = [], []
+            good = []
     if bad and (not skip_bad or not read):
         raise refuse_bad(source, len(bad), bad, len(read))
     check_parts(printable(source.path), layout, read)
@@ -210,16 +208,15 @@ def in_batches(
         yield batch, size
 
 
-def as_dataset(path: Path, settings: SourceConfig, name: str, source: Path) -> Dataset:
-    """The three splits of the file `path` of images that were decoded from `source`, in memory or not."""
-    store = open_store(path)
+def as_dataset(store: Store, settings: SourceConfig, name: str, source: Path) -> Dataset:
+    """The three splits of a file of images that were decoded from `source`, in memory or not."""
     rows = split_rows(store.parts.numpy(), store.labels, settings, printable(source))
     pixels = store.images
     large = pixels.shape.numel() > MEMORY
     on_disk = settings.in_memory == "no" or (settings.in_memory == "auto" and large)
     require(
         on_disk or pixels.sha256() == store.about.sha256,
-        f"{printable(path)} is damaged (its pixels have another hash); remove it, and make it again",
+        f"{printable(store.path)} is damaged (its pixels have another hash); remove it, and make it again",
     )
     everything = Split(pixels, store.labels)
     digest = hashlib.sha256(json.dumps([store.about.sha256, pixels.shape]).encode())

@@ -24,7 +24,7 @@ from .images import Form, refit
 from .named import READERS
 from .places import place
 from .settings import SourceConfig
-from .splits import hold_back_missing, split_rows
+from .splits import hold_back_missing
 from .stored import open_store, write_store
 
 
@@ -101,7 +101,7 @@ def load_path(path: Path, settings: SourceConfig, shown: Shown) -> Dataset:
     """The data set of a file or a folder. Raises UserError."""
     ending = path.suffix.lower()
     if ending == ".safetensors":
-        return as_dataset(path, settings, path.stem, path)
+        return as_dataset(open_store(path), settings, path.stem, path)
     if path.is_dir():
         found = find_idx(path)
         if found is not None:
@@ -156,9 +156,9 @@ def kept(dataset: Dataset, settings: SourceConfig, shown: Shown) -> Dataset:
         write_store(path, dataset.name, None, dataset.shape, chunks(dataset.splits), [])
 
     store = open_store(cached(dataset.name, [digest], make, shown))
-    rows = split_rows(store.parts.numpy(), None, settings, dataset.name)
+    parts = torch.arange(len(store.images)).split([len(s) for s in dataset.splits.values()])
     splits = [
-        Split(store.images.take(row), split.labels)
-        for row, split in zip(rows, dataset.splits.values(), strict=True)
+        Split(store.images.take(rows), split.labels)
+        for rows, split in zip(parts, dataset.splits.values(), strict=True)
     ]
     return dataset.with_splits(splits, digest=digest)

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import zipfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from .files import Folder, Source, Tar, damaged
 from .formats import cifar_contents, read_amat, read_cifar, read_mat
 from .idx import find_idx, read_idx_folder
 from .settings import SourceConfig
-from .splits import split_rows
+from .splits import hold_back_missing
 
 # md5 of the unpacked files, as shared by whoever packed them anew.
 IDX_MD5 = {
@@ -156,14 +157,15 @@ def caltech101(folder: Path, variant: str, settings: SourceConfig, shown: Shown)
     elif packed.exists():
         source = Tar(packed)
     else:
-        source = Tar(whole, lambda: inside(whole, "101_ObjectCategories.tar.gz"))
+        digest = shelf.SHELVES["caltech101"].files[0].digest
+        checked = cache(lambda: check_file(whole, digest))  # once, however often it is opened
+        source = Tar(whole, lambda: inside(checked(), "101_ObjectCategories.tar.gz"))
     leave_out = () if variant == "background" else (BACKGROUND,)
     return load_images(source, settings, "caltech101", shown, leave_out)
 
 
 def inside(path: Path, name: str) -> Any:
     """A file in the .zip archive of Caltech-101, opened."""
-    check_file(path, shelf.SHELVES["caltech101"].files[0].digest)
     with damaged(path), zipfile.ZipFile(path) as archive:
         members = [member for member in archive.namelist() if member.endswith("/" + name)]
         require(len(members) == 1, f"{printable(path)} has no {name}; get it again")
@@ -177,11 +179,8 @@ def digits(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> 
     found = load_digits()
     images = torch.from_numpy(np.round(found.images * (255 / 16)).astype(np.uint8))[:, None]
     labels = torch.from_numpy(found.target.astype(np.int64))
-    rows = split_rows(np.zeros(len(images), np.uint8), labels, settings, "digits")
-    everything = Split(images, labels)
-    return Dataset.of(
-        "digits", map(everything.take, rows), classes=CLASSES["mnist"], black_and_white=True
-    )
+    splits = hold_back_missing({"train": Split(images, labels)}, settings, "digits")
+    return Dataset.of("digits", splits, classes=CLASSES["mnist"], black_and_white=True)
 
 
 Reader = Callable[[Path, str, SourceConfig, Shown], Dataset]

@@ -12,7 +12,6 @@ import json
 import math
 import os
 import struct
-import uuid
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ import torch
 from torch import Tensor
 
 from ..checks import UserError, one_line, require
+from ..replacing import replacing
 
 CHUNK_BYTES = 2**24
 PARTS = ("train", "validation", "test")
@@ -138,6 +138,7 @@ class Stored:
 class Store:
     """A file of images, opened."""
 
+    path: Path
     images: Stored
     labels: Tensor | None
     parts: Tensor
@@ -177,7 +178,7 @@ def open_store(path: Path) -> Store:
     except Exception as error:  # of whatever kind: the file is not what we wrote
         reason = one_line(error) or "not the tensors that belong there"
         raise UserError(f"{path} is damaged ({reason}); make it again") from None
-    return Store(images, labels, parts, about)
+    return Store(path, images, labels, parts, about)
 
 
 def write_store(
@@ -193,50 +194,36 @@ def write_store(
     `bad` names what was left out, once all have come. Raises OSError (a full disk), and leaves nothing then.
     """
     room = 2**16 + 2 * len(json.dumps(classes)) // 8 * 8  # for the header, which is known last
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     digest, bits = hashlib.sha256(), True
     labels: list[np.ndarray] = []
     parts: list[np.ndarray] = []
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with part.open("xb") as file:
-            file.write(bytes(room))
-            for images, given, where in chunks:
-                # Written, not mapped: a full disk is an error here, and would be the end of the process there.
-                content = np.ascontiguousarray(images, dtype=np.uint8)
-                file.write(content.data)
-                digest.update(content.data)
-                bits = bits and bool(((content == 0) | (content == 255)).all())
-                parts.append(where.astype(np.uint8))
-                if given is not None:
-                    labels.append(given.astype("<i8"))
-            small = {"labels": labels} if labels else {}
-            assert not labels or len(labels) == len(parts)  # all have labels, or none
-            tensors = {n: np.concatenate(arrays) for n, arrays in {**small, "parts": parts}.items()}
-            count = len(tensors["parts"])
-            about = About(
-                name, classes, digest.hexdigest(), bits, len(bad), [b[:200] for b in bad[:5]]
-            )
-            end = count * math.prod(shape)
-            header: dict[str, Any] = {
-                "__metadata__": {"vaekit": json.dumps(asdict(about))},
-                "images": {"dtype": "U8", "shape": [count, *shape], "data_offsets": [0, end]},
-            }
-            for key, array in tensors.items():
-                file.write(array.data)
-                kind = "I64" if key == "labels" else "U8"
-                span = [end, end + array.nbytes]
-                header[key] = {"dtype": kind, "shape": [count], "data_offsets": span}
-                end += array.nbytes
-            text = json.dumps(header).encode()
-            file.seek(0)
-            file.write(struct.pack("<Q", room - 8) + text.ljust(room - 8))
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    except OSError as error:
-        if error.filename not in (None, str(part)):
-            raise  # of what the images come from
-        raise OSError(error.errno, error.strerror, str(path)) from None
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as file:
+        file.write(bytes(room))
+        for images, given, where in chunks:
+            # Written, not mapped: a full disk is an error here, and would be the end of the process there.
+            content = np.ascontiguousarray(images, dtype=np.uint8)
+            file.write(content.data)
+            digest.update(content.data)
+            bits = bits and bool(((content == 0) | (content == 255)).all())
+            parts.append(where.astype(np.uint8))
+            if given is not None:
+                labels.append(given.astype("<i8"))
+        small = {"labels": labels} if labels else {}
+        assert not labels or len(labels) == len(parts)  # all have labels, or none
+        tensors = {n: np.concatenate(arrays) for n, arrays in {**small, "parts": parts}.items()}
+        count = len(tensors["parts"])
+        about = About(name, classes, digest.hexdigest(), bits, len(bad), [b[:200] for b in bad[:5]])
+        end = count * math.prod(shape)
+        header: dict[str, Any] = {
+            "__metadata__": {"vaekit": json.dumps(asdict(about))},
+            "images": {"dtype": "U8", "shape": [count, *shape], "data_offsets": [0, end]},
+        }
+        for key, array in tensors.items():
+            file.write(array.data)
+            kind = "I64" if key == "labels" else "U8"
+            span = [end, end + array.nbytes]
+            header[key] = {"dtype": kind, "shape": [count], "data_offsets": span}
+            end += array.nbytes
+        text = json.dumps(header).encode()
+        file.seek(0)
+        file.write(struct.pack("<Q", room - 8) + text.ljust(room - 8))
