@@ -7,7 +7,8 @@ import torch
 from vaekit import UserError
 from vaekit.generation import decode_point, generate, reconstruct
 from vaekit.models import load
-from vaekit.pictures import GAP, curves, image_grid, pairs, save
+from vaekit.pictures import curves, image_grid, pairs, save
+from vaekit.pictures.grids import GAP
 
 
 def canvas(figure):

@@ -97,6 +97,11 @@ def _convert(annotation: Any, value: Any) -> Any:
     arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) is Literal:
         return value if value in arguments else _WRONG
+    if typing.get_origin(annotation) is tuple:  # of any length
+        if not isinstance(value, list | tuple):
+            return _WRONG
+        parts = tuple(_convert(arguments[0], part) for part in value)
+        return _WRONG if _WRONG in parts else parts
     if arguments:  # a union
         for argument in arguments:
             converted = _convert(argument, value)
@@ -116,6 +121,8 @@ def _describe(annotation: Any) -> str:
     arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) is Literal:
         return " or ".join(map(str, arguments))
+    if typing.get_origin(annotation) is tuple:
+        return f"a list, each {_describe(arguments[0])}"
     if arguments:
         return " or ".join(map(_describe, arguments))
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

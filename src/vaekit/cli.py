@@ -15,10 +15,10 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 from tyro.extras import SubcommandApp
 
-from . import __version__, cli_data
+from . import __version__, cli_data, cli_see
 from .catalog import MODELS, ModelEntry
 from .checks import UserError, one_line
-from .config import ObjectiveConfig, TrainConfig
+from .config import ObjectiveConfig, TrainConfig, WatchConfig
 from .data.settings import DataConfig, SourceConfig
 from .refusals import reject
 
@@ -45,6 +45,7 @@ def make_train(name: str, entry: ModelEntry) -> Callable[..., None]:
         objective: ObjectiveConfig = entry.objective,
         data: DataConfig = entry.data,
         training: TrainConfig = entry.training,
+        watch: WatchConfig = WatchConfig(),  # noqa: B008
         out: str | None = None,
         run_name: Annotated[str, tyro.conf.arg(name="name")] = "",
         init: str | None = None,
@@ -64,6 +65,7 @@ def make_train(name: str, entry: ModelEntry) -> Callable[..., None]:
             name=run_name,
             init=init,
             binarisation=data.binarisation,
+            **asdict(watch),
             **asdict(training),
         )
         best = [epoch for epoch in run.metrics if epoch["best"]][-1]
@@ -73,7 +75,7 @@ def make_train(name: str, entry: ModelEntry) -> Callable[..., None]:
             + ("" if found is None else f"validation ELBO {found:.2f} nats ")
             + f"(binarisation {run.data.binarisation})"
         )
-        print(f"next: vaekit evaluate {run}  or  vaekit generate {run}")
+        print(f"next: vaekit evaluate {run}  or  vaekit plot {run}")
 
     train.__annotations__["model"] = type(entry.settings)
     train.__doc__ = TRAIN_HELP.format(name=name, summary=entry.summary)
@@ -338,6 +340,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "generate": generate,
     "reconstruct": reconstruct,
     "cluster": cluster,
+    **cli_see.VERBS,
     "presets": presets,
     "demo": demo,
     "completion": completion,

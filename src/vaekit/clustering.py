@@ -94,7 +94,8 @@ def responsibilities(model: VAE, images: Frozen, samples: int) -> Tensor:
     chunks = []
     for start in range(0, len(images), BATCH):
         batch = images[start : start + BATCH]
-        latents = model(batch.images, batch.labels, samples=(samples,)).latents.values()
+        values = model.given(batch.images, batch.labels)
+        latents = model.infer(values, (samples, len(batch))).values()
         found = [v for v in latents if isinstance(v.prior, GaussianMixture)]
         if not found:
             raise UserError(

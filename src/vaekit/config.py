@@ -355,6 +355,52 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
+class WatchConfig:
+    """What is drawn and logged while a model trains."""
+
+    pictures_every: int | None = None
+    """Draw images above their reconstructions, and samples, every N epochs, into RUN/pictures/epochs."""
+    record: bool = False
+    """Film the same samples from the first step to the last: RUN/pictures/progress.gif."""
+    tensorboard: bool = False
+    """Write RUN/tensorboard, for `tensorboard --logdir RUN` (pip install 'vaekit[tensorboard]')."""
+
+    def __post_init__(self) -> None:
+        if self.pictures_every is not None:
+            require_count("pictures_every", self.pictures_every)
+
+
+@dataclass(frozen=True)
+class PlotConfig:
+    """How pictures of a run are drawn."""
+
+    projection: Literal["auto", "pca", "tsne", "umap"] = "auto"
+    """How latents of more than 3 dimensions are drawn in 2; auto: pca beside tsne (umap needs
+    pip install 'vaekit[umap]')."""
+    grid: int = 20
+    """Images in a row of the manifold."""
+    range: float | None = None
+    """Decode the manifold on a linear grid from -range to range, rather than at equal shares of the prior."""
+    images: tuple[int, ...] = ()
+    """Test images, numbers from 0, that traversals, interpolations and analogies start from, and that the manifold
+    of more than 3 dimensions goes through (three); by default of different classes."""
+    label: int | None = None
+    """Label to decode with, where the model is conditional on it."""
+    invert: Literal["auto", "yes", "no"] = "auto"
+    """Draw the manifold dark on white; auto: of black-and-white images."""
+    seed: int = 0
+    """Seed of samples and of t-SNE."""
+
+    def __post_init__(self) -> None:
+        require(2 <= self.grid <= 100, f"--grid is {self.grid}; it must be 2 to 100")
+        require(
+            self.range is None or 0 < self.range < math.inf,
+            f"--range is {self.range}; it must be a positive number",
+        )
+        require_seed(self.seed)
+
+
+@dataclass(frozen=True)
 class Blueprint:
     """All that a model is built from: its name in MODELS, the images' (C, H, W), settings, seed of its weights, and
     how many classes the labels have (0: there are none)."""

@@ -221,3 +221,7 @@ class Deterministic(Distribution):
     @property
     def mean(self) -> Tensor:
         return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.zeros_like(self.loc)

@@ -18,6 +18,7 @@ from .conditions import Quadrants
 from .config import DISCRETE
 from .data import Dataset, Frozen, freeze, load_again
 from .data.dataset import choose_split
+from .health import ACTIVE_VARIANCE
 from .models import decoded_numbers, load
 from .pixels import SCALE_FLOOR
 from .progress import Shown
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 ELBO_SAMPLES = 10
-# A latent dimension is active if its posterior mean varies over images by more (Burda et al. 2016, section 5.2).
-ACTIVE_VARIANCE = 0.01
 TIME_BUDGET = 120.0
 # Images x samples decoded at once are bounded by the numbers that the decoder gives: 8 MB in float32.
 CHUNK_NUMBERS = 2**21
@@ -306,32 +305,14 @@ def number(value: float | None, digits: int = 3) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def as_table(evaluation: dict[str, Any]) -> Table:
-    """The evaluation as a table for the screen, with what each number means."""
-    from rich.table import Table
-
-    e = Evaluation(**evaluation)
+def described(e: Evaluation) -> list[tuple[str, str, str]]:
+    """Each number with its name and what it is."""
     subset = f" (of {e.nll_images:,} of the images)" if 0 < e.nll_images < e.images else ""
-    pixels = {
-        "dynamic": "binarised once, from a fixed seed",
-        "threshold": "cut at one half",
-        "none": "grey, as probabilities" if e.likelihood == "bernoulli" else "as they are",
-    }[e.binarisation]
-    table = Table(
-        title=f"{e.images:,} {e.split} images, {e.likelihood} pixels, {pixels}",
-        title_justify="left",
-    )
-    table.add_column("")
-    table.add_column("value", justify="right")
-    table.add_column("what it is", overflow="fold")
     nothing = (
         "- (grey pixels have none)" if e.likelihood == "bernoulli" else "- (a density has none)"
     )
     if e.elbo is None:
         nothing = "-"
-        table.caption = (
-            "ELBO, KL and NLL need a density, which a posterior of one point does not have"
-        )
     rows = [
         ("ELBO", number(e.elbo, 2), "lower bound on log p(x), nats per image; higher is better"),
         (
@@ -361,6 +342,32 @@ def as_table(evaluation: dict[str, Any]) -> Table:
     if e.minimum_scale is not None and e.share_at_floor is not None:
         found = f"{e.minimum_scale:.4f}, {e.share_at_floor:.1%}"
         rows.append(("smallest scale", found, "of a pixel, and the share of pixels at the floor"))
-    for row in rows:
+    return rows
+
+
+def measured_on(e: Evaluation) -> str:
+    """Which images were measured, and how their pixels were read."""
+    pixels = {
+        "dynamic": "binarised once, from a fixed seed",
+        "threshold": "cut at one half",
+        "none": "grey, as probabilities" if e.likelihood == "bernoulli" else "as they are",
+    }[e.binarisation]
+    return f"{e.images:,} {e.split} images, {e.likelihood} pixels, {pixels}"
+
+
+def as_table(evaluation: dict[str, Any]) -> Table:
+    """The evaluation as a table for the screen, with what each number means."""
+    from rich.table import Table
+
+    e = Evaluation(**evaluation)
+    table = Table(title=measured_on(e), title_justify="left")
+    table.add_column("")
+    table.add_column("value", justify="right")
+    table.add_column("what it is", overflow="fold")
+    if e.elbo is None:
+        table.caption = (
+            "ELBO, KL and NLL need a density, which a posterior of one point does not have"
+        )
+    for row in described(e):
         table.add_row(*row)
     return table

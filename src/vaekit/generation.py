@@ -45,8 +45,10 @@ def generate(
     the cluster's) mean: cleaner images, less varied. Raises UserError.
     """
     check_draws(count, temperature, seed)
+    device = next(model.parameters()).device
     labels = class_labels(model, count, label)
-    with seeded(seed):
+    labels = None if labels is None else labels.to(device)
+    with seeded(seed, device):
         chosen = None if cluster is None else torch.full((count,), cluster)
         return model.sample(count, labels, temperature, chosen).mean
 
@@ -120,6 +122,21 @@ def completions(
 
 
 @torch.no_grad()
+def fixed_samples(model: VAE, count: int, images: Tensor) -> Tensor:
+    """The same draws from the prior at every call, of a model that trains: (count, C, H, W); `images` completed,
+    where the model completes images."""
+    was_training = model.training
+    model.eval()
+    if isinstance(model.condition, Quadrants):
+        with seeded(0, images.device):
+            drawn = model.sample(count, images[torch.arange(count) % len(images)]).mean
+    else:
+        drawn = generate(model, count)
+    model.train(was_training)
+    return drawn
+
+
+@torch.no_grad()
 def decode_point(model: VAE, point: str, label: int | None = None) -> Tensor:
     """Mean pixels (1, C, H, W) of one latent written as numbers with commas (z1, then z2, where there are two).
 
@@ -129,10 +146,7 @@ def decode_point(model: VAE, point: str, label: int | None = None) -> Tensor:
         numbers = [float(number) for number in point.split(",")]
     except ValueError:
         raise UserError(f"--latent {point!r} is no list of numbers, such as 0.3,-1.2") from None
-    settings = model.blueprint.settings
-    sizes = {"z": settings.latent_dim}
-    if isinstance(settings, HierarchyConfig):
-        sizes = {"z1": settings.latent_dim, "z2": settings.top_dim}
+    settings, sizes = model.blueprint.settings, latent_sizes(model.blueprint)
     dim = sum(sizes.values())
     require(
         len(numbers) == dim and all(map(math.isfinite, numbers)),
@@ -145,6 +159,14 @@ def decode_point(model: VAE, point: str, label: int | None = None) -> Tensor:
     parts = torch.tensor([numbers]).split(list(sizes.values()), dim=1)
     latents = dict(zip(sizes, parts, strict=True))
     return model.decode(class_labels(model, 1, label), **latents).mean
+
+
+def latent_sizes(blueprint: Blueprint) -> dict[str, int]:
+    """The dimensions of the latents that a decoder is given, by name."""
+    settings = blueprint.settings
+    if isinstance(settings, HierarchyConfig):
+        return {"z1": settings.latent_dim, "z2": settings.top_dim}
+    return {"z": settings.latent_dim}
 
 
 @torch.no_grad()

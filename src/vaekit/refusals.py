@@ -9,7 +9,7 @@ from typing import Any
 
 from .catalog import MODELS, model_entry
 from .checks import UserError, closest, flag
-from .config import ObjectiveConfig, TrainConfig
+from .config import ObjectiveConfig, TrainConfig, WatchConfig
 from .data.settings import DataConfig
 
 Verbs = Mapping[str, Callable[..., None]]  # all but train, by name: "evaluate", "data get"
@@ -68,7 +68,7 @@ def flags(verbs: Verbs, verb: str) -> list[str]:
     """The flags of a verb, for suggestions."""
     if verb == "train":
         kinds = {type(entry.settings) for entry in MODELS.values()}
-        groups = [*kinds, ObjectiveConfig, DataConfig, TrainConfig]
+        groups = [*kinds, ObjectiveConfig, DataConfig, TrainConfig, WatchConfig]
         settings = [field.name for kind in groups for field in fields(kind)]
         return [flag(name) for name in [*settings, "out", "name", "init", "preset"]]
     if verb not in verbs:

@@ -15,21 +15,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import starts
+from . import exhibits, starts
 from .catalog import model_entry
 from .checks import override, require
 from .compute import fast_float32, find_device, seeded
-from .config import ClusterConfig, TrainConfig
+from .config import ClusterConfig, TrainConfig, WatchConfig
 from .data import Dataset, Frozen, freeze, pixels
 from .data.dataset import Batch, Settled
 from .data.feeding import batches
 from .data.settings import DataConfig
 from .fitness import check, settle_pixels
-from .models import decoded_numbers, objective_of
+from .models import decoded_numbers, load, objective_of
 from .objectives import Objective, Weight, elbo
 from .progress import Progress
 from .runs import Run, describe, load_weights
 from .vae import VAE
+from .watching import Watch, check_watch
 
 VALIDATION_BATCH = 1000
 VALIDATION_NUMBERS = 2**25  # that the decoder gives for a batch: 128 MB in float32
@@ -278,19 +279,24 @@ def train(
     init: Run | str | Path | None = None,
     binarisation: str = "auto",
     progress: bool = True,
+    pictures_every: int | None = None,
+    record: bool = False,
+    tensorboard: bool = False,
     **settings: Any,
 ) -> Run:
     """Train a model on a data set and keep it in a run directory, which is returned.
 
     `settings` are the fields of TrainConfig; `out` is the directory (runs/<model>-<data>-<n> by default, with
     `name` before the number); `init` is a run to take the first weights from. The best weights on validation are
-    saved as they come, for `vaekit.load(run)`; `model` itself ends with the last ones.
+    saved as they come, for `vaekit.load(run)`; `model` itself ends with the last ones. `pictures_every`, `record` and
+    `tensorboard` are the fields of WatchConfig: what to draw and log meanwhile.
     Raises UserError for bad settings, a taken `out`, or a loss that is no longer finite.
     """
     config = override(model_entry(model.blueprint.model).training, settings, "train()")
     config = config.settle(model.blueprint.settings)
     chosen = override(DataConfig(), {"binarisation": binarisation}, "train()").binarisation
     settled = settle_pixels(model.blueprint, data, chosen)
+    watched = check_watch(WatchConfig(pictures_every, record, tensorboard))
     device = find_device(config.device)
     objective = objective or objective_of(model.blueprint)
     warmup = warming(model, config, torch.zeros(()))
@@ -325,10 +331,14 @@ def train(
             )
         if isinstance(model.blueprint.settings, ClusterConfig):
             find_clusters(model, data, config, settled, device, shown)
-        loop = train_epochs(model, data, config, objective, settled, device, shown.track)
+        watch = Watch(run, model, data, settled, device, config, watched)
+        loop = train_epochs(
+            model, data, config, objective, settled, device, lambda b: shown.track(watch.track(b))
+        )
         for epoch, kept in loop:
             finite = math.isfinite(epoch.train_objective + epoch.validation_objective)
-            run.append_metrics(dataclasses.asdict(epoch))
+            seen = watch.look(epoch, kept) if finite else {}
+            run.append_metrics(dataclasses.asdict(epoch) | seen)
             if epoch.best:
                 run.save_weights(kept)
                 since_best = 0
@@ -337,6 +347,8 @@ def train(
             if config.save_every and epoch.epoch % config.save_every == 0:
                 run.save_weights(kept, f"model-{epoch.epoch:04d}")
             shown.show(epoch)
+            for warning in seen.get("warnings", []):
+                shown.say(f"warning: {warning}")
             require(
                 finite,
                 f"the loss is not finite at epoch {epoch.epoch}; try a smaller --learning-rate, or "
@@ -344,4 +356,7 @@ def train(
             )
             if config.patience and since_best >= config.patience:
                 break
+        best = load(run).to(device).eval()
+        exhibits.keep(run, best, data)
+        watch.finish(best)
     return run

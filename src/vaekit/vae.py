@@ -106,12 +106,18 @@ class VAE(nn.Module):
         self, x: Tensor, y: Tensor | None = None, samples: tuple[int, ...] = ()
     ) -> Inference:
         """x (B, C, H, W) in [0, 1], labels y (B,); each latent is drawn (*samples, B) times."""
-        values, latents = self.given(x, y), {}
+        values = self.given(x, y)
+        latents = self.infer(values, (*samples, len(x)))
+        return Inference(x, self.decoder(values), latents)
+
+    def infer(self, values: Values, shape: tuple[int, ...]) -> dict[str, Latent]:
+        """A draw of shape (*shape, D) of each latent from its posterior, also added to `values`."""
+        latents = {}
         for name, prior in self.prior.items():
             q, p = self.posterior[name](values), prior(values)
-            z = values[name] = q.expand((*samples, len(x))).rsample()
+            z = values[name] = q.expand(shape).rsample()
             latents[name] = Latent(z, q, p)
-        return Inference(x, self.decoder(values), latents)
+        return latents
 
     def given(self, x: Tensor | None, y: Tensor | None) -> Values:
         """The values known before any latent."""

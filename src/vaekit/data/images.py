@@ -6,7 +6,7 @@ import contextlib
 import io
 import math
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -186,7 +186,7 @@ def read_images(
         f"the model's images have {shape[0]} channels; files have grey or colour",
     )
     form = Form(*shape, fit=fit)
-    files = [file for path in paths for file in _expand(path)]
+    files = image_files(paths)
     with quiet():
         return torch.stack([_read_image(file, form, notice) for file in files])
 
@@ -197,6 +197,11 @@ def quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
+
+
+def image_files(paths: Iterable[Path]) -> list[Path]:
+    """The files among these, and the image files in those that are folders."""
+    return [file for path in paths for file in _expand(path)]
 
 
 def _expand(path: Path) -> list[Path]:

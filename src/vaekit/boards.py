@@ -1,0 +1,132 @@
+"""What a training writes for TensorBoard, into RUN/tensorboard; the only room that imports it."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from . import generation
+from .checks import UserError
+from .data import Frozen
+from .data.dataset import Batch
+from .encoding import posterior_means
+from .health import Health
+from .pictures.grids import canvas, in_turns
+from .runs import Run
+from .vae import VAE
+
+if TYPE_CHECKING:
+    from .training import Epoch
+
+SPRITE = 8192  # pixels of a side that browsers still show
+SCALARS = {
+    "train_elbo": "ELBO/train",
+    "validation_elbo": "ELBO/validation",
+    "train_log_likelihood": "log-likelihood/train",
+    "validation_log_likelihood": "log-likelihood/validation",
+    "kl": "KL/train",
+    "validation_kl": "KL/validation",
+    "train_objective": "objective/train",
+    "validation_objective": "objective/validation",
+    "learning_rate": "training/learning rate",
+    "kl_weight": "training/KL weight",
+    "images_per_second": "training/images per second",
+    "active_units": "latents/active units",
+    "components_used": "latents/components used",
+    "share_at_floor": "latents/share of pixels at the smallest scale",
+}
+
+
+def writer_class() -> Any:
+    """torch's SummaryWriter. Raises UserError where TensorBoard is missing."""
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise UserError("--tensorboard needs: pip install 'vaekit[tensorboard]'") from None
+    return SummaryWriter
+
+
+class Board:
+    """`look` takes each epoch, `finish` adds the projector and closes the files."""
+
+    def __init__(self, run: Run, model: VAE, few: Batch) -> None:
+        self.few = few
+        self.writer = writer_class()(str(run.path / "tensorboard"))
+        self.writer.add_text("config", f"```\n{(run.path / 'config.json').read_text()}\n```")
+        self.add_graph(model)
+
+    def add_graph(self, model: VAE) -> None:
+        with torch.no_grad(), warnings.catch_warnings():
+            # torch.jit traces it, is deprecated, and warns that what is drawn differs from run to run.
+            warnings.simplefilter("ignore")
+            before = torch.get_rng_state()
+            self.writer.add_graph(Traced(model), inputs(self.few))
+            torch.set_rng_state(before)
+
+    @torch.no_grad()
+    def look(self, epoch: Epoch, health: Health, model: VAE, sample: Frozen) -> None:
+        step, writer = epoch.epoch, self.writer
+        values = asdict(epoch) | asdict(health)
+        for key, tag in SCALARS.items():
+            if values[key] is not None and math.isfinite(values[key]):
+                writer.add_scalar(tag, values[key], step)
+        for name, kl in (health.kl_per_dimension or {}).items():
+            writer.add_histogram(f"KL per dimension/{name}", torch.tensor(kl), step)
+        for name, parameter in model.named_parameters():
+            writer.add_histogram(f"parameters/{name}", parameter, step)
+        was_training = model.training
+        model.eval()
+        for name, (mean, scale) in posterior_means(model, sample[:]).items():
+            writer.add_histogram(f"latents/{name} means", mean, step)
+            writer.add_histogram(f"latents/{name} scales", scale, step)
+        few = self.few
+        redrawn = generation.reconstruct(model, few.images, few.labels)
+        self.add_grid("reconstructions", in_turns(few.images, redrawn, 10), step)
+        self.add_grid("samples", generation.fixed_samples(model, 40, few.images), step)
+        model.train(was_training)
+        writer.flush()
+
+    def add_grid(self, tag: str, images: Tensor, step: int) -> None:
+        self.writer.add_image(tag, canvas(images, 10), step, dataformats="HWC")
+
+    @torch.no_grad()
+    def finish(self, model: VAE, test: Frozen, classes: Sequence[str] | None, dark: bool) -> None:
+        """The projector: test images as points, with a picture and a label each; `dark` turns black to white."""
+        most = (SPRITE // max(model.blueprint.shape[1:])) ** 2
+        rows = torch.arange(min(most, len(test)))
+        batch = test[rows]
+        header, metadata = ["label", "index"], []
+        for i, row in enumerate(rows.tolist()):
+            label = "" if batch.labels is None else int(batch.labels[i])
+            named = classes[label] if classes and isinstance(label, int) else str(label)
+            metadata.append([named, str(row)])
+        images = 1 - batch.images if dark else batch.images
+        for name, (mean, _) in posterior_means(model, batch).items():
+            # The projector wants three dimensions.
+            points = nn.functional.pad(mean, (0, max(0, 3 - mean.shape[1])))
+            self.writer.add_embedding(
+                points, metadata, images, tag=f"test_{name}", metadata_header=header
+            )
+        self.writer.close()
+
+
+class Traced(nn.Module):
+    """What the graph is drawn of: from an image to the two parts of its ELBO."""
+
+    def __init__(self, model: VAE) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor, y: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        inference = self.model(x, y)
+        return inference.log_likelihood, inference.kl
+
+
+def inputs(few: Batch) -> tuple[Tensor, ...]:
+    return (few.images,) if few.labels is None else (few.images, few.labels)

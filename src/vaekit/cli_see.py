@@ -1,0 +1,195 @@
+"""The verbs that look at runs: plot, compare, report, encode, decode."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from .checks import require
+from .config import PlotConfig
+
+RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
+RunsArgument = Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
+NamesArgument = Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="[NAME ...]")]
+DataArgument = Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="[DATA ...]")]
+FileArgument = Annotated[Path, Positional, tyro.conf.arg(metavar="FILE")]
+PLOT = PlotConfig()
+
+
+def plot(
+    run: RunArgument = "",
+    names: NamesArgument = (),
+    settings: PlotConfig = PLOT,
+    list_names: Annotated[bool, tyro.conf.arg(name="list")] = False,
+    format: Literal["png", "svg", "pdf"] = "png",
+    out: str | None = None,
+    data_dir: str | None = None,
+) -> None:
+    """Draw pictures of a run into RUN/pictures: those named, or all that apply.
+
+    The run keeps what they are drawn from: its data need not be here.
+
+    For example:
+      vaekit plot --list
+      vaekit plot runs/vae-mnist-1
+      vaekit plot runs/vae-mnist-1 latents manifold --format pdf
+      vaekit plot runs/vae-mnist-1 interpolations --images 3 17 --out figures
+
+    Args:
+        run: Run directory.
+        names: Pictures to draw (`vaekit plot --list` explains them).
+        list_names: List the pictures instead.
+        format: Kind of file; what moves is a GIF always.
+        out: Folder to write to, instead of RUN/pictures.
+        data_dir: Folder that holds the data set's files, where the run was made before runs kept what is drawn.
+    """
+    if list_names:
+        from rich.console import Console
+
+        from .gallery.names import as_table
+
+        Console(highlight=False).print(as_table())
+        return
+    require(run != "", "`vaekit plot` lacks RUN; see `vaekit plot --help`")
+    from .gallery import Scene, draw_each
+    from .pictures import Movie, save
+
+    scene = Scene.of(run, settings, data_dir)
+    folder = scene.run.pictures if out is None else Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    for _, (name, picture) in draw_each(scene, names):
+        ending = "gif" if isinstance(picture, Movie) else format
+        print(save(picture, folder / f"{name}.{ending}"), flush=True)
+
+
+def compare(runs: RunsArgument, out: str = "compare.png") -> None:
+    """Draw several runs in one figure: validation ELBO by epoch and by training samples seen.
+
+    Runs that differ in their seed alone are one line, their mean, with a band of one standard deviation.
+
+    For example:
+      vaekit compare runs/vae-mnist-1 runs/vampprior-mnist-1
+      vaekit compare runs/* --out sweep.pdf
+
+    Args:
+        runs: Run directories.
+        out: Picture to write, PNG, PDF or SVG.
+    """
+    from .comparing import compare as draw
+    from .pictures import save
+
+    print(save(draw(runs), Path(out)))
+
+
+def report(run: RunArgument, out: str | None = None, data_dir: str | None = None) -> None:
+    """Write one HTML file that shows a run: its settings, curves, numbers with what they mean, and pictures.
+
+    It holds everything that it shows and can be sent as it is.
+
+    For example:
+      vaekit report runs/vae-mnist-1
+      vaekit report runs/vae-mnist-1 --out vae.html
+
+    Args:
+        run: Run directory.
+        out: File to write, instead of RUN/report.html.
+        data_dir: Folder that holds the data set's files, where the run was made before runs kept what is drawn.
+    """
+    from .report import report as write
+
+    print(write(run, out, data_dir))
+
+
+def encode(
+    run: RunArgument,
+    data: DataArgument = (),
+    out: Path = Path(),
+    split: Literal["train", "validation", "test", "all"] = "test",
+    samples: int = 100,
+    seed: int = 0,
+    label: int | None = None,
+    data_dir: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Write what a run says of each image: its latents, ELBO and NLL, and how unusual it is.
+
+    A line for each image: split, index (file, of your own files), label; of every latent the posterior's mean and
+    scale and a draw; ELBO, NLL in nats; rank, 1 for the most unusual image.
+
+    For example:
+      vaekit encode runs/vae-mnist-1 --out codes.csv
+      vaekit encode runs/vae-mnist-1 --split all --samples 10 --out codes.npz
+      vaekit encode runs/vae-mnist-1 photos/ digit.png --out mine.parquet
+
+    Args:
+        run: Run directory.
+        data: Image files, folders, or another data set; the run's own data by default.
+        out: File to write: .npz, .csv or .parquet.
+        split: Images of a data set to take.
+        samples: Draws an image for the NLL.
+        seed: Seed of the draws.
+        label: Label of the image files, where the model is conditional on labels.
+        data_dir: Folder that holds the data set's files.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+    from .encoding import encode as encoded
+    from .tables import check_ending, write_table
+
+    require(
+        out != Path(), "`vaekit encode` lacks --out, a file such as codes.csv, .npz or .parquet"
+    )
+    check_ending(out)
+    found: list[Path] | str | None = [Path(word) for word in data] or None
+    if len(data) == 1 and not Path(data[0]).exists():
+        found = data[0]
+    table = encoded(
+        run, found, split, samples, seed, label, data_dir, device, progress=True,
+        notice=lambda text: print(text, file=sys.stderr),
+    )  # fmt: skip
+    print(f"{write_table(table, out)}: {len(table['index']):,} images, {', '.join(table)}")
+
+
+def decode(
+    run: RunArgument,
+    file: FileArgument,
+    out: Path = Path(),
+    column: Literal["mean", "sample"] = "mean",
+    label: int | None = None,
+) -> None:
+    """Decode latents in a file: what `vaekit encode` wrote, or a table of your own with columns z_0, z_1, ...
+
+    For example:
+      vaekit decode runs/vae-mnist-1 codes.csv --out images/
+      vaekit decode runs/vae-mnist-1 codes.npz --column sample --out images.npz
+      vaekit decode runs/cvae-mnist-1 mine.csv --label 3 --out grid.png
+
+    Args:
+        run: Run directory.
+        file: Latents: .npz, .csv or .parquet.
+        out: Folder for a PNG each; or a .npz file, of `images` (N, C, H, W) in [0, 1]; or a picture of all, .png,
+            .pdf or .svg.
+        column: Which columns to decode, where there are both.
+        label: Label to decode with, where the model is conditional on labels, instead of the column label.
+    """
+    from .encoding import decode as decoded
+    from .tables import read_table, write_images
+
+    require(
+        out != Path(),
+        "`vaekit decode` lacks --out: a folder, or a file such as images.npz or grid.png",
+    )
+    print(write_images(decoded(run, read_table(file), column, label), out))
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "plot": plot,
+    "compare": compare,
+    "report": report,
+    "encode": encode,
+    "decode": decode,
+}

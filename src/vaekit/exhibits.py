@@ -1,0 +1,210 @@
+"""What a run keeps of its data, in RUN/exhibits.safetensors, so that pictures can be drawn where the data are not."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from .checks import UserError, one_line, require
+from .compute import fast_float32, seeded
+from .data import Dataset, Frozen, load_again
+from .data.dataset import Batch
+from .distributions import GaussianMixture
+from .encoding import posterior_means
+from .evaluation import evaluation_images
+from .health import kl_per_dimension
+from .runs import Run, write
+from .vae import VAE
+
+FILE = "exhibits.safetensors"
+IMAGES = 200  # of a split that are kept, unless they are larger than so many bytes
+BYTES = 2**24
+EACH = 10  # of each class, and of each cluster
+CODES = 10_000  # test images whose latents are kept
+BATCH = 500
+DRAWS = 10  # of an image's latents, for p(cluster | x)
+CLUSTERS = 100  # a mixture of more components is not looked at as clusters
+SEED = 3
+
+
+@dataclass(frozen=True)
+class Exhibits:
+    """Some training and test images as the model sees them, and the latents of many test images.
+
+    `batches`: by split (train, test), images (n, C, H, W) in [0, 1] with their labels; `rows`: which of the split's
+    images these are, (n,). `codes`: by latent, posterior means (N, D) of the test images `code_rows` (N,), whose
+    labels are `code_labels`; `scales`: their standard deviations. `kl`: by latent, (D,), nats (see health).
+    Of a mixture prior `use` (K,) says what share of the test images each component has, and `clusters` (N, K) is
+    p(cluster | x), unless the components are too many.
+    """
+
+    batches: dict[str, Batch]
+    rows: dict[str, Tensor]
+    code_rows: Tensor
+    code_labels: Tensor | None
+    codes: dict[str, Tensor]
+    scales: dict[str, Tensor]
+    kl: dict[str, Tensor]
+    use: Tensor | None
+    clusters: Tensor | None
+
+
+def of_run(run: Run, model: VAE, data_dir: str | Path | None = None) -> Exhibits:
+    """The exhibits of a run: those it keeps, or, where they are none of its present weights', made from its data.
+
+    Raises UserError where neither is there.
+    """
+    path = run.path / FILE
+    if path.is_file():
+        kept = read(path, digest(run.weights_path))
+        if kept is not None:
+            return kept
+    return keep(run, model, data_dir=data_dir)
+
+
+def keep(
+    run: Run, model: VAE, data: Dataset | None = None, data_dir: str | Path | None = None
+) -> Exhibits:
+    """Gather a run's exhibits from its data, with `model`, its best weights, and keep them in its directory."""
+    if data is None:
+        data = load_again(run.source, data_dir, str(run))
+    device = next(model.parameters()).device
+    model.eval()
+    with torch.no_grad(), seeded(SEED, device), fast_float32(device):
+        exhibits = gather(
+            model, *(evaluation_images(run, split, data, None) for split in ("train", "test"))
+        )
+    content = save(pack(exhibits), {"weights": digest(run.weights_path)})
+    write(run.path / FILE, content)
+    return exhibits
+
+
+def gather(model: VAE, train: Frozen, test: Frozen) -> Exhibits:
+    """The exhibits of two splits."""
+    device = next(model.parameters()).device
+    code_rows = spread(len(test), CODES)
+    labels = None if test.labels is None else test.labels[code_rows]
+    codes: dict[str, list[Tensor]] = {}
+    scales: dict[str, list[Tensor]] = {}
+    kl: dict[str, Tensor] = {}
+    clusters: list[Tensor] = []
+    for part in code_rows.split(BATCH):
+        batch = test.take(part).to(device)[:]
+        for name, (mean, scale) in posterior_means(model, batch).items():
+            codes.setdefault(name, []).append(mean.cpu())
+            scales.setdefault(name, []).append(scale.cpu())
+        given = model.given(batch.images, batch.labels)
+        for name, latent in model.infer({**given}, (len(batch),)).items():
+            share = len(batch) / len(code_rows)
+            kl[name] = kl.get(name, torch.zeros(())) + share * kl_per_dimension(latent).cpu()
+            if isinstance(latent.prior, GaussianMixture):
+                several = model.infer({**given}, (DRAWS, len(batch)))[name]
+                prior = several.prior
+                assert isinstance(prior, GaussianMixture)
+                clusters.append(prior.log_responsibilities(several.z).exp().mean(0).cpu())
+
+    chosen = choose(labels, len(code_rows), image_count(test))
+    found = torch.cat(clusters) if clusters else None
+    few = found is not None and found.shape[1] <= CLUSTERS
+    if found is not None and few:
+        each = min(EACH, len(code_rows), max(1, image_count(test) // found.shape[1]))
+        chosen = torch.cat([chosen, found.topk(each, dim=0).indices.flatten()]).unique()
+    rows = {"train": spread(len(train), image_count(train)), "test": code_rows[chosen]}
+    return Exhibits(
+        batches={"train": train[rows["train"]], "test": test[rows["test"]]},
+        rows=rows,
+        code_rows=code_rows,
+        code_labels=labels,
+        codes={name: torch.cat(parts) for name, parts in codes.items()},
+        scales={name: torch.cat(parts) for name, parts in scales.items()},
+        kl=kl,
+        use=None if found is None else found.mean(0),
+        clusters=found if few else None,
+    )
+
+
+def spread(there: int, count: int) -> Tensor:
+    """`count` rows from all over those there are, or all of them."""
+    return torch.linspace(0, there - 1, min(count, there)).long()
+
+
+def image_count(images: Frozen) -> int:
+    """How many images to keep: fewer of large ones."""
+    return max(EACH, min(IMAGES, BYTES // images.split.images[:1].numel()))
+
+
+def choose(labels: Tensor | None, there: int, count: int) -> Tensor:
+    """Which of the images to keep, in order: with labels as many of each class."""
+    if labels is None:
+        return spread(there, count)
+    classes = labels.unique()
+    each = max(1, count // len(classes))
+    firsts = [torch.nonzero(labels == label)[:each, 0] for label in classes]
+    return torch.cat(firsts).sort().values
+
+
+def pack(exhibits: Exhibits) -> dict[str, Tensor]:
+    """As tensors by name, 8-bit pixels in a byte each."""
+    tensors: dict[str, Tensor | None] = {
+        "code_rows": exhibits.code_rows,
+        "code_labels": exhibits.code_labels,
+        "use": exhibits.use,
+        "clusters": exhibits.clusters,
+    }
+    for kind in ("codes", "scales", "kl"):
+        tensors |= {f"{kind}.{name}": value for name, value in getattr(exhibits, kind).items()}
+    for split, batch in exhibits.batches.items():
+        images = batch.images.cpu()
+        bytes_ = (images * 255).round().to(torch.uint8)
+        exact = torch.equal(bytes_.float().div_(255), images)
+        tensors[f"images.{split}"] = bytes_ if exact else images
+        tensors[f"labels.{split}"] = batch.labels
+        tensors[f"rows.{split}"] = exhibits.rows[split]
+    return {name: t.cpu().contiguous() for name, t in tensors.items() if t is not None}
+
+
+def read(path: Path, weights: str) -> Exhibits | None:
+    """The exhibits in a file; None where they are of other weights. Raises UserError for a damaged file."""
+    try:
+        content = path.read_bytes()
+        with safetensors.safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("weights") != weights:
+                return None
+        tensors = load(content)
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            kind, _, key = name.partition(".")
+            parts.setdefault(kind, {})[key] = tensor
+        labels = parts.get("labels", {})
+        return Exhibits(
+            batches={
+                split: Batch(
+                    images if images.is_floating_point() else images.float().div_(255),
+                    labels.get(split),
+                )
+                for split, images in parts["images"].items()
+            },
+            rows=parts["rows"],
+            code_rows=tensors["code_rows"],
+            code_labels=tensors.get("code_labels"),
+            codes=parts["codes"],
+            scales=parts["scales"],
+            kl=parts["kl"],
+            use=tensors.get("use"),
+            clusters=tensors.get("clusters"),
+        )
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}); remove it") from None
+
+
+def digest(path: Path) -> str:
+    """Hash of a run's weights, which says whose exhibits these are."""
+    require(path.is_file(), f"{path} is missing; the run has not saved any weights yet")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,339 @@
+"""Pictures of the latent space: points in it, and what they decode to."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from scipy.stats import norm
+from torch import Tensor
+
+from .. import pictures
+from ..generation import same_label
+from ..latent_space import (
+    PriorShape,
+    decode_latents,
+    free_latents,
+    neighbour_map,
+    path,
+    principal_axes,
+    prior_shape,
+)
+from ..pictures import Movie, Panel
+from ..priors import StandardNormal
+from .names import DoesNotApply
+from .scene import Figures, Scene
+
+NEIGHBOURS = 2000  # points of a t-SNE or UMAP, which take long
+TURN = 36  # frames of a turn
+SLICES, FRAMES = 5, 25  # of a latent of 3 dimensions
+STEPS = 11  # of a traversal or interpolation
+MOST_DIMENSIONS = 20
+
+
+def latents(scene: Scene) -> Figures:
+    """A scatter of each latent."""
+    found: Figures = {}
+    codes = scene.exhibits.codes
+    for name, points in codes.items():
+        found |= scatter_latent(scene, name, points)
+    if len(codes) == 2 and all(points.shape[1] == 1 for points in codes.values()):
+        both = torch.cat(list(codes.values()), dim=1).numpy()
+        first, second = codes
+        found["latents-both"] = drawn(
+            scene, [Panel(both, names=(first, second))], f"{first} and {second}"
+        )
+    return found
+
+
+def scatter_latent(scene: Scene, name: str, codes: Tensor) -> Figures:
+    dim, key = codes.shape[1], f"latents-{name}"
+    title = f"posterior means of {name}"
+    prior = prior_shape(scene.model, name)
+    if dim == 1:
+        height = torch.rand(len(codes), generator=torch.Generator().manual_seed(0)) * 2 - 1
+        points = torch.stack([codes[:, 0], height * codes.std()], dim=1).numpy()
+        panel = Panel(points, names=(f"{name}[0]", "(random, to spread the points)"))
+        return {key: drawn(scene, [panel], title)}
+    if dim == 2:
+        return {key: drawn(scene, [plane(codes, prior, name, (0, 1))], title)}
+    if dim == 3:
+        panels = [plane(codes, prior, name, axes) for axes in ((0, 1), (0, 2), (1, 2))]
+        return {
+            key: drawn(scene, panels, title),
+            f"{key}-turning": Movie(turning(scene, codes), 0.1),
+        }
+
+    rows = torch.linspace(0, len(codes) - 1, min(NEIGHBOURS, len(codes))).long()
+    few, wish = codes[rows], scene.settings.projection
+    panels = []
+    if wish in ("auto", "pca"):
+        centre, axes, shares = principal_axes(codes)
+        names = (f"first axis, {shares[0]:.0%} of variance", f"second axis, {shares[1]:.0%}")
+        panels.append(projected(few, prior, axes, centre, names, "principal components"))
+    if wish != "pca":
+        method = "tsne" if wish == "auto" else wish
+        points = neighbour_map(few, method, scene.settings.seed)
+        panels.append(Panel(points, {"tsne": "t-SNE", "umap": "UMAP"}[method]))
+    return {key: drawn(scene, panels, title, rows)}
+
+
+def drawn(scene: Scene, panels: list[Panel], title: str, rows: Tensor | None = None) -> Figure:
+    """Panels with the labels of the test images (those of `rows`)."""
+    labels = scene.exhibits.code_labels
+    if labels is not None and rows is not None:
+        labels = labels[rows]
+    shown = None if labels is None else labels.numpy()
+    count = len(panels[0].points)
+    return pictures.scatter(panels, shown, scene.classes, f"{title} of {count:,} test images")
+
+
+def plane(codes: Tensor, prior: PriorShape, name: str, axes: tuple[int, int]) -> Panel:
+    """Two dimensions of a latent."""
+    chosen = torch.eye(codes.shape[1])[:, list(axes)]
+    names = (f"{name}[{axes[0]}]", f"{name}[{axes[1]}]")
+    return projected(codes, prior, chosen, torch.zeros(codes.shape[1]), names)
+
+
+def projected(
+    codes: Tensor,
+    prior: PriorShape,
+    axes: Tensor,
+    centre: Tensor,
+    names: tuple[str, str],
+    title: str = "",
+) -> Panel:
+    """Codes and their prior, (z - centre) axes."""
+    density = prior.project(axes, centre)
+
+    def heights(points: np.ndarray) -> np.ndarray:
+        return density.log_prob(torch.from_numpy(points).float()).exp().numpy()
+
+    def flat(z: Tensor) -> np.ndarray:
+        return ((z - centre) @ axes).numpy()
+
+    marks = None if prior.centres is None else flat(prior.centres)
+    return Panel(flat(codes), title, names, heights, flat(prior.draws(5000)), marks)
+
+
+def turning(scene: Scene, codes: Tensor) -> list[Figure]:
+    """The frames of a turn around a latent of 3 dimensions."""
+    rows = torch.linspace(0, len(codes) - 1, min(NEIGHBOURS, len(codes))).long()
+    labels = scene.exhibits.code_labels
+    shown = None if labels is None else labels[rows].numpy()
+    return [
+        pictures.scatter_3d(codes[rows].numpy(), shown, scene.classes, azimuth)
+        for azimuth in np.linspace(0, 360, TURN, endpoint=False)
+    ]
+
+
+def manifold(scene: Scene) -> Figures:
+    """The decoded grid of the first latent that the decoder is given."""
+    refuse_quadrants(scene)
+    name, count = free_latents(scene.model)[0], scene.settings.grid
+    dim = scene.exhibits.codes[name].shape[1]
+    if dim > 3:
+        return {"manifold": plane_of_images(scene, count)}
+    prior = prior_shape(scene.model, name)
+    title = f"{name} decoded {how(scene, name)}"
+    if dim == 3:
+        few = min(count, 8)
+        depths = values(scene, name, prior, 2, FRAMES)
+        x, y = (values(scene, name, prior, d, few) for d in (0, 1))
+        chosen = depths[torch.linspace(2, FRAMES - 3, SLICES).round().long()]
+        blocks = [decoded_grid(scene, name, x, y, depth) for depth in chosen]
+        heads = [f"{name}[2] = {depth:.2f}" for depth in chosen]
+        return {
+            "manifold": in_blocks(scene, blocks, heads, title),
+            "manifold-slices": Movie([cut(scene, name, prior, depth) for depth in depths]),
+        }
+    x = values(scene, name, prior, 0, count)
+    if dim == 1:
+        return {"manifold": grid_figure(scene, decode(scene, {name: x[:, None]}), x, None, title)}
+    y = values(scene, name, prior, 1, count)
+    title += f": {name}[0] to the right, {name}[1] upwards"
+    return {"manifold": grid_figure(scene, decoded_grid(scene, name, x, y), x, y, title)}
+
+
+def refuse_quadrants(scene: Scene) -> None:
+    if scene.condition.startswith("quadrants"):
+        raise DoesNotApply("a model that completes images decodes no latents alone")
+
+
+def how(scene: Scene, name: str) -> str:
+    label = (
+        f", label {scene.classes[scene.settings.label or 0]}" if scene.condition == "label" else ""
+    )
+    if scene.settings.range is not None:
+        return f"on a linear grid{label}"
+    if isinstance(scene.model.prior[name], StandardNormal):
+        return f"on the inverse Gaussian CDF of an even grid{label}"
+    return f"at the quantiles of its prior{label}"
+
+
+def values(scene: Scene, name: str, prior: PriorShape, d: int, count: int) -> Tensor:
+    """Where a manifold is decoded along a dimension (count,): the middles of equal shares of the prior, or evenly."""
+    reach = scene.settings.range
+    if reach is not None:
+        return torch.linspace(-reach, reach, count)
+    shares = (torch.arange(count) + 0.5) / count
+    if isinstance(scene.model.prior[name], StandardNormal):
+        return torch.from_numpy(norm.ppf(shares.double().numpy())).float()
+    return prior.draws(10_000, scene.settings.seed)[:, d].quantile(shares)
+
+
+def decode(scene: Scene, fixed: dict[str, Tensor]) -> Tensor:
+    """Images of latents; with the label that is wished for, or 0, where the model needs one."""
+    labels = None
+    if scene.condition == "label":
+        count = len(next(iter(fixed.values())))
+        labels = same_label(scene.model.blueprint, count, scene.settings.label or 0)
+    return decode_latents(scene.model, fixed, labels)
+
+
+def decoded_grid(
+    scene: Scene, name: str, x: Tensor, y: Tensor, depth: Tensor | None = None
+) -> Tensor:
+    """Images row by row, y falling, in each x rising."""
+    points = torch.cartesian_prod(y.flip(0), x).flip(1)
+    if depth is not None:
+        points = torch.cat([points, depth.expand(len(points), 1)], dim=1)
+    return decode(scene, {name: points})
+
+
+def grid_figure(scene: Scene, images: Tensor, x: Tensor, y: Tensor | None, title: str) -> Figure:
+    """Images with their coordinates at the sides, as many as are legible."""
+    return pictures.image_grid(
+        images, len(x), () if y is None else some(y.flip(0)), some(x), title, invert=scene.inverted
+    )
+
+
+def some(numbers: Tensor) -> list[str]:
+    step = -(-len(numbers) // 10)
+    return [f"{v:.2f}" if i % step == 0 else "" for i, v in enumerate(numbers.tolist())]
+
+
+def in_blocks(scene: Scene, blocks: list[Tensor], heads: list[str], title: str) -> Figure:
+    """Square grids of images beside each other."""
+    side = round(len(blocks[0]) ** 0.5)
+    white = 0.0 if scene.inverted else 1.0
+    gap = torch.full((side, 1, *blocks[0].shape[1:]), white)
+    parts = [part for block in blocks for part in (block.unflatten(0, (side, side)), gap)][:-1]
+    names = [""] * (len(blocks) * (side + 1) - 1)
+    for i, head in enumerate(heads):
+        names[i * (side + 1) + side // 2] = head
+    return pictures.image_grid(
+        torch.cat(parts, dim=1).flatten(0, 1), len(names), (), names, title, invert=scene.inverted
+    )
+
+
+def cut(scene: Scene, name: str, prior: PriorShape, depth: Tensor) -> Figure:
+    """One frame of a walk through a latent of 3 dimensions."""
+    few = min(scene.settings.grid, 15)
+    x, y = (values(scene, name, prior, d, few) for d in (0, 1))
+    return grid_figure(
+        scene, decoded_grid(scene, name, x, y, depth), x, y, f"{name}[2] = {depth:.2f}"
+    )
+
+
+def plane_of_images(scene: Scene, count: int) -> Figure:
+    """The plane through the latents of three test images, a and, a step to its right and one upwards, b and c."""
+    rows = scene.rows(3)
+    corners = scene.codes(rows)
+    inside = max(1, round((count - 1) * 2 / 3))
+    before = (count - 1 - inside) // 2
+    t = (torch.arange(count) - before) / inside
+    # (count^2,), row by row, the last one first: `up` falls, `right` rises.
+    up, right = torch.cartesian_prod(t.flip(0), t).T
+    fixed = {
+        name: z[0] + right[:, None] * (z[1 % len(z)] - z[0]) + up[:, None] * (z[2 % len(z)] - z[0])
+        for name, z in corners.items()
+    }
+    images = decode(scene, {name: fixed[name] for name in free_latents(scene.model)})
+    a, b, c = (
+        (count - 1 - before - j * inside) * count + before + i * inside
+        for i, j in ((0, 0), (1, 0), (0, 1))
+    )
+    named = ", ".join(map(str, rows.tolist()))
+    return pictures.image_grid(
+        images, count, title=f"the plane through the latents of test images {named} (framed)",
+        marked=(a, b, c), invert=scene.inverted,
+    )  # fmt: skip
+
+
+def traversals(scene: Scene) -> Figures:
+    """A row for each dimension, by how much it says of images; the others as an image has them."""
+    refuse_quadrants(scene)
+    rows = scene.rows(1)
+    codes = scene.codes(rows)
+    names = free_latents(scene.model)
+    dimensions = sorted(
+        ((name, d) for name in names for d in range(codes[name].shape[1])),
+        key=lambda at: -information(scene, *at),
+    )[:MOST_DIMENSIONS]
+    labels = scene.labels(rows)
+    images, row_names = [], []
+    for name, d in dimensions:
+        reach = (
+            prior_shape(scene.model, name)
+            .draws(10_000)[:, d]
+            .quantile(torch.tensor([0.002, 0.998]))
+        )
+        if isinstance(scene.model.prior[name], StandardNormal):
+            reach = torch.tensor([-3.0, 3.0])
+        # Latents drawn after this one follow from it.
+        known = names[: names.index(name) + 1]
+        fixed = {other: codes[other].repeat(STEPS, 1) for other in known}
+        fixed[name][:, d] = torch.linspace(float(reach[0]), float(reach[1]), STEPS)
+        images.append(
+            decode_latents(scene.model, fixed, None if labels is None else labels.repeat(STEPS))
+        )
+        kl = float(scene.exhibits.kl[name][d])
+        row_names.append(f"{name}[{d}]" + ("" if kl != kl else f"  {kl:.2f} nats"))
+    standard = all(isinstance(scene.model.prior[name], StandardNormal) for name in names)
+    span = "from -3 to 3" if standard else "through 99.6 % of its prior"
+    title = f"test image {int(rows[0])}: each dimension in turn {span}"
+    return {"traversals": pictures.image_grid(torch.cat(images), STEPS, row_names, title=title)}
+
+
+def information(scene: Scene, name: str, d: int) -> float:
+    """How much a dimension says of images: its KL; of a posterior without density, the spread of its codes."""
+    kl = float(scene.exhibits.kl[name][d])
+    return float(scene.exhibits.codes[name][:, d].var(correction=0)) if kl != kl else kl
+
+
+def interpolations(scene: Scene) -> Figures:
+    """Pairs of test images, and ways between their latents."""
+    refuse_quadrants(scene)
+    given = len(scene.settings.images)
+    rows = scene.rows(given if given > 1 else 10)
+    # Of images that the user names each with the next.
+    starts = range(len(rows) - 1) if given > 1 else range(0, len(rows) - 1, 2)
+    ends, codes, labels = scene.images(rows), scene.codes(rows), scene.labels(rows)
+    images, names = [], []
+    for i in starts:
+        for spherical in (False, True):
+            fixed = {
+                name: path(z[i], z[i + 1], STEPS, spherical)
+                for name, z in codes.items()
+                if name in free_latents(scene.model)
+            }
+            label = None if labels is None else labels[i].repeat(STEPS)
+            images += [
+                ends[i : i + 1],
+                decode_latents(scene.model, fixed, label),
+                ends[i + 1 : i + 2],
+            ]
+            names.append("on an arc" if spherical else "straight")
+    if not images:
+        raise DoesNotApply("interpolations need two test images")
+    places = range(len(names) * (STEPS + 2))
+    marked = [n for n in places if n % (STEPS + 2) in (0, STEPS + 1)]
+    title = "between the latents of two test images (framed)"
+    if labels is not None:
+        title += ", decoded with the label of the first"
+    return {
+        "interpolations": pictures.image_grid(
+            torch.cat(images), STEPS + 2, names, title=title, marked=marked
+        )
+    }

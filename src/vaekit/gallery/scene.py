@@ -1,0 +1,107 @@
+"""What every picture is drawn from: a run, its model, and what it keeps of its data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .. import exhibits as exhibits_room
+from ..checks import require
+from ..config import PlotConfig
+from ..data.dataset import Batch
+from ..exhibits import Exhibits
+from ..generation import same_label
+from ..models import load
+from ..pictures import Movie
+from ..runs import Run
+from ..vae import VAE
+
+Figures = dict[str, Figure | Movie]  # by the names of their files
+
+
+@dataclass(frozen=True)
+class Scene:
+    """A run with its model and exhibits; `settings` are the user's wishes."""
+
+    run: Run
+    model: VAE
+    exhibits: Exhibits
+    settings: PlotConfig
+
+    @classmethod
+    def of(
+        cls, run: Run | str | Path, settings: PlotConfig, data_dir: str | Path | None = None
+    ) -> Scene:
+        """Load a run. Raises UserError for one without weights, or with neither exhibits nor data."""
+        run = Run.of(run)
+        model = load(run)
+        return cls(run, model, exhibits_room.of_run(run, model, data_dir), settings)
+
+    @property
+    def condition(self) -> str:
+        return self.model.blueprint.settings.condition
+
+    @property
+    def classes(self) -> list[str]:
+        """The names of the labels; their numbers, where they have no names."""
+        names = self.run.section("data").get("classes")
+        return names or [str(n) for n in range(self.model.blueprint.classes)]
+
+    @property
+    def inverted(self) -> bool:
+        """Whether manifolds are dark on white: those of black-and-white sets are (Kingma and Welling 2014, fig. 4)."""
+        wish = self.settings.invert
+        black_and_white = (
+            self.run.data.binarisation != "none" and self.model.blueprint.shape[0] == 1
+        )
+        return black_and_white if wish == "auto" else wish == "yes"
+
+    def rows(self, count: int) -> Tensor:
+        """Test images to start from (count,): those the user names, or else of different classes."""
+        chosen = self.settings.images
+        if chosen:
+            known = self.exhibits.code_rows
+            for row in chosen:
+                require(
+                    bool((known == row).any()),
+                    f"--images {row} is none of the test images whose latents the run keeps, 0 to {int(known[-1])}"
+                    + ("" if len(known) > known[-1] else f" ({len(known):,} of them)"),
+                )
+            return torch.tensor(chosen).repeat(-(-count // len(chosen)))[:count]
+        batch, rows = self.exhibits.batches["test"], self.exhibits.rows["test"]
+        return rows[by_class(batch, count)]
+
+    def codes(self, rows: Tensor) -> dict[str, Tensor]:
+        """The latents' posterior means (n, D) of test images, by latent."""
+        at = torch.searchsorted(self.exhibits.code_rows, rows)
+        return {name: codes[at] for name, codes in self.exhibits.codes.items()}
+
+    def labels(self, rows: Tensor) -> Tensor | None:
+        """What a conditional model is to decode with: the label that the user names, or those of the images."""
+        if self.condition != "label":
+            return None
+        if self.settings.label is not None:
+            return same_label(self.model.blueprint, len(rows), self.settings.label)
+        labels = self.exhibits.code_labels
+        assert labels is not None
+        return labels[torch.searchsorted(self.exhibits.code_rows, rows)]
+
+    def images(self, rows: Tensor) -> Tensor:
+        """The test images of these rows (n, C, H, W); white where an image is not kept."""
+        batch, kept = self.exhibits.batches["test"], self.exhibits.rows["test"].tolist()
+        blank = torch.ones_like(batch.images[0])
+        found = [batch.images[kept.index(row)] if row in kept else blank for row in rows.tolist()]
+        return torch.stack(found)
+
+
+def by_class(batch: Batch, count: int) -> Tensor:
+    """Which images to show (count,): of each class in turn, or from all over them."""
+    if batch.labels is None:
+        return torch.linspace(0, len(batch) - 1, min(count, len(batch))).long()
+    places = [torch.nonzero(batch.labels == label)[:, 0] for label in batch.labels.unique()]
+    turns = [place[i] for i in range(max(map(len, places))) for place in places if i < len(place)]
+    return torch.stack(turns[:count])

@@ -1,0 +1,29 @@
+"""Pictures of how a model was trained."""
+
+from __future__ import annotations
+
+from .. import pictures
+from ..pictures import Movie
+from ..watching import film_frames
+from .names import DoesNotApply
+from .scene import Figures, Scene
+
+
+def curves(scene: Scene) -> Figures:
+    """By epoch, and the bound by samples seen."""
+    metrics, name = scene.run.metrics, scene.run.path.name
+    if not metrics:
+        raise DoesNotApply(f"{scene.run} has no finished epoch")
+    found: Figures = {"curves": pictures.curves(metrics, title=name)}
+    if metrics[-1].get("validation_elbo") is not None:
+        images = scene.run.section("data")["images"]["train"]
+        found["curves-samples"] = pictures.samples_seen(metrics, images, title=name)
+    return found
+
+
+def progress(scene: Scene) -> Figures:
+    """The film of a training, of the frames so far."""
+    frames = film_frames(scene.run)
+    if not frames:
+        raise DoesNotApply("the run was not filmed; `vaekit train --record` does")
+    return {"progress": Movie(frames, 0.25, hold=1.0)}

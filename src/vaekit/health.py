@@ -1,0 +1,163 @@
+"""How a model uses its latents, measured after each epoch on some validation images, and warnings with a remedy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, kl_divergence
+
+from .compute import seeded
+from .config import ClusterConfig, ModelConfig, TrainConfig
+from .data import Frozen
+from .distributions import Deterministic, GaussianMixture
+from .pixels import SCALE_FLOOR
+from .vae import VAE, Latent
+
+# A latent dimension is active if its posterior mean varies over images by more (Burda et al. 2016, section 5.2).
+ACTIVE_VARIANCE = 0.01
+# A component of a mixture is used if it has this part of an equal share of the images.
+USED_PART = 0.01
+IMAGES = 1000
+BATCH = 100  # bounds images x components x dimensions
+SEED = 2
+FIRST_STEPS = 500  # in which nothing is said
+
+
+@dataclass(frozen=True)
+class Health:
+    """`kl_per_dimension`: nats by latent, from one draw an image, or null where the posterior has no density; against
+    the prior's marginal in each dimension, so that the sum is the KL only where the prior factorises.
+    `components_used`: of the prior's mixture. `share_at_floor`: of Gaussian pixels, whose scale is the smallest.
+    """
+
+    active_units: int
+    latent_units: int
+    kl_per_dimension: dict[str, list[float]] | None
+    components_used: int | None
+    components: int | None
+    share_at_floor: float | None
+
+
+@torch.no_grad()
+def examine(model: VAE, images: Frozen) -> Health:
+    """The health of a model on images (some hundreds, at least two)."""
+    was_training = model.training
+    model.eval()
+    means: list[Tensor] = []
+    kls: dict[str, Tensor] = {}
+    use: Tensor | None = None
+    at_floor: Tensor | None = None
+    with seeded(SEED, images.device):
+        for start in range(0, len(images), BATCH):
+            batch = images[start : start + BATCH]
+            share = len(batch) / len(images)
+            values = model.given(batch.images, batch.labels)
+            latents = model.infer(values, (len(batch),))
+            means.append(torch.cat([latent.posterior.mean for latent in latents.values()], dim=-1))
+            for name, latent in latents.items():
+                kls[name] = kls.get(name, 0) + share * kl_per_dimension(latent)
+                if isinstance(latent.prior, GaussianMixture):
+                    weights = latent.prior.log_responsibilities(latent.z).exp().mean(0)
+                    use = share * weights if use is None else use + share * weights
+            if model.blueprint.settings.likelihood == "gaussian":
+                scale = model.decoder(values).base_dist.scale
+                low = share * (scale < 1.01 * SCALE_FLOOR).float().mean()
+                at_floor = low if at_floor is None else at_floor + low
+    model.train(was_training)
+    spread = torch.cat(means).var(0, correction=0)
+    dense = model.blueprint.settings.posterior != "deterministic"
+    return Health(
+        active_units=int((spread > ACTIVE_VARIANCE).sum()),
+        latent_units=len(spread),
+        kl_per_dimension={name: kl.tolist() for name, kl in kls.items()} if dense else None,
+        components_used=None if use is None else int((use * len(use) > USED_PART).sum()),
+        components=None if use is None else len(use),
+        share_at_floor=None if at_floor is None else float(at_floor),
+    )
+
+
+def kl_per_dimension(latent: Latent) -> Tensor:
+    """KL(q(z_d | x) || p(z_d)) of each dimension, a mean over the batch: (D,), nats. NaN of a posterior without a
+    density; of a mixture prior, from the one draw."""
+    q, p, z = latent.posterior, latent.prior, latent.z
+    assert isinstance(q, Independent)
+    if isinstance(q.base_dist, Deterministic):
+        return z.new_full(z.shape[-1:], torch.nan)
+    if isinstance(p, GaussianMixture):  # its marginals are mixtures too
+        parts = torch.distributions.Normal(p.loc, p.scale, validate_args=False)
+        log_p = (p.logits[..., None] + parts.log_prob(z[..., None, :])).logsumexp(-2)
+        return (q.base_dist.log_prob(z) - log_p).flatten(0, -2).mean(0)
+    assert isinstance(p, Independent)
+    kl = kl_divergence(q.base_dist, p.base_dist)
+    return kl.flatten(0, -2).mean(0)
+
+
+class Warnings:
+    """What is wrong with a training and what to do, each said once."""
+
+    def __init__(self, settings: ModelConfig, config: TrainConfig, steps: int) -> None:
+        """`steps`: of an epoch."""
+        self.settings, self.config, self.steps = settings, config, steps
+        self.said: set[str] = set()
+        self.most_active = 0
+
+    def new(self, epoch: int, kl: float, health: Health) -> list[str]:
+        """The warnings that an epoch gives rise to, `kl` its validation KL (NaN where there is none); none at the very
+        start, nor before all warm-ups have ended."""
+        early = epoch * self.steps < FIRST_STEPS or epoch < self.config.warmup
+        if early and epoch < self.config.epochs:
+            return []
+        found = {key: text for key, text in self.all(kl, health) if key not in self.said}
+        self.most_active = max(self.most_active, health.active_units)
+        self.said.update(found)
+        return list(found.values())
+
+    def all(self, kl: float, health: Health) -> Iterator[tuple[str, str]]:
+        settings, active, units = self.settings, health.active_units, health.latent_units
+        if active == 0 or kl < 0.1:
+            carried = "" if math.isnan(kl) else f"the latents carry {max(kl, 0):.2f} nats and "
+            remedy = (
+                "--kl-warmup 10, a smaller --beta where it is above 1, or a smaller --learning-rate"
+            )
+            if settings.posterior == "deterministic":
+                remedy = "a smaller --mmd-weight or --learning-rate"
+            yield (
+                "collapse",
+                f"posterior collapse: {carried}{active} of {units} dimensions are active, so that all images are "
+                f"redrawn alike; try {remedy}",
+            )
+        elif self.most_active >= 4 and active <= self.most_active / 2:
+            yield (
+                "falling",
+                f"active units fell from {self.most_active} to {active} of {units}; if the ELBO falls too, try "
+                "--kl-warmup 10 or a smaller --learning-rate",
+            )
+        if health.components is not None and health.components_used is not None:
+            used, count = health.components_used, health.components
+            unused = f"{count - used} of {count} get under {USED_PART:.0%} of an equal share of the images"
+            if settings.prior == "vampprior" and used < count / 2:
+                yield (
+                    "components",
+                    f"dead pseudo-inputs: {unused}; --components {used} is as good, and faster",
+                )
+            elif isinstance(settings, ClusterConfig) and used < count:
+                yield (
+                    "components",
+                    f"merged clusters: {unused}; try more --start-epochs, or --clusters {used}",
+                )
+        if health.share_at_floor is not None and health.share_at_floor > 0.1:
+            yield (
+                "floor",
+                f"{health.share_at_floor:.0%} of the pixels have the smallest scale allowed, 1/256: the likelihood "
+                "measures that floor rather than the images; try --likelihood logistic, or --scale shared",
+            )
+
+
+def record(health: Health, warnings: list[str]) -> dict[str, Any]:
+    """What metrics.jsonl keeps of both."""
+    return {**asdict(health), "warnings": warnings}

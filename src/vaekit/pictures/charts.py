@@ -1,0 +1,193 @@
+"""Numbers as lines, bars and tables of colour."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from .grids import draw_image
+from .style import BLUE, ORANGE, PALETTE, plain
+
+Metrics = Sequence[Mapping[str, Any]]
+
+
+def column(metrics: Metrics, key: str) -> list[float]:
+    """A value of each epoch, NaN where it is null."""
+    return [np.nan if epoch.get(key) is None else epoch[key] for epoch in metrics]
+
+
+def curves(metrics: Metrics, title: str = "") -> Figure:
+    """ELBO, log-likelihood and KL by epoch, training and validation (the records of metrics.jsonl); where they have
+    them, active units and the KL of each dimension too. The objective, where there is no ELBO."""
+    epochs = column(metrics, "epoch")
+    latents = metrics[-1].get("kl_per_dimension") or {}
+    seen = "active_units" in metrics[-1]
+    figure = Figure(figsize=(11, 6.6 if seen else 3.4), dpi=100, layout="constrained")
+    grid = figure.add_gridspec(2 if seen else 1, 3)
+    panels = [
+        ("ELBO", "train_elbo", "validation_elbo"),
+        ("log-likelihood", "train_log_likelihood", "validation_log_likelihood"),
+        ("KL", "kl", "validation_kl"),
+    ]
+    if metrics[-1].get("validation_elbo") is None:
+        panels = [("objective", "train_objective", "validation_objective")]
+    for i, (name, train, validation) in enumerate(panels):
+        axes = figure.add_subplot(grid[0, i])
+        marker = "." if len(epochs) < 60 else ""
+        axes.plot(epochs, column(metrics, train), color=BLUE, label="training", marker=marker)
+        axes.plot(
+            epochs, column(metrics, validation), color=ORANGE, label="validation", marker=marker,
+            linestyle="--",
+        )  # fmt: skip
+        by_epoch(axes, f"{name} (nats per image)")
+        best = [epoch["epoch"] for epoch in metrics if epoch.get("best")]
+        if best:
+            axes.axvline(best[-1], color="#999999", linewidth=0.8, label="best, which is kept")
+    axes.legend(fontsize=8)
+    if seen:
+        axes = figure.add_subplot(grid[1, 0])
+        axes.plot(epochs, column(metrics, "active_units"), color=BLUE, marker=marker)
+        by_epoch(axes, f"active units of {metrics[-1]['latent_units']}")
+        axes.set_ylim(0, metrics[-1]["latent_units"] * 1.05)
+        axes.yaxis.set_major_locator(MaxNLocator(integer=True))
+    if latents:
+        draw_dimensions(figure, figure.add_subplot(grid[1, 1:]), metrics, list(latents))
+    figure.suptitle(plain(title), fontsize=11)
+    return figure
+
+
+def by_epoch(axes: Axes, title: str) -> None:
+    axes.set(xlabel="epoch")
+    axes.set_title(title, fontsize=10)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.grid(alpha=0.3)
+
+
+def draw_dimensions(figure: Figure, axes: Axes, metrics: Metrics, latents: Sequence[str]) -> None:
+    """The KL of each dimension over time as colours, the strongest of each latent at its top."""
+    rows, names = [], list[str]()
+    for name in latents:
+        # (D, epochs); an epoch that lacks it leaves a gap.
+        empty = [np.nan] * len(metrics[-1]["kl_per_dimension"][name])
+        values = np.array(
+            [(e.get("kl_per_dimension") or {}).get(name, empty) for e in metrics], float
+        ).T
+        order = np.argsort(-values[:, -1], kind="stable")
+        rows.append(values[order])
+        names += [f"{name}[{d}]" for d in order]
+    table = np.concatenate(rows)
+    first, last = metrics[0]["epoch"], metrics[-1]["epoch"]
+    image = axes.imshow(
+        table, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0,
+        extent=(first - 0.5, last + 0.5, len(table) - 0.5, -0.5),
+    )  # fmt: skip
+    step = -(-len(names) // 24)
+    axes.set_yticks(range(0, len(names), step), names[::step], fontsize=7)
+    by_epoch(axes, "KL per dimension (nats), the strongest first")
+    axes.grid(visible=False)
+    figure.colorbar(image, ax=axes)
+
+
+def samples_seen(metrics: Metrics, images: int, title: str = "") -> Figure:
+    """The lower bound against the number of training samples seen, on a log axis, as Figure 2 of Kingma and Welling
+    2014; `images` is how many an epoch has."""
+    figure = Figure(figsize=(6, 4.2), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    seen = [epoch * images for epoch in column(metrics, "epoch")]
+    axes.plot(seen, column(metrics, "train_elbo"), color=BLUE, label="training", marker=".")
+    axes.plot(
+        seen, column(metrics, "validation_elbo"), color=ORANGE, label="validation", linestyle="--", marker="."
+    )  # fmt: skip
+    by_samples(axes)
+    axes.legend(fontsize=8)
+    axes.set_title(plain(title), fontsize=11)
+    return figure
+
+
+def by_samples(axes: Axes) -> None:
+    axes.set(xscale="log", xlabel="training samples seen", ylabel="lower bound (nats per image)")
+    axes.grid(alpha=0.3, which="both")
+
+
+def comparison(groups: Mapping[str, Sequence[tuple[Metrics, int]]]) -> Figure:
+    """Validation ELBO of several runs, by epoch and by training samples seen: by name the metrics of each seed and
+    the images of an epoch. A line is the mean over seeds, its band one standard deviation."""
+    figure = Figure(figsize=(12, 4.8), dpi=100, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for i, (name, runs) in enumerate(groups.items()):
+        colour, line = PALETTE[i % len(PALETTE)], ("-", "--", ":")[i // len(PALETTE) % 3]
+        # As long as all seeds have come: a mean of fewer would jump.
+        length = min(len(metrics) for metrics, _ in runs)
+        values = np.array([column(metrics[:length], "validation_elbo") for metrics, _ in runs])
+        mean, spread = values.mean(0), values.std(0, ddof=1) if len(runs) > 1 else None
+        epochs = np.array(column(runs[0][0][:length], "epoch"))
+        seeds = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
+        for axes, x in ((left, epochs), (right, epochs * runs[0][1])):
+            axes.plot(x, mean, color=colour, linestyle=line, label=plain(name) + seeds)
+            if spread is not None:
+                axes.fill_between(
+                    x, mean - spread, mean + spread, color=colour, alpha=0.25, linewidth=0
+                )
+    by_epoch(left, "validation ELBO (nats per image)")
+    by_samples(right)
+    handles, names = left.get_legend_handles_labels()
+    columns = max(1, min(3, len(names), 150 // max(map(len, names))))
+    figure.legend(
+        handles, names, loc="outside lower center", fontsize=9, frameon=False, ncols=columns
+    )
+    return figure
+
+
+def bars(
+    inputs: Tensor, reconstructions: Tensor, probabilities: np.ndarray, title: str = ""
+) -> Figure:
+    """A row for each image (N, C, H, W): it, its reconstruction, and p(cluster | x) (N, K) as bars."""
+    count, clusters = probabilities.shape
+    figure = Figure(figsize=(6, 0.75 * count + 0.6), dpi=100, layout="constrained")
+    rows = figure.subplots(count, 3, width_ratios=[1, 1, 5], squeeze=False)
+    for (left, middle, right), x, redrawn, p in zip(
+        rows, inputs, reconstructions, probabilities, strict=True
+    ):
+        draw_image(left, x)
+        draw_image(middle, redrawn)
+        right.bar(range(clusters), p, color=BLUE)
+        right.set(ylim=(0, 1), xlim=(-0.6, clusters - 0.4), yticks=[0, 1], xticks=[])
+        right.tick_params(labelsize=7)
+        right.spines[["top", "right"]].set_visible(False)
+    for axes, name in zip(rows[0], ("input", "redrawn", "p(cluster | x)"), strict=True):
+        axes.set_title(name, fontsize=9)
+    step = -(-clusters // 20)
+    rows[-1, 2].set_xticks(range(0, clusters, step))
+    rows[-1, 2].set_xlabel("cluster", fontsize=8)
+    figure.suptitle(plain(title), fontsize=11)
+    return figure
+
+
+def confusion(counts: np.ndarray, classes: Sequence[str], title: str = "") -> Figure:
+    """How many images of each cluster (a row) have each label (a column), coloured by their share of the cluster."""
+    rows, columns = counts.shape
+    figure = Figure(figsize=(1.9 + 0.55 * columns, 1.5 + 0.4 * rows), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")
+    if counts.size <= 600:
+        for (i, j), count in np.ndenumerate(counts):
+            colour = "white" if shares[i, j] > 0.6 else "black"
+            if count:
+                axes.text(j, i, f"{count}", ha="center", va="center", fontsize=8, color=colour)
+    slanted = max(map(len, classes)) > 3
+    names = [plain(name[:14]) for name in classes]
+    axes.set_xticks(
+        range(columns), names, fontsize=8, rotation=45 if slanted else 0, ha="right" if slanted else "center"
+    )  # fmt: skip
+    axes.set_yticks(range(rows), map(str, range(rows)), fontsize=8)
+    axes.set(xlabel="label", ylabel="cluster")
+    figure.colorbar(image, ax=axes, label="share of the cluster")
+    axes.set_title(plain(title), fontsize=11)
+    return figure

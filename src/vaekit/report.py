@@ -1,0 +1,153 @@
+"""`vaekit report`: one HTML file that says how a run was made, what it came to, and shows it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader
+from matplotlib.figure import Figure
+from PIL import Image
+
+from .catalog import MODELS
+from .checks import UserError, from_dict
+from .config import PlotConfig
+from .evaluation import Evaluation, described, measured_on
+from .gallery import PICTURES, Scene, draw_each
+from .pictures import Movie
+from .pictures.writing import pixels
+from .runs import Run, parse_json, write
+
+BUDGET = 4_500_000  # bytes of the whole file, pictures in base64
+LARGE = 200_000  # bytes of a picture, from which on it is kept less exactly
+SETTINGS = ("model", "training", "data")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A picture in the page; without `source` it is too large for it."""
+
+    file: str
+    source: str | None
+
+
+def report(
+    run: Run | str | Path, out: str | Path | None = None, data_dir: str | Path | None = None
+) -> Path:
+    """Write RUN/report.html (or `out`), which holds all that it shows. Raises UserError for a run without weights."""
+    scene = Scene.of(run, PlotConfig(), data_dir)
+    run = scene.run
+    page = Environment(
+        loader=PackageLoader("vaekit", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
+    )
+    text = page.get_template("report.html.jinja").render(
+        name=run.path.resolve().name,
+        config=run.config,
+        summary=MODELS[run.blueprint.model].summary if run.blueprint.model in MODELS else "",
+        command=" ".join(map(str, run.config.get("command", []))),
+        tiles=tiles(run),
+        warnings=[(e["epoch"], w) for e in run.metrics for w in e.get("warnings", [])],
+        measured=measured(run),
+        sections=[(name, PICTURES[name].summary, shown) for name, shown in sections(scene).items()],
+        settings={part: settings(run.section(part)) for part in SETTINGS},
+    )
+    path = run.path / "report.html" if out is None else Path(out)
+    write(path, text.encode())
+    return path
+
+
+def tiles(run: Run) -> list[tuple[str, str]]:
+    """The first numbers to look at."""
+    metrics = run.metrics
+    best = [epoch for epoch in metrics if epoch.get("best")] or metrics
+    found = [("epochs", f"{len(metrics)}, best {best[-1]['epoch']}")]
+    elbo = best[-1].get("validation_elbo")
+    if elbo is not None:
+        found.append(("validation ELBO, nats", f"{elbo:.2f}"))
+    evaluation = read_evaluation(run)
+    if evaluation is not None and evaluation.nll is not None:
+        found.append((f"NLL, {evaluation.split} images, nats", f"{evaluation.nll:.2f}"))
+    if "active_units" in metrics[-1]:
+        found.append(
+            ("active units", f"{metrics[-1]['active_units']} of {metrics[-1]['latent_units']}")
+        )
+    seconds = sum(epoch.get("seconds", 0) for epoch in metrics)
+    return [
+        *found,
+        ("training", f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"),
+    ]
+
+
+def read_evaluation(run: Run) -> Evaluation | None:
+    """What `evaluate` measured; None where it was not run, or by another version."""
+    path = run.path / "evaluation.json"
+    if not path.is_file():
+        return None
+    try:
+        return from_dict(Evaluation, parse_json(path.read_bytes(), str(path)), str(path))
+    except UserError:
+        return None
+
+
+def measured(run: Run) -> tuple[str, list[tuple[str, str, str]]] | None:
+    evaluation = read_evaluation(run)
+    return None if evaluation is None else (measured_on(evaluation), described(evaluation))
+
+
+def settings(section: dict[str, Any]) -> list[tuple[str, str]]:
+    """A part of config.json as names and values, what lies deeper too."""
+    rows: list[tuple[str, str]] = []
+    for key, value in section.items():
+        if isinstance(value, dict):
+            rows += [(f"{key}: {name}", deeper) for name, deeper in settings(value)]
+        else:
+            rows.append((key, value if isinstance(value, str) else json.dumps(value)))
+    return rows
+
+
+def sections(scene: Scene) -> dict[str, list[Shown]]:
+    """The pictures by their name in PICTURES, as long as the page has room."""
+    found: dict[str, list[Shown]] = {}
+    spent = 0
+    for name, (file, picture) in draw_each(scene, ()):
+        content = moving(picture) if isinstance(picture, Movie) else still(picture)
+        encoded = base64.b64encode(content).decode()
+        room = spent + len(encoded) <= BUDGET
+        spent += len(encoded) if room else 0
+        source = f"data:image/webp;base64,{encoded}" if room else None
+        found.setdefault(name, []).append(Shown(file, source))
+    return found
+
+
+def still(figure: Figure) -> bytes:
+    """A figure as WebP, exact unless that is large."""
+    image = pixels(figure)
+    for options in ({"lossless": True}, {"quality": 80}, {"quality": 50}):
+        content = webp([image], options)
+        if len(content) <= LARGE:
+            break
+    return content
+
+
+def moving(movie: Movie) -> bytes:
+    """A movie as WebP, half as large a side."""
+    images = [pixels(frame) for frame in movie.frames]
+    times = [round(movie.seconds * 1000)] * len(images)
+    times[-1] += round(movie.hold * 1000)
+    largest = max(images[0].size)
+    share = min(1.0, 520 / largest)
+    size = (round(images[0].width * share), round(images[0].height * share))
+    return webp(
+        [image.resize(size, Image.Resampling.LANCZOS) for image in images],
+        {"quality": 60, "duration": times},
+    )
+
+
+def webp(images: list[Image.Image], options: dict[str, Any]) -> bytes:
+    content, (first, *rest) = io.BytesIO(), images
+    first.save(content, "WEBP", save_all=bool(rest), append_images=rest, loop=0, **options)
+    return content.getvalue()

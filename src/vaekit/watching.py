@@ -1,0 +1,159 @@
+"""What looks on at a training: measures how the latents are used, warns, and draws, films and logs where asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from . import generation
+from .config import TrainConfig, WatchConfig
+from .data import Dataset, freeze
+from .data.dataset import Batch, Settled, Split
+from .health import IMAGES, Warnings, examine, record
+from .runs import Run
+from .vae import VAE
+
+if TYPE_CHECKING:
+    from .training import Epoch
+
+FRAMES = 24
+EPOCHS_FOLDER, FILM_FOLDER = "epochs", "progress"
+
+
+class Watch:
+    """`track` goes around the batches of each epoch, `look` takes what each epoch yields, `finish` ends it."""
+
+    def __init__(
+        self, run: Run, model: VAE, data: Dataset, binarisation: Settled, device: torch.device,
+        config: TrainConfig, settings: WatchConfig,
+    ) -> None:  # fmt: skip
+        self.run, self.settings = run, settings
+        # Validation images: a training does not look at the test images.
+        self.sample = freeze(sample(data.validation, IMAGES), binarisation).to(device)
+        self.few = freeze(by_class(data.validation, 20), binarisation).to(device)[:]
+        steps = -(-len(data.train) // config.batch_size)
+        self.warnings = Warnings(model.blueprint.settings, config, steps)
+        self.film = Film(run, model, self.few, steps * config.epochs) if settings.record else None
+        self.board: Any = None
+        if settings.tensorboard:
+            from .boards import Board
+
+            self.board = Board(run, model, self.few)
+            self.test, self.classes = freeze(sample(data.test, IMAGES), binarisation), data.classes
+            self.dark = data.black_and_white and data.shape[0] == 1
+
+    def track(self, batches: Iterable[Batch]) -> Iterable[Batch]:
+        return batches if self.film is None else self.film.track(batches)
+
+    def look(self, epoch: Epoch, model: VAE) -> dict[str, Any]:
+        """What metrics.jsonl is to keep besides the epoch: its health, and new warnings."""
+        health = examine(model, self.sample)
+        warnings = self.warnings.new(epoch.epoch, epoch.validation_kl, health)
+        every = self.settings.pictures_every
+        if every and epoch.epoch % every == 0:
+            draw_epoch(self.run, model, self.few, epoch.epoch)
+        if self.board is not None:
+            self.board.look(epoch, health, model, self.sample)
+        return record(health, warnings)
+
+    def finish(self, model: VAE) -> None:
+        """`model` has the best weights."""
+        if self.film is not None:
+            self.film.finish()
+        if self.board is not None:
+            self.board.finish(model, self.test.to(self.sample.device), self.classes, self.dark)
+
+
+def check_watch(settings: WatchConfig) -> WatchConfig:
+    """The settings. Raises UserError where they need what is not installed."""
+    if settings.tensorboard:
+        from .boards import writer_class
+
+        writer_class()
+    return settings
+
+
+class Film:
+    """Pictures of the same draws from the prior while a model learns: early ones dense, later ones sparse."""
+
+    def __init__(self, run: Run, model: VAE, few: Batch, steps: int) -> None:
+        self.run, self.model, self.few = run, model, few
+        self.steps, self.step = frame_steps(steps), 0
+
+    def track(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        for batch in batches:
+            if self.step in self.steps:
+                self.shoot()
+            self.step += 1
+            yield batch
+
+    def shoot(self) -> None:
+        from . import pictures
+
+        figure = pictures.image_grid(
+            generation.fixed_samples(self.model, 25, self.few.images),
+            columns=5,
+            title=f"step {self.step:,}",
+        )
+        folder = self.run.pictures / FILM_FOLDER
+        folder.mkdir(exist_ok=True)
+        pictures.save(figure, folder / f"step-{self.step:09d}.png")
+
+    def finish(self) -> None:
+        """The last picture, and all of them as RUN/pictures/progress.gif."""
+        from . import pictures
+
+        self.shoot()
+        film = pictures.Movie(film_frames(self.run), 0.25, hold=1.0)
+        pictures.save(film, self.run.pictures / "progress.gif")
+
+
+def frame_steps(steps: int) -> set[int]:
+    """After which of the steps to take a picture: 0, 1, 2, ... further and further apart."""
+    return {0, *(round(steps ** (i / (FRAMES - 1))) for i in range(FRAMES))}
+
+
+def film_frames(run: Run) -> list[Path]:
+    """The pictures of a training so far, oldest first."""
+    return sorted((run.path / "pictures" / FILM_FOLDER).glob("step-*.png"))
+
+
+def draw_epoch(run: Run, model: VAE, few: Batch, epoch: int) -> None:
+    """Validation images above their reconstructions, and draws from the prior, as they are after an epoch."""
+    from . import pictures
+
+    folder = run.pictures / EPOCHS_FOLDER
+    folder.mkdir(exist_ok=True)
+    was_training = model.training
+    model.eval()
+    redrawn = generation.reconstruct(model, few.images, few.labels)
+    model.train(was_training)
+    for name, figure in [
+        ("reconstructions", pictures.pairs(few.images, redrawn, title=f"epoch {epoch}")),
+        (
+            "samples",
+            pictures.image_grid(
+                generation.fixed_samples(model, 40, few.images), 10, title=f"epoch {epoch}"
+            ),
+        ),
+    ]:
+        pictures.save(figure, folder / f"{name}-{epoch:04d}.png")
+
+
+def sample(split: Split, count: int) -> Split:
+    """Images from all over a split."""
+    return split.take(torch.linspace(0, len(split) - 1, min(count, len(split))).long())
+
+
+def by_class(split: Split, count: int) -> Split:
+    """The first images of each class in turn, or images from all over the split."""
+    labels = split.labels
+    if labels is None:
+        return sample(split, count)
+    places = [torch.nonzero(labels == label)[:, 0] for label in labels.unique()[:count]]
+    each = -(-count // len(places))
+    rows = torch.cat([place[:each] for place in places])[:count]
+    return split.take(rows)
