@@ -13,8 +13,9 @@ from torch import Tensor
 
 from .checks import UserError, one_line, require
 from .compute import fast_float32, seeded
-from .data import Dataset, Frozen, load_again
-from .data.dataset import Batch
+from .data import Dataset, Frozen, Split, freeze, load_again
+from .data.dataset import Batch, Settled
+from .data.splits import in_turn, spread
 from .distributions import GaussianMixture
 from .encoding import posterior_means
 from .evaluation import evaluation_images
@@ -76,16 +77,15 @@ def keep(
         data = load_again(run.source, data_dir, str(run))
     device = next(model.parameters()).device
     model.eval()
+    test = evaluation_images(run, "test", data, None)
     with torch.no_grad(), seeded(SEED, device), fast_float32(device):
-        exhibits = gather(
-            model, *(evaluation_images(run, split, data, None) for split in ("train", "test"))
-        )
+        exhibits = gather(model, data.train, test, run.data.binarisation)
     content = save(pack(exhibits), {"weights": digest(run.weights_path)})
     write(run.path / FILE, content)
     return exhibits
 
 
-def gather(model: VAE, train: Frozen, test: Frozen) -> Exhibits:
+def gather(model: VAE, train: Split, test: Frozen, binarisation: Settled) -> Exhibits:
     """The exhibits of two splits."""
     device = next(model.parameters()).device
     code_rows = spread(len(test), CODES)
@@ -109,15 +109,18 @@ def gather(model: VAE, train: Frozen, test: Frozen) -> Exhibits:
                 assert isinstance(prior, GaussianMixture)
                 clusters.append(prior.log_responsibilities(several.z).exp().mean(0).cpu())
 
-    chosen = choose(labels, len(code_rows), image_count(test))
+    count = image_count(test.split)
+    chosen = in_turn(labels, len(code_rows), count).sort().values
     found = torch.cat(clusters) if clusters else None
     few = found is not None and found.shape[1] <= CLUSTERS
     if found is not None and few:
-        each = min(EACH, len(code_rows), max(1, image_count(test) // found.shape[1]))
+        each = min(EACH, len(code_rows), max(1, count // found.shape[1]))
         chosen = torch.cat([chosen, found.topk(each, dim=0).indices.flatten()]).unique()
-    rows = {"train": spread(len(train), image_count(train)), "test": code_rows[chosen]}
+    rows = {"train": spread(len(train), count), "test": code_rows[chosen]}
+    # Taken before it is frozen: all of a large training split is not read for a few images.
+    seen = freeze(train.take(rows["train"]), binarisation)[:]
     return Exhibits(
-        batches={"train": train[rows["train"]], "test": test[rows["test"]]},
+        batches={"train": seen, "test": test[rows["test"]]},
         rows=rows,
         code_rows=code_rows,
         code_labels=labels,
@@ -129,24 +132,9 @@ def gather(model: VAE, train: Frozen, test: Frozen) -> Exhibits:
     )
 
 
-def spread(there: int, count: int) -> Tensor:
-    """`count` rows from all over those there are, or all of them."""
-    return torch.linspace(0, there - 1, min(count, there)).long()
-
-
-def image_count(images: Frozen) -> int:
+def image_count(images: Split) -> int:
     """How many images to keep: fewer of large ones."""
-    return max(EACH, min(IMAGES, BYTES // images.split.images[:1].numel()))
-
-
-def choose(labels: Tensor | None, there: int, count: int) -> Tensor:
-    """Which of the images to keep, in order: with labels as many of each class."""
-    if labels is None:
-        return spread(there, count)
-    classes = labels.unique()
-    each = max(1, count // len(classes))
-    firsts = [torch.nonzero(labels == label)[:each, 0] for label in classes]
-    return torch.cat(firsts).sort().values
+    return max(EACH, min(IMAGES, BYTES // images.images[:1].numel()))
 
 
 def pack(exhibits: Exhibits) -> dict[str, Tensor]:

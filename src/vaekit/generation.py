@@ -16,6 +16,7 @@ from .config import Blueprint, ClusterConfig, HierarchyConfig
 from .data import Split, freeze
 from .data.dataset import Batch
 from .data.images import read_images
+from .data.splits import spread
 from .evaluation import evaluation_images
 from .runs import Run
 from .vae import VAE
@@ -218,4 +219,4 @@ def inputs(
         return freeze(Split(images, labels), run.data.binarisation)[:]
     found = evaluation_images(run, split, None, data_dir)
     # From all over the split: one's own images lie in it class by class.
-    return found[torch.linspace(0, len(found) - 1, min(count, len(found))).long()]
+    return found[spread(len(found), count)]

@@ -83,11 +83,12 @@ class PriorShape:
 
 
 @torch.no_grad()
-def prior_shape(model: VAE, latent: str, seed: int = 0) -> PriorShape:
-    """The prior of a latent, by its name."""
+def prior_shape(model: VAE, latent: str, y: Tensor | None = None, seed: int = 0) -> PriorShape:
+    """The prior of a latent, by its name, over the conditions y (ANCESTORS,), or over all labels."""
     classes = model.blueprint.classes
-    labels = torch.arange(ANCESTORS) % classes if classes else None
-    drawn, middle = model.given(None, labels), model.given(None, labels)
+    if y is None and classes:
+        y = torch.arange(ANCESTORS) % classes
+    drawn, middle = model.given(None, y), model.given(None, y)
     with seeded(seed):
         for name, prior in model.prior.items():
             p, at_mean = prior(drawn), prior(middle)
@@ -103,7 +104,10 @@ def prior_shape(model: VAE, latent: str, seed: int = 0) -> PriorShape:
         logits = loc.new_zeros(loc.shape[:-1])
     dim = loc.shape[-1]
     return PriorShape(
-        loc.reshape(-1, dim), scale.reshape(-1, dim), logits.reshape(-1).log_softmax(0), centres
+        loc.detach().reshape(-1, dim),
+        scale.detach().reshape(-1, dim),
+        logits.detach().reshape(-1).log_softmax(0),
+        None if centres is None else centres.detach(),
     )
 
 

@@ -56,7 +56,7 @@ def write_table(table: Table, path: Path) -> Path:
             text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(columns)
-            writer.writerows(zip(*(c.tolist() for c in columns.values()), strict=True))
+            writer.writerows(zip(*map(as_words, columns.values()), strict=True))
             text.detach()
         else:
             pyarrow = arrow()
@@ -90,6 +90,13 @@ def read_table(path: Path) -> Table:
     except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
         raise UserError(f"{path} cannot be read as {ending} ({one_line(error)})") from None
     return broad(columns)
+
+
+def as_words(column: np.ndarray) -> list[Any]:
+    """A column for .csv; nine digits hold a float32."""
+    if column.dtype.kind == "f":
+        return [f"{value:.9g}" for value in column]
+    return column.tolist()
 
 
 def as_numbers(words: np.ndarray) -> np.ndarray:

@@ -11,7 +11,8 @@ import torch
 from . import generation
 from .config import TrainConfig, WatchConfig
 from .data import Dataset, freeze
-from .data.dataset import Batch, Settled, Split
+from .data.dataset import Batch, Settled
+from .data.splits import in_turn, spread
 from .health import IMAGES, Warnings, examine, record
 from .runs import Run
 from .vae import VAE
@@ -32,8 +33,10 @@ class Watch:
     ) -> None:  # fmt: skip
         self.run, self.settings = run, settings
         # Validation images: a training does not look at the test images.
-        self.sample = freeze(sample(data.validation, IMAGES), binarisation).to(device)
-        self.few = freeze(by_class(data.validation, 20), binarisation).to(device)[:]
+        images = data.validation
+        some, few = spread(len(images), IMAGES), in_turn(images.labels, len(images), 20)
+        self.sample = freeze(images.take(some), binarisation).to(device)
+        self.few = freeze(images.take(few), binarisation).to(device)[:]
         steps = -(-len(data.train) // config.batch_size)
         self.warnings = Warnings(model.blueprint.settings, config, steps)
         self.film = Film(run, model, self.few, steps * config.epochs) if settings.record else None
@@ -42,7 +45,10 @@ class Watch:
             from .boards import Board
 
             self.board = Board(run, model, self.few)
-            self.test, self.classes = freeze(sample(data.test, IMAGES), binarisation), data.classes
+            self.test, self.classes = (
+                freeze(data.test.take(spread(len(data.test), IMAGES)), binarisation),
+                data.classes,
+            )
             self.dark = data.black_and_white and data.shape[0] == 1
 
     def track(self, batches: Iterable[Batch]) -> Iterable[Batch]:
@@ -141,19 +147,3 @@ def draw_epoch(run: Run, model: VAE, few: Batch, epoch: int) -> None:
         ),
     ]:
         pictures.save(figure, folder / f"{name}-{epoch:04d}.png")
-
-
-def sample(split: Split, count: int) -> Split:
-    """Images from all over a split."""
-    return split.take(torch.linspace(0, len(split) - 1, min(count, len(split))).long())
-
-
-def by_class(split: Split, count: int) -> Split:
-    """The first images of each class in turn, or images from all over the split."""
-    labels = split.labels
-    if labels is None:
-        return sample(split, count)
-    places = [torch.nonzero(labels == label)[:, 0] for label in labels.unique()[:count]]
-    each = -(-count // len(places))
-    rows = torch.cat([place[:each] for place in places])[:count]
-    return split.take(rows)

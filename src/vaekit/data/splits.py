@@ -75,3 +75,19 @@ def hold_back_missing(
         given[part] if part in given and part != "train" else train.take(rows[i])
         for i, part in enumerate(PARTS)
     ]
+
+
+def spread(there: int, count: int) -> Tensor:
+    """`count` rows from all over those there are (all of them, where they are fewer), in order."""
+    return torch.linspace(0, there - 1, min(count, there)).long()
+
+
+def in_turn(labels: Tensor | None, there: int, count: int) -> Tensor:
+    """The rows of the first image of each class, of the second, and so on until there are `count`; rows from all over
+    where there are no labels."""
+    if labels is None:
+        return spread(there, count)
+    places = [torch.nonzero(labels == label)[:count, 0] for label in labels.unique()]
+    most = max(map(len, places))
+    turns = [place[i] for i in range(most) for place in places if i < len(place)]
+    return torch.stack(turns[:count])

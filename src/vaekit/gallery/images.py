@@ -10,7 +10,6 @@ from torch import Tensor
 from .. import generation, pictures
 from ..clustering import contingency
 from ..config import ClusterConfig
-from ..latent_space import prior_shape
 from ..priors import VampPrior
 from .names import DoesNotApply
 from .scene import Figures, Scene, by_class
@@ -93,7 +92,7 @@ def component_weights(scene: Scene, count: int) -> list[float]:
         if isinstance(scene.model.blueprint.settings, ClusterConfig)
         else next(iter(scene.model.prior))
     )
-    logits = prior_shape(scene.model, latent).logits
+    logits = scene.prior(latent).logits
     return logits.exp().view(-1, count).sum(0).tolist()
 
 

@@ -9,6 +9,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from .. import pictures
+from ..data.splits import spread
 from ..generation import same_label
 from ..latent_space import (
     PriorShape,
@@ -17,7 +18,6 @@ from ..latent_space import (
     neighbour_map,
     path,
     principal_axes,
-    prior_shape,
 )
 from ..pictures import Movie, Panel
 from ..priors import StandardNormal
@@ -49,7 +49,7 @@ def latents(scene: Scene) -> Figures:
 def scatter_latent(scene: Scene, name: str, codes: Tensor) -> Figures:
     dim, key = codes.shape[1], f"latents-{name}"
     title = f"posterior means of {name}"
-    prior = prior_shape(scene.model, name)
+    prior = scene.prior(name)
     if dim == 1:
         height = torch.rand(len(codes), generator=torch.Generator().manual_seed(0)) * 2 - 1
         points = torch.stack([codes[:, 0], height * codes.std()], dim=1).numpy()
@@ -64,7 +64,7 @@ def scatter_latent(scene: Scene, name: str, codes: Tensor) -> Figures:
             f"{key}-turning": Movie(turning(scene, codes), 0.1),
         }
 
-    rows = torch.linspace(0, len(codes) - 1, min(NEIGHBOURS, len(codes))).long()
+    rows = spread(len(codes), NEIGHBOURS)
     few, wish = codes[rows], scene.settings.projection
     panels = []
     if wish in ("auto", "pca"):
@@ -118,7 +118,7 @@ def projected(
 
 def turning(scene: Scene, codes: Tensor) -> list[Figure]:
     """The frames of a turn around a latent of 3 dimensions."""
-    rows = torch.linspace(0, len(codes) - 1, min(NEIGHBOURS, len(codes))).long()
+    rows = spread(len(codes), NEIGHBOURS)
     labels = scene.exhibits.code_labels
     shown = None if labels is None else labels[rows].numpy()
     return [
@@ -134,7 +134,7 @@ def manifold(scene: Scene) -> Figures:
     dim = scene.exhibits.codes[name].shape[1]
     if dim > 3:
         return {"manifold": plane_of_images(scene, count)}
-    prior = prior_shape(scene.model, name)
+    prior = scene.prior(name)
     title = f"{name} decoded {how(scene, name)}"
     if dim == 3:
         few = min(count, 8)
@@ -274,11 +274,7 @@ def traversals(scene: Scene) -> Figures:
     labels = scene.labels(rows)
     images, row_names = [], []
     for name, d in dimensions:
-        reach = (
-            prior_shape(scene.model, name)
-            .draws(10_000)[:, d]
-            .quantile(torch.tensor([0.002, 0.998]))
-        )
+        reach = scene.prior(name).draws(10_000)[:, d].quantile(torch.tensor([0.002, 0.998]))
         if isinstance(scene.model.prior[name], StandardNormal):
             reach = torch.tensor([-3.0, 3.0])
         # Latents drawn after this one follow from it.

@@ -13,8 +13,10 @@ from .. import exhibits as exhibits_room
 from ..checks import require
 from ..config import PlotConfig
 from ..data.dataset import Batch
+from ..data.splits import in_turn
 from ..exhibits import Exhibits
 from ..generation import same_label
+from ..latent_space import ANCESTORS, PriorShape, prior_shape
 from ..models import load
 from ..pictures import Movie
 from ..runs import Run
@@ -38,6 +40,8 @@ class Scene:
     ) -> Scene:
         """Load a run. Raises UserError for one without weights, or with neither exhibits nor data."""
         run = Run.of(run)
+        if settings.label is not None:
+            same_label(run.blueprint, 1, settings.label)
         model = load(run)
         return cls(run, model, exhibits_room.of_run(run, model, data_dir), settings)
 
@@ -59,6 +63,14 @@ class Scene:
             self.run.data.binarisation != "none" and self.model.blueprint.shape[0] == 1
         )
         return black_and_white if wish == "auto" else wish == "yes"
+
+    def prior(self, latent: str) -> PriorShape:
+        """The prior of a latent; over test images, of which the model is given parts, where it completes images."""
+        y = None
+        if self.condition.startswith("quadrants"):
+            images = self.exhibits.batches["test"].images
+            y = images[torch.arange(ANCESTORS) % len(images)]
+        return prior_shape(self.model, latent, y)
 
     def rows(self, count: int) -> Tensor:
         """Test images to start from (count,): those the user names, or else of different classes."""
@@ -100,8 +112,4 @@ class Scene:
 
 def by_class(batch: Batch, count: int) -> Tensor:
     """Which images to show (count,): of each class in turn, or from all over them."""
-    if batch.labels is None:
-        return torch.linspace(0, len(batch) - 1, min(count, len(batch))).long()
-    places = [torch.nonzero(batch.labels == label)[:, 0] for label in batch.labels.unique()]
-    turns = [place[i] for i in range(max(map(len, places))) for place in places if i < len(place)]
-    return torch.stack(turns[:count])
+    return in_turn(batch.labels, len(batch), count)

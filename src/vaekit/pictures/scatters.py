@@ -71,7 +71,7 @@ def scatter(
 ) -> Figure:
     """Panels beside each other, all of the same points, coloured by their labels (N,); `classes` names these."""
     found = groups(len(panels[0].points), labels, classes)
-    wide = 5.4 * len(panels) + (1.9 if labels is not None else 0)
+    wide = 5.4 * len(panels) + 1.9  # the legend
     figure = Figure(figsize=(wide, 5.6), dpi=100, layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         draw_panel(axes, panel, found)

@@ -1,0 +1,382 @@
+"""Pictures of runs: the arrays that are drawn, for every model, without a display and without the data."""
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.figure import Figure
+from PIL import Image
+from scipy.stats import norm
+
+from conftest import random_dataset
+from test_models import CASES
+from vaekit import Run, UserError, build, load, train
+from vaekit.config import PlotConfig
+from vaekit.data import freeze
+from vaekit.exhibits import of_run
+from vaekit.gallery import PICTURES, Scene, draw
+from vaekit.gallery import latents as latent_pictures
+from vaekit.generation import reconstruct
+from vaekit.pictures import Movie, save
+from vaekit.pictures.grids import GAP
+
+H, W = 6, 5
+DIMS = {"vae": 2, "convvae": 1, "hvae": 1, "cvae": 3, "gmvae": 4, "vampprior": 2}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A run of each case, trained for an epoch, of which the data are gone."""
+    made = {}
+
+    def get(case):
+        if case not in made:
+            data = random_dataset()
+            model, extra = CASES[case]
+            sizes = {"latent_dim": DIMS.get(case, 4), "hidden_dim": 8, "channels": 4}
+            sizes |= {"top_dim": 1} if case == "hvae" else {}
+            extra = {k: v for k, v in extra.items() if k != "pseudo_inputs"}
+            extra |= {"components": 5} if "vamp" in case else {}
+            extra |= {"start_epochs": 1, "clusters": 3} if "gmvae" in case else {}
+            made[case] = train(
+                build(model, data, **sizes, **extra), data, out=tmp_path_factory.mktemp("runs") / "run",
+                epochs=2, batch_size=10, progress=False, record=True,
+            )  # fmt: skip
+        return made[case]
+
+    return get
+
+
+@pytest.fixture(autouse=True)
+def few_frames(monkeypatch):
+    monkeypatch.setattr(latent_pictures, "TURN", 2)
+    monkeypatch.setattr(latent_pictures, "FRAMES", 9)
+    monkeypatch.delenv("DISPLAY", raising=False)
+
+
+def tiles(figure, columns, inverted=False, framed=False, height=H, width=W):
+    """The images that a grid shows (N, height, width), its first channel."""
+    drawn = np.asarray(figure.axes[0].images[0].get_array())[..., 0]
+    drawn = drawn[GAP:-GAP, GAP:-GAP] if framed else drawn
+    rows = (drawn.shape[0] + GAP) // (height + GAP)
+    found = [
+        drawn[
+            r * (height + GAP) : r * (height + GAP) + height,
+            c * (width + GAP) : c * (width + GAP) + width,
+        ]
+        for r in range(rows)
+        for c in range(columns)
+    ]
+    found = torch.from_numpy(np.stack(found)).float()
+    return 1 - found if inverted else found
+
+
+@pytest.mark.parametrize(
+    "case", [*DIMS, "mmdvae without noise", "quadrants", "hvampprior", "learned-mixture"]
+)
+def test_every_picture_that_applies_is_drawn_and_written(case, runs, tmp_path):
+    run = runs(case)
+    found = draw(run, grid=4)
+    always = {"curves", "reconstructions", "reconstructions-train", "samples", "progress"}
+    assert always <= set(found)
+    if case == "quadrants":
+        assert not {"manifold", "traversals", "interpolations", "analogies"} & set(found)
+    else:
+        assert {"manifold", "traversals", "interpolations"} <= set(found)
+    assert {f"latents-{name}" for name in load(run).prior} <= set(found)
+    assert ("analogies" in found) == (case == "cvae")
+    assert ("pseudo-inputs" in found) == ("vamp" in case)
+    assert ("confusion" in found) == (
+        case in ("gmvae", "vampprior", "hvampprior", "learned-mixture")
+    )
+    assert ("latents-both" in found) == (case == "hvae")
+    assert ("curves-samples" in found) == (case != "mmdvae without noise")
+    for name, picture in found.items():
+        assert isinstance(picture, Figure | Movie)
+        path = save(picture, tmp_path / (name + (".gif" if isinstance(picture, Movie) else ".png")))
+        with Image.open(path) as image:
+            assert min(image.size) > 50, name
+            assert len(np.unique(np.asarray(image.convert("L")))) > 2, name
+            if isinstance(picture, Movie):
+                assert image.n_frames == len(picture.frames)
+
+
+def test_points_are_the_encoded_means(runs):
+    run = runs("vae")
+    figure = draw(run, "latents")["latents-z"]
+    (axes,) = figure.axes
+    drawn = np.concatenate(
+        [c.get_offsets() for c in axes.collections if len(c.get_offsets()) == 20]
+    )
+    data = random_dataset()
+    with torch.no_grad():
+        q = load(run).posterior["z"]({"x": freeze(data.test, "dynamic")[:].images, "y": None})
+    assert np.allclose(sorted(map(tuple, drawn)), sorted(map(tuple, q.mean.numpy())), atol=1e-5)
+    # Each point has the colour of its class.
+    colours = axes.collections[0].get_facecolors()[:, :3]
+    labels = {}
+    for point, colour in zip(drawn, colours, strict=True):
+        row = int(np.abs(q.mean.numpy() - point).sum(1).argmin())
+        labels.setdefault(int(data.test.labels[row]), set()).add(tuple(np.round(colour, 3)))
+    assert all(len(found) == 1 for found in labels.values())
+    assert len({found.pop() for found in labels.values()}) == len(labels) == 3
+    assert [text.get_text() for text in figure.legends[0].get_texts()][:3] == ["0", "1", "2"]
+    assert axes.get_xlabel() == "z[0]"
+    assert axes.get_ylabel() == "z[1]"
+
+
+def test_three_dimensions_are_three_planes_and_a_turn(runs):
+    run = runs("cvae")
+    found = draw(run, "latents")
+    codes = of_run(run, load(run)).codes["z"].numpy()
+    panels = found["latents-z"].axes
+    for axes, (i, j) in zip(panels, ((0, 1), (0, 2), (1, 2)), strict=True):
+        drawn = axes.collections[0].get_offsets()
+        assert np.allclose(
+            sorted(map(tuple, drawn)), sorted(map(tuple, codes[:, [i, j]])), atol=1e-6
+        )
+    assert [frame.axes[0].azim for frame in found["latents-z-turning"].frames] == [0, 180]
+
+
+def test_the_principal_components_and_the_map_are_of_the_codes(runs):
+    run = runs("gmvae")
+    for wish, count in (("auto", 2), ("pca", 1), ("tsne", 1)):
+        figure = draw(run, "latents", projection=wish)["latents-z"]
+        assert len(figure.axes) == count
+    axes = draw(run, "latents", projection="pca")["latents-z"].axes[0]
+    codes = of_run(run, load(run)).codes["z"].numpy()
+    centred = codes - codes.mean(0)
+    drawn = np.asarray(axes.collections[0].get_offsets())
+    first = np.linalg.eigh(np.cov(centred.T))[1][:, -1]
+    assert np.allclose(sorted(np.abs(drawn[:, 0])), sorted(np.abs(centred @ first)), atol=1e-4)
+
+
+def test_prior_contours_hold_their_shares(runs):
+    """The outermost contour of N(0, I) is the circle that holds 99 % of it, of radius 3.03; from 5,000 draws within
+    0.25."""
+    axes = draw(runs("vae"), "latents")["latents-z"].axes[0]
+    (contours,) = (c for c in axes.collections if hasattr(c, "levels"))
+    assert len(contours.levels) == 3
+    axes_limits = np.array([axes.get_xlim(), axes.get_ylim()])
+    assert (axes_limits[:, 0] < -3).all()
+    for path, share in zip(contours.get_paths(), (0.99, 0.9, 0.5), strict=True):
+        radii = np.linalg.norm(path.vertices, axis=1)
+        assert abs(np.median(radii) - np.sqrt(-2 * np.log(1 - share))) < 0.25
+
+
+def test_the_marks_are_the_components_of_a_vampprior(runs):
+    run = runs("vampprior")
+    axes = draw(run, "latents")["latents-z"].axes[0]
+    model = load(run)
+    with torch.no_grad():
+        loc = model.prior["z"]({"x": None, "y": None}).loc
+    marks = axes.collections[-1].get_offsets()
+    assert np.allclose(marks, loc.numpy(), atol=1e-5)
+
+
+def test_each_corner_of_the_manifold_is_that_latent_decoded(runs):
+    run = runs("vae")
+    model = load(run)
+    found = tiles(draw(run, "manifold", grid=4)["manifold"], 4, inverted=True)
+    edge = float(norm.ppf(0.875))
+    for tile, z in (
+        (0, (-edge, edge)),
+        (3, (edge, edge)),
+        (12, (-edge, -edge)),
+        (15, (edge, -edge)),
+    ):
+        with torch.no_grad():
+            image = model.decode(z=torch.tensor([z])).mean[0, 0]
+        assert torch.allclose(found[tile], image, atol=1e-5)
+    linear = tiles(draw(run, "manifold", grid=3, range=2.0, invert="no")["manifold"], 3)
+    with torch.no_grad():
+        image = model.decode(z=torch.tensor([[0.0, 2.0]])).mean[0, 0]
+    assert torch.allclose(linear[1], image, atol=1e-5)
+
+
+def test_the_manifold_of_another_prior_is_at_its_quantiles(runs):
+    run = runs("vampprior")
+    scene = Scene.of(run, PlotConfig(grid=4))
+    prior = scene.prior("z")
+    found = latent_pictures.values(scene, "z", prior, 0, 4)
+    draws = prior.draws(50_000, seed=9)[:, 0]
+    below = [(draws < x).float().mean() for x in found]
+    assert np.allclose(below, [0.125, 0.375, 0.625, 0.875], atol=0.03)
+
+
+def test_slices_of_a_latent_of_three_dimensions(runs):
+    run = runs("cvae")
+    found = draw(run, "manifold", grid=4, label=2)
+    model = load(run)
+    depths = norm.ppf((np.arange(9) + 0.5) / 9)
+    assert len(found["manifold-slices"].frames) == 9
+    last = tiles(found["manifold-slices"].frames[-1], 4, inverted=True)
+    edge = float(norm.ppf(0.875))
+    with torch.no_grad():
+        z = torch.tensor([[edge, edge, float(depths[-1])]])
+        image = model.decode(torch.tensor([2]), z=z).mean[0, 0]
+    assert torch.allclose(last[3], image, atol=1e-5)
+    # The picture: five slices of 4 x 4, a white column between; the first at the third depth.
+    grid = tiles(found["manifold"], 5 * 5 - 1, inverted=True)
+    with torch.no_grad():
+        z = torch.tensor([[-edge, edge, float(depths[2])]])
+        image = model.decode(torch.tensor([2]), z=z).mean[0, 0]
+    assert torch.allclose(grid[0], image, atol=1e-5)
+
+
+def test_the_plane_goes_through_the_three_images(runs):
+    run = runs("gmvae")
+    chosen = (7, 3, 12)
+    figure = draw(run, "manifold", grid=7, images=chosen)["manifold"]
+    found = tiles(figure, 7, inverted=True, framed=True)
+    # 7 images a side: 4 steps from a to b, one before and one after.
+    before, inside = (7 - 1 - 4) // 2, 4
+    places = [
+        (6 - before - j * inside) * 7 + before + i * inside for i, j in ((0, 0), (1, 0), (0, 1))
+    ]
+    model, x = load(run), freeze(random_dataset().test, "dynamic")[torch.tensor(chosen)].images
+    redrawn = reconstruct(model, x)[:, 0]
+    for place, image in zip(places, redrawn, strict=True):
+        assert torch.allclose(found[place], image, atol=1e-5)
+        top, left = GAP + place // 7 * (H + GAP), GAP + place % 7 * (W + GAP)
+        frame = np.asarray(figure.axes[0].images[0].get_array())[top - 1, left - 1]
+        assert not np.allclose(frame, 1)
+
+
+def test_traversals_change_one_dimension_the_most_telling_first(runs):
+    run = runs("mmdvae without noise")
+    figure = draw(run, "traversals", images=(4,))["traversals"]
+    found, exhibits, model = tiles(figure, 11), of_run(run, load(run)), load(run)
+    spread = exhibits.codes["z"].var(0, correction=0)
+    order = spread.argsort(descending=True)
+    assert [text.get_text() for text in figure.axes[0].texts] == [f"z[{d}]" for d in order]
+    z = exhibits.codes["z"][4].repeat(11, 1)
+    z[:, order[1]] = torch.linspace(-3, 3, 11)
+    with torch.no_grad():
+        assert torch.allclose(found[11:22], model.decode(z=z).mean[:, 0], atol=1e-5)
+
+
+def test_traversals_are_ordered_by_kl(runs):
+    run = runs("vae")
+    kl = of_run(run, load(run)).kl["z"]
+    names = [text.get_text() for text in draw(run, "traversals")["traversals"].axes[0].texts]
+    assert names == [f"z[{d}]  {kl[d]:.2f} nats" for d in kl.argsort(descending=True)]
+
+
+def test_interpolations_lead_from_image_to_image(runs):
+    run = runs("vae")
+    figure = draw(run, "interpolations", images=(2, 9, 5))["interpolations"]
+    found = tiles(figure, 13, framed=True)
+    assert len(found) == 2 * 2 * 13
+    x = freeze(random_dataset().test, "dynamic")[torch.tensor([2, 9, 5])].images
+    redrawn = reconstruct(load(run), x)[:, 0]
+    for row, (a, b) in enumerate([(0, 1), (0, 1), (1, 2), (1, 2)]):
+        line = found[13 * row : 13 * (row + 1)]
+        assert torch.allclose(line[0], x[a, 0], atol=1e-6)
+        assert torch.allclose(line[12], x[b, 0], atol=1e-6)
+        assert torch.allclose(line[1], redrawn[a], atol=1e-5)
+        assert torch.allclose(line[11], redrawn[b], atol=1e-5)
+    middle = of_run(run, load(run)).codes["z"][[2, 9]].mean(0, keepdim=True)
+    with torch.no_grad():
+        assert torch.allclose(found[6], load(run).decode(z=middle).mean[0, 0], atol=1e-5)
+
+
+def test_clusters_stand_in_rows_the_surest_first(runs):
+    run = runs("gmvae")
+    found = draw(run, "clusters", "confusion", "samples")
+    exhibits, data = of_run(run, load(run)), freeze(random_dataset().test, "dynamic")
+    rows = exhibits.clusters[:, 1].topk(10).indices
+    drawn = tiles(found["clusters"], 10)[10:20]
+    assert torch.allclose(drawn, data[rows].images[:, 0], atol=1e-6)
+    bars = found["clusters-bars"]
+    heights = [[bar.get_height() for bar in axes.patches] for axes in bars.axes if axes.patches]
+    few = exhibits.rows["test"]
+    first = [int(torch.nonzero(data.labels == k)[0]) for k in range(3)]
+    assert all(row in few for row in first)
+    assert np.allclose(heights[:3], exhibits.clusters[first].numpy(), atol=1e-6)
+    counts = np.zeros((3, 3), int)
+    np.add.at(counts, (exhibits.clusters.argmax(1).numpy(), data.labels.numpy()), 1)
+    texts = {text.get_text() for text in found["confusion"].axes[0].texts}
+    assert texts == {str(n) for n in counts.flatten() if n}
+    names = [text.get_text() for text in found["samples-clusters"].axes[0].texts]
+    assert all("p = 0.33" in name for name in names)
+
+
+def test_of_each_class_ten_are_redrawn_beside_the_originals(runs):
+    run = runs("vae")
+    found = tiles(draw(run, "reconstructions")["reconstructions-classes"], 2 * 4 + 1)
+    data = freeze(random_dataset().test, "dynamic")
+    counts = data.labels.bincount()
+    each = min(10, int(counts.min()))
+    assert each == 4
+    rows = torch.nonzero(data.labels == 1)[:each, 0]
+    x = data[rows].images
+    line = found[9:18]
+    assert torch.allclose(line[:4], x[:, 0], atol=1e-6)
+    assert (line[4] == 1).all()
+    assert torch.allclose(line[5:], reconstruct(load(run), x)[:, 0], atol=1e-5)
+
+
+def test_pseudo_inputs_come_by_their_use(runs):
+    run = runs("vampprior")
+    model, exhibits = load(run), of_run(run, load(run))
+    drawn = tiles(draw(run, "pseudo-inputs")["pseudo-inputs"], 10)[:5]
+    order = exhibits.use.argsort(descending=True)
+    assert torch.allclose(drawn, model.prior["z"].pseudo_inputs[order][:, 0].detach(), atol=1e-6)
+
+
+def test_curves_show_what_the_metrics_say(runs):
+    run = runs("vae")
+    figure, metrics = draw(run, "curves")["curves"], run.metrics
+    assert list(figure.axes[0].lines[0].get_ydata()) == [e["train_elbo"] for e in metrics]
+    assert list(figure.axes[0].lines[1].get_ydata()) == [e["validation_elbo"] for e in metrics]
+    assert list(figure.axes[3].lines[0].get_ydata()) == [e["active_units"] for e in metrics]
+    table = np.asarray(figure.axes[4].images[0].get_array())
+    kl = np.array([e["kl_per_dimension"]["z"] for e in metrics]).T
+    assert np.allclose(table, kl[np.argsort(-kl[:, -1])])
+    by_samples = draw(run, "curves")["curves-samples"].axes[0]
+    assert by_samples.get_xscale() == "log"
+    assert list(by_samples.lines[0].get_xdata()) == [20, 40]
+
+
+def test_curves_of_a_run_from_before_health_was_measured(runs, tmp_path):
+    import json
+
+    run = Run(shutil.copytree(runs("vae").path, tmp_path / "old"))
+    keys = ("active_units", "latent_units", "kl_per_dimension", "warnings")
+    lines = [{k: v for k, v in e.items() if k not in keys} for e in run.metrics]
+    (run.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert len(draw(run, "curves")["curves"].axes) == 3
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "said"),
+    [
+        (("latent",), {}, "there is no picture 'latent'; did you mean 'latents'"),
+        (("clusters",), {}, "clusters need a prior that is a mixture"),
+        (("analogies",), {}, "analogies need a model with --condition label"),
+        (("pseudo-inputs",), {}, "pseudo-inputs need a model with --prior vampprior"),
+        (("traversals",), {"images": (20,)}, "--images 20 is none of the test images .* 0 to 19"),
+        (("traversals",), {"images": (-1,)}, "--images -1 is none"),
+        (("manifold",), {"grid": 1}, "--grid is 1; it must be 2 to 100"),
+        (("manifold",), {"range": 0.0}, "--range is 0.0; it must be a positive number"),
+        (("manifold",), {"range": float("nan")}, "--range is nan"),
+        (("manifold",), {"label": 1}, "--label needs a model with --condition label"),
+        (("manifold",), {"grd": 3}, "has no setting 'grd'; did you mean 'grid'"),
+        (("traversals",), {"images": ("a",)}, "images is .*; it must be a list, each a whole number"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_drawn_is_said(names, settings, said, runs):
+    with pytest.raises(UserError, match=said):
+        draw(runs("vae"), *names, **settings)
+
+
+def test_a_label_out_of_range_is_said(runs):
+    for picture in ("manifold", "traversals"):
+        with pytest.raises(UserError, match="--label is 3; the model's labels are 0 to 2"):
+            draw(runs("cvae"), picture, label=3)
+
+
+def test_every_picture_has_a_name_that_the_table_explains():
+    assert all(picture.summary and ":" in picture.home for picture in PICTURES.values())
