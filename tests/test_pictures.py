@@ -7,7 +7,7 @@ import torch
 from vaekit import UserError
 from vaekit.generation import decode_point, generate, reconstruct
 from vaekit.models import load
-from vaekit.pictures import curves, image_grid, pairs, save
+from vaekit.pictures import Panel, curves, image_grid, pairs, save, scatter
 from vaekit.pictures.grids import GAP
 
 
@@ -27,13 +27,71 @@ def test_a_grid_draws_each_image_in_its_place(channels):
     assert (drawn[4 + GAP :, 2 * (6 + GAP) :] == 1).all()  # the place of a sixth is empty
 
 
-def test_pairs_stand_one_above_the_other():
+def test_pairs_stand_one_above_the_other_the_inputs_framed():
     inputs, outputs = torch.zeros(3, 1, 4, 4), torch.full((3, 1, 4, 4), 0.5)
     figure = pairs(inputs, outputs, columns=2)
     drawn = canvas(figure)
-    rows = [drawn[row * (4 + GAP), 0, 0] for row in range(4)]
+    rows = [drawn[GAP + row * (4 + GAP), GAP, 0] for row in range(4)]
     assert rows == [0, 0.5, 0, 0.5]
     assert [text.get_text() for text in figure.axes[0].texts] == ["input", "reconstruction"] * 2
+    # A frame of another colour around each input, none around a reconstruction or an empty place.
+    frames = [drawn[GAP + row * (4 + GAP) - 1, GAP + 1] for row in range(4)]
+    assert [bool(np.ptp(frame)) for frame in frames] == [True, False, True, False]
+    assert not np.ptp(drawn[GAP + 2 * (4 + GAP) - 1, GAP + 4 + GAP])
+
+
+def test_names_stand_at_their_rows_and_columns_and_nothing_is_cut():
+    figure = image_grid(
+        torch.rand(6, 1, 8, 8), 3, ["first row", "second"], ["a", "", "c"], title="a title, longer than the images"
+    )  # fmt: skip
+    axes = figure.axes[0]
+    places = {text.get_text(): text.get_position() for text in axes.texts}
+    assert places["first row"][1] == 4
+    assert places["second"][1] == 4 + 8 + GAP
+    assert places["a"][0] == 4
+    assert places["c"][0] == 4 + 2 * (8 + GAP)
+    figure.draw_without_rendering()
+    for text in [*axes.texts, *figure.texts]:
+        box = text.get_window_extent()
+        assert box.x0 >= 0
+        assert box.y0 >= 0
+        assert box.x1 <= figure.bbox.width
+        assert box.y1 <= figure.bbox.height
+
+
+def test_black_becomes_white_where_it_is_inverted():
+    images = torch.rand(2, 1, 4, 4)
+    assert np.allclose(canvas(image_grid(images, 2, invert=True))[:, :4, 0], 1 - images[0, 0])
+
+
+@pytest.mark.parametrize(
+    ("side", "count", "columns"), [(28, 4, 2), (1, 4, 2), (128, 9, 3), (600, 9, 3), (28, 900, 30)]
+)
+def test_grids_are_of_a_size_that_screens_show(side, count, columns):
+    width, height = image_grid(torch.zeros(count, 1, side, side), columns).get_size_inches() * 100
+    assert 50 <= width <= max(1600, side * columns)
+    assert width == pytest.approx(height, abs=2)
+
+
+def test_many_classes_share_colours_but_not_markers_and_the_rarest_are_one():
+    from vaekit.pictures.scatters import groups
+
+    for classes in (2, 10, 20):
+        found = groups(200, np.arange(200) % classes, None)
+        assert len({(group.colour, group.marker) for group in found}) == classes
+        assert all(group.at.sum() == 200 // classes for group in found)
+    labels = np.concatenate([np.repeat(np.arange(10), 10), np.arange(10, 101)])
+    other, *named = groups(len(labels), labels, [f"class {i}" for i in range(101)])
+    assert other.name == "91 other classes"
+    assert other.at.sum() == 91
+    assert [group.name for group in named] == [f"class {i}" for i in range(10)]
+
+
+def test_a_class_named_like_a_formula_is_drawn():
+    panel = Panel(np.random.default_rng(0).normal(size=(30, 2)), "$a_{b$", ("$x", "y"))
+    figure = scatter([panel], np.arange(30) % 2, ["$\\frac$", "cats"], "50 $ and % {")
+    figure.draw_without_rendering()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["\\$\\frac\\$", "cats"]
 
 
 def test_curves_draw_the_metrics():

@@ -118,7 +118,7 @@ def encode(
 ) -> None:
     """Write what a run says of each image: its latents, ELBO and NLL, and how unusual it is.
 
-    A line for each image: split, index (file, of your own files), label; of every latent the posterior's mean and
+    A line for each image: split, index, path (of your own files), label; of every latent the posterior's mean and
     scale and a draw; ELBO, NLL in nats; rank, 1 for the most unusual image.
 
     For example:

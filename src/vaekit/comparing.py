@@ -59,14 +59,15 @@ def measured(run: Run) -> tuple[str, str, str]:
 
 
 def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs by what tells their settings from those of the others; by their folder, where that says too much."""
+    """The runs by what tells their settings from those of the others; by a folder's name, where that says too much."""
     settings = [settings_of(run) for run in runs]
     names = [name_of(found, settings) for found in settings]
+    if max(map(len, names)) > LONGEST:
+        firsts = [runs[names.index(name)] for name in names]
+        names = [f"{run.blueprint.model} ({run.path.name})" for run in firsts]
     groups: dict[str, list[Run]] = {}
     for run, name in zip(runs, names, strict=True):
-        first = runs[names.index(name)]
-        short = name if len(name) <= LONGEST else f"{first.blueprint.model} ({first.path.name})"
-        groups.setdefault(short, []).append(run)
+        groups.setdefault(name, []).append(run)
     return groups
 
 
@@ -92,6 +93,6 @@ def name_of(mine: Mapping[str, Any], everybody: Sequence[Mapping[str, Any]]) -> 
         alike = [other for other in others if other["model"] == mine["model"]]
         # A warm-up, prior or likelihood that is settled by the model or the data goes without saying.
         chosen = usual.get(key) not in (value, None, "auto")
-        if key != "model" and (alike or (others and chosen)):
+        if key != "model" and value is not None and (alike or (others and chosen)):
             words.append(f"{key.replace('_', ' ')} {value}")
     return mine["model"] + (": " + ", ".join(words) if words else "")

@@ -53,7 +53,7 @@ def encode(
 ) -> Table:
     """What a run says of each image, column by column; a column of latents is (N, D), the others are (N,).
 
-    `split`, `index` (from 0 in its split), `file` and `label` where there are any; of each latent `<name>_mean`,
+    `split`, `index` (from 0 in its split), `path` and `label` where there are any; of each latent `<name>_mean`,
     `<name>_scale` (standard deviation) and `<name>_sample`, a draw; `elbo` (from at most 10 draws) and `nll` (from
     `samples`), nats; and `rank`, 1 for the image of the highest NLL, the most unusual one. These three are left out
     where the posterior has no density.
@@ -73,7 +73,7 @@ def encode(
         count = len(images)
         about: Table = {"split": np.full(count, name), "index": np.arange(count)}
         if files:
-            about["file"] = np.array([str(file) for file in files])
+            about["path"] = np.array([str(file) for file in files])
         if images.labels is not None:
             about["label"] = images.labels.numpy()
         tables.append(about | found)
@@ -124,10 +124,10 @@ def image_parts(
 
 
 def is_images(path: Path) -> bool:
-    """Whether a path is an image file, or a folder with image files right in it."""
+    """Whether a path is an image file, or a folder with image files right in it; a .npy file is a data set."""
     if path.is_dir():
         return any(file.suffix.lower() in endings() for file in path.iterdir())
-    return path.suffix.lower() in endings()
+    return path.suffix.lower() in endings() - {".npy"}
 
 
 def encode_images(model: VAE, images: Frozen, samples: int, shown: Shown) -> Table:

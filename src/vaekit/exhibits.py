@@ -66,7 +66,12 @@ def of_run(run: Run, model: VAE, data_dir: str | Path | None = None) -> Exhibits
         kept = read(path, digest(run.weights_path))
         if kept is not None:
             return kept
-    return keep(run, model, data_dir=data_dir)
+    try:
+        return keep(run, model, data_dir=data_dir)
+    except UserError as error:
+        raise UserError(
+            f"{path} is missing, or of other weights, and would need the data: {error}"
+        ) from None
 
 
 def keep(

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .catalog import MODELS
-from .checks import UserError, from_dict
+from .checks import UserError, from_dict, require
 from .config import PlotConfig
 from .evaluation import Evaluation, described, measured_on
 from .gallery import PICTURES, Scene, draw_each
@@ -39,8 +39,10 @@ def report(
     run: Run | str | Path, out: str | Path | None = None, data_dir: str | Path | None = None
 ) -> Path:
     """Write RUN/report.html (or `out`), which holds all that it shows. Raises UserError for a run without weights."""
+    run = Run.of(run)
+    path = run.path / "report.html" if out is None else Path(out)
+    require(path.parent.is_dir(), f"cannot write {path}: its folder does not exist")
     scene = Scene.of(run, PlotConfig(), data_dir)
-    run = scene.run
     page = Environment(
         loader=PackageLoader("vaekit", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -55,7 +57,6 @@ def report(
         sections=[(name, PICTURES[name].summary, shown) for name, shown in sections(scene).items()],
         settings={part: settings(run.section(part)) for part in SETTINGS},
     )
-    path = run.path / "report.html" if out is None else Path(out)
     write(path, text.encode())
     return path
 
@@ -124,13 +125,14 @@ def sections(scene: Scene) -> dict[str, list[Shown]]:
 
 
 def still(figure: Figure) -> bytes:
-    """A figure as WebP, exact unless that is large."""
+    """A figure as WebP, exact unless that is large and another way is smaller."""
     image = pixels(figure)
+    found: list[bytes] = []
     for options in ({"lossless": True}, {"quality": 80}, {"quality": 50}):
-        content = webp([image], options)
-        if len(content) <= LARGE:
-            break
-    return content
+        found.append(webp([image], options))
+        if len(found[-1]) <= LARGE:
+            return found[-1]
+    return min(found, key=len)
 
 
 def moving(movie: Movie) -> bytes:

@@ -1,0 +1,101 @@
+"""Comparing runs: means and bands over seeds, names that say what differs, and nothing that may not be compared."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from conftest import random_dataset
+from vaekit import Run, UserError, build, train
+from vaekit.comparing import compare, grouped
+
+
+def fit(out, model="vae", data=None, seed=0, epochs=3, **settings):
+    data = data or random_dataset()
+    sizes = {"latent_dim": 2, "hidden_dim": 8, **settings}
+    return train(
+        build(model, data, seed=seed, **sizes), data, out=out, epochs=epochs, batch_size=5, seed=seed, progress=False
+    )  # fmt: skip
+
+
+def test_seeds_are_one_line_with_their_mean_and_band(tmp_path):
+    runs = [fit(tmp_path / str(seed), seed=seed) for seed in range(3)]
+    figure = compare(runs)
+    values = np.array([[e["validation_elbo"] for e in run.metrics] for run in runs])
+    left, right = figure.axes
+    (line,) = left.lines
+    assert np.allclose(line.get_ydata(), values.mean(0))
+    assert list(line.get_xdata()) == [1, 2, 3]
+    (band,) = left.collections
+    heights = band.get_paths()[0].vertices[:, 1]
+    spread = values.std(0, ddof=1)
+    assert heights.max() == pytest.approx((values.mean(0) + spread).max())
+    assert heights.min() == pytest.approx((values.mean(0) - spread).min())
+    assert list(right.lines[0].get_xdata()) == [20, 40, 60]
+    assert right.get_xscale() == "log"
+    assert figure.legends[0].get_texts()[0].get_text() == "vae (3 seeds)"
+
+
+def test_names_say_what_differs(tmp_path):
+    runs = [
+        fit(tmp_path / "a"),
+        fit(tmp_path / "b", seed=1),
+        fit(tmp_path / "c", latent_dim=3),
+        fit(tmp_path / "d", "hvae", top_dim=2),
+    ]
+    groups = grouped(runs)
+    assert {name: len(found) for name, found in groups.items()} == {
+        "vae: latent dim 2": 2,
+        "vae: latent dim 3": 1,
+        "hvae: latent dim 2, top dim 2": 1,
+    }
+
+
+def test_runs_of_one_name_too_long_are_named_by_their_folder(tmp_path):
+    other = {
+        "encoder": "8:tanh 8:tanh",
+        "decoder": "8:tanh 8:tanh",
+        "activation": "tanh",
+        "dropout": 0.125,
+    }
+    runs = [fit(tmp_path / "plain"), fit(tmp_path / "long", **other, hidden_dim=500)]
+    assert list(grouped(runs)) == ["vae (plain)", "vae (long)"]
+
+
+def test_a_mean_is_as_long_as_all_its_seeds(tmp_path):
+    runs = [fit(tmp_path / "a"), fit(tmp_path / "b", seed=1)]
+    path = runs[1].path / "metrics.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:2]))
+    assert len(compare([runs[0], Run(runs[1].path)]).axes[0].lines[0].get_xdata()) == 2
+
+
+def test_likelihoods_of_different_things_are_not_compared(tmp_path):
+    data = random_dataset()
+    grey = random_dataset(kind="grey")
+    first = fit(tmp_path / "a")
+    for name, other, said in [
+        (
+            "b",
+            fit(tmp_path / "b", data=dataclasses.replace(grey, name="grey")),
+            "the data set of one is grey",
+        ),
+        (
+            "c",
+            fit(tmp_path / "c", likelihood="continuous-bernoulli"),
+            "the binarisation of one is none",
+        ),
+    ]:
+        with pytest.raises(UserError, match=f"{name} and .* cannot be compared: {said}"):
+            compare([first, other])
+    gaussian = fit(tmp_path / "d", data=grey, likelihood="gaussian")
+    logistic = fit(tmp_path / "e", data=grey, likelihood="logistic")
+    with pytest.raises(UserError, match="the likelihood of one is logistic, of the other gaussian"):
+        compare([gaussian, logistic])
+    with pytest.raises(UserError, match="there are no runs"):
+        compare([])
+    assert data.name == "random"
+
+
+def test_a_run_without_an_elbo_is_not_compared(tmp_path):
+    with pytest.raises(UserError, match="has no ELBO to compare"):
+        compare([fit(tmp_path / "a", "mmdvae", posterior="deterministic")])

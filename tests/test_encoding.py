@@ -1,0 +1,247 @@
+"""Encoding and decoding: what a table says of an image is what the model says, and comes back from every format."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import random_dataset
+from vaekit import Run, UserError, build, load, train
+from vaekit.data import freeze
+from vaekit.encoding import decode, encode
+from vaekit.generation import reconstruct
+from vaekit.tables import broad, flat, read_table, write_images, write_table
+
+
+def fit(out, model="vae", data=None, **settings):
+    data = data or random_dataset()
+    return train(
+        build(model, data, **{"latent_dim": 2, "hidden_dim": 8, **settings}), data, out=out, epochs=2,
+        batch_size=5, progress=False,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return fit(tmp_path_factory.mktemp("runs") / "run")
+
+
+def test_latents_are_the_posterior(run):
+    data = random_dataset()
+    found = encode(run, data, split="all", samples=3)
+    assert len(found["index"]) == 60
+    assert found["split"].tolist() == ["train"] * 20 + ["validation"] * 20 + ["test"] * 20
+    assert found["index"].tolist() == [*range(20)] * 3
+    assert found["label"].tolist() == torch.cat([s.labels for s in data.splits.values()]).tolist()
+    x = torch.cat([freeze(split, "dynamic")[:].images for split in data.splits.values()])
+    with torch.no_grad():
+        q = load(run).posterior["z"]({"x": x, "y": None})
+    assert np.allclose(found["z_mean"], q.mean, atol=1e-5)
+    assert np.allclose(found["z_scale"], q.stddev, atol=1e-5)
+    distance = (found["z_sample"] - found["z_mean"]) / found["z_scale"]
+    assert 0.7 < distance.std() < 1.3  # of 120 draws; by chance less than once in a million
+
+
+def test_the_bounds_are_those_of_the_integral(tmp_path):
+    """One latent dimension: NLL from 3,000 draws against quadrature, within 5 of its standard errors."""
+    data = random_dataset()
+    run = fit(tmp_path / "run", data=data, latent_dim=1)
+    found = encode(run, data, samples=3000)
+    model, x = load(run), freeze(data.test, "dynamic")[:].images
+    z = torch.linspace(-8, 8, 4001)[:, None]
+    with torch.no_grad():
+        likelihood = model.decoder({"z": z})
+        log_joint = torch.stack([likelihood.log_prob(image) for image in x], dim=1).double()
+        log_joint += torch.distributions.Normal(0.0, 1.0).log_prob(z).double()
+        drawn = model(x, samples=(20_000,))
+    log_weight, bound = drawn.log_weight.double(), drawn.log_likelihood - drawn.kl
+    exact = -(log_joint.logsumexp(0) + np.log(16 / 4000)).numpy()
+    error = (log_weight.exp().std(0) / log_weight.exp().mean(0)).numpy() / np.sqrt(3000)
+    assert (np.abs(found["nll"] - exact) < 5 * error + 1e-4).all()
+    spread = (bound.std(0) / np.sqrt(10)).numpy()  # the ELBO is from 10 draws
+    assert (np.abs(found["elbo"] - bound.mean(0).numpy()) < 6 * spread + 1e-4).all()
+    assert (bound.mean(0).numpy() < -exact).all()
+    order = np.argsort(-found["nll"])
+    assert found["rank"][order].tolist() == [*range(1, 21)]
+
+
+def test_every_latent_has_its_columns(tmp_path):
+    run = fit(tmp_path / "run", "hvae", top_dim=3)
+    found = encode(run, random_dataset(), samples=2)
+    assert found["z2_mean"].shape == found["z2_sample"].shape == (20, 3)
+    assert found["z1_mean"].shape == (20, 2)
+    again = encode(run, random_dataset(), samples=2)
+    assert all(np.array_equal(found[key], again[key]) for key in found)
+    other = encode(run, random_dataset(), samples=2, seed=1)
+    assert not np.array_equal(found["z1_sample"], other["z1_sample"])
+
+
+def test_without_a_density_there_are_no_bounds(tmp_path):
+    run = fit(tmp_path / "run", "mmdvae", posterior="deterministic")
+    found = encode(run, random_dataset())
+    assert not {"elbo", "nll", "rank"} & set(found)
+    assert (found["z_scale"] == 0).all()
+
+
+@pytest.mark.parametrize("ending", [".npz", ".csv", ".parquet"])
+@pytest.mark.parametrize("model", ["vae", "cvae", "hvae"])
+def test_what_is_encoded_decodes_to_the_reconstruction(tmp_path, model, ending):
+    if ending == ".parquet":
+        pytest.importorskip("pyarrow")
+    data = random_dataset()
+    run = fit(tmp_path / "run", model)
+    table = encode(run, data, samples=2)
+    back = read_table(write_table(table, tmp_path / f"codes{ending}"))
+    assert list(back["split"]) == ["test"] * 20
+    for key in ("z_mean", "elbo", "rank", "index") if model != "hvae" else ("z1_mean", "z2_mean"):
+        assert np.allclose(back[key].astype(float), table[key], rtol=1e-8), key
+    batch = freeze(data.test, "dynamic")[:]
+    expected = reconstruct(load(run), batch.images, batch.labels)
+    assert torch.allclose(decode(run, back), expected, atol=1e-5)
+
+
+def test_samples_and_tables_of_ones_own_are_decoded(run):
+    table = encode(run, random_dataset(), samples=2)
+    model = load(run)
+    with torch.no_grad():
+        expected = model.decode(z=torch.from_numpy(table["z_sample"])).mean
+    assert torch.allclose(decode(run, table, column="sample"), expected)
+    own = broad({"z_0": np.array([0.5, 1.0]), "z_1": np.array([0, 2])})
+    with torch.no_grad():
+        expected = model.decode(z=torch.tensor([[0.5, 0.0], [1.0, 2.0]])).mean
+    assert torch.allclose(decode(run, own), expected)
+
+
+def test_own_files_are_encoded_with_their_names(small_run, tmp_path):
+    pixels = torch.randint(
+        256, (3, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    for i, image in enumerate(pixels):
+        Image.fromarray(image.numpy()).save(folder / f"{i}.png")
+    found = encode(small_run, folder, samples=2)
+    assert found["path"].tolist() == [str(folder / f"{i}.png") for i in range(3)]
+    one = encode(small_run, [folder / "1.png"], samples=2)
+    assert one["path"].tolist() == [str(folder / "1.png")]
+    (folder / "a").mkdir()
+    assert len(encode(small_run, folder, samples=2)["path"]) == 3
+
+
+def test_another_data_set_is_encoded(small_run, tmp_path):
+    data = np.random.default_rng(0).integers(0, 256, (30, 28, 28), dtype=np.uint8)
+    np.save(tmp_path / "own.npy", data)
+    found = encode(small_run, tmp_path / "own.npy", split="all", samples=2)
+    assert len(found["index"]) == 30
+    with pytest.raises(
+        UserError, match=r"are \(1, 6, 5\) \(C, H, W\), and the model's \(1, 28, 28\)"
+    ):
+        encode(small_run, random_dataset())
+
+
+def test_images_are_written_as_files(tmp_path):
+    images = torch.rand(12, 3, 4, 5, generator=torch.Generator().manual_seed(0))
+    folder = write_images(images, tmp_path / "out")
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == [f"{i:02d}.png" for i in range(12)]
+    with Image.open(folder / "07.png") as image:
+        back = np.asarray(image) / 255
+    assert np.allclose(back, images[7].permute(1, 2, 0), atol=0.5 / 255 + 1e-6)
+    kept = read_table(write_images(images, tmp_path / "out.npz"))["images"]
+    assert np.array_equal(kept, images.numpy())
+    assert write_images(images, tmp_path / "out.png").stat().st_size > 0
+    with Image.open(write_images(images[:1, :1], tmp_path / "grey") / "0.png") as image:
+        assert image.mode == "L"
+
+
+def test_columns_are_joined_and_split():
+    table = {"a": np.arange(3), "z_mean": np.arange(6).reshape(3, 2)}
+    columns = flat(table)
+    assert list(columns) == ["a", "z_mean_0", "z_mean_1"]
+    back = broad(columns)
+    assert np.array_equal(back["z_mean"], table["z_mean"])
+    assert np.array_equal(back["a"], table["a"])
+    with pytest.raises(UserError, match=r"the columns z_0 \.\.\. lack one"):
+        broad({"z_0": np.arange(2), "z_2": np.arange(2)})
+
+
+TABLES = [
+    (
+        {"z_mean": np.zeros((3, 3), np.float32)},
+        r"the latent z has 2 dimensions, and its column is float32 \(3, 3\)",
+    ),
+    ({"z_mean": np.array([["a", "b"]])}, "the latent z has 2 dimensions, and its column is <U1"),
+    ({"z_mean": np.array([[0.0, np.nan]])}, "not finite"),
+    ({"z_mean": np.zeros((0, 2))}, "there are no latents"),
+    ({"w": np.zeros((1, 2))}, r"there is no column z_mean and none z \(there are: w\)"),
+]
+
+
+@pytest.mark.parametrize(("table", "said"), TABLES)
+def test_latents_that_do_not_fit_are_refused(run, table, said):
+    with pytest.raises(UserError, match=said):
+        decode(run, table)
+
+
+def test_labels_are_needed_and_checked(tmp_path):
+    run = fit(tmp_path / "run", "cvae")
+    z = np.zeros((2, 2))
+    with pytest.raises(UserError, match="give --label"):
+        decode(run, {"z": z})
+    for label in (np.array([0, 3]), np.array([0]), np.array([-1, 0])):
+        with pytest.raises(UserError, match="a label of 0 to 2 for each latent"):
+            decode(run, {"z": z, "label": label})
+    with torch.no_grad():
+        expected = load(run).decode(torch.tensor([2, 2]), z=torch.zeros(2, 2)).mean
+    assert torch.allclose(decode(run, {"z": z}, label=2), expected)
+    with pytest.raises(UserError, match="labels are 0 to 2"):
+        decode(run, {"z": z}, label=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.npz", b"no zip"),
+        ("a.npz", b"PK\x03\x04 broken"),
+        ("a.csv", b""),
+        ("a.csv", b"z_0,z_1\n1\n"),
+        ("a.csv", b"\xff\xfe\x00"),
+        ("a.parquet", b"no parquet"),
+        ("a.txt", b"z"),
+    ],
+)
+def test_files_that_are_no_tables_are_refused(tmp_path, name, content):
+    if name.endswith("parquet"):
+        pytest.importorskip("pyarrow")
+    path = tmp_path / name
+    path.write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot be read|differ in length|endings"):
+        read_table(path)
+    with pytest.raises(UserError, match="there is no file"):
+        read_table(tmp_path / f"missing-{name}")
+
+
+def test_pickles_are_never_read(tmp_path):
+    np.savez(tmp_path / "evil.npz", z=np.array([object()], dtype=object))
+    with pytest.raises(UserError, match="cannot be read"):
+        read_table(tmp_path / "evil.npz")
+
+
+def test_a_failed_write_leaves_nothing(tmp_path, run):
+    table = encode(run, random_dataset(), samples=2)
+    with pytest.raises(UserError, match="its folder does not exist"):
+        write_table(table, tmp_path / "no" / "codes.csv")
+    with pytest.raises(UserError, match="has not one of the endings"):
+        write_table(table, tmp_path / "codes.xlsx")
+    broken = {**table, "z_mean": table["z_mean"][:5]}
+    with pytest.raises(ValueError, match="argument"):
+        write_table(broken, tmp_path / "codes.csv")
+    assert list(tmp_path.glob("codes*")) == []
+
+
+def test_data_without_labels_have_no_such_column(run):
+    data = random_dataset()
+    bare = {name: dataclasses.replace(split, labels=None) for name, split in data.splits.items()}
+    assert "label" not in encode(Run(run.path), dataclasses.replace(data, **bare), samples=2)

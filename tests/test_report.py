@@ -1,0 +1,89 @@
+"""The report: one file that holds all it shows, says what was measured, and lets nothing through from names."""
+
+import dataclasses
+import html
+import json
+import re
+import shutil
+
+import pytest
+
+from conftest import random_dataset
+from vaekit import Run, UserError, build, evaluate, train
+from vaekit.gallery import draw
+from vaekit.report import report
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    data = dataclasses.replace(random_dataset(), classes=("<b>cats</b>", "$dogs$", "mice & men"))
+    return train(
+        build("vae", data, latent_dim=2, hidden_dim=8), data, out=tmp_path_factory.mktemp("runs") / "a <script> run",
+        epochs=2, batch_size=5, progress=False, record=True,
+    )  # fmt: skip
+
+
+def test_it_holds_every_picture_and_asks_for_nothing_else(run):
+    page = report(run).read_text()
+    sources = re.findall(r'<img src="([^"]*)"', page)
+    assert len(sources) == len(draw(run))
+    assert all(source.startswith("data:image/webp;base64,") for source in sources)
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    assert "http" not in page.replace("http-equiv", "")
+    assert "@import" not in page
+    assert "<script" not in page
+    assert len(page) < 5_000_000
+
+
+def test_names_are_text_not_markup(run):
+    page = report(run).read_text()
+    assert html.escape("a <script> run") in page
+    assert "<b>cats" not in page
+
+
+def test_numbers_stand_with_what_they_mean(run, tmp_path):
+    copied = Run(shutil.copytree(run.path, tmp_path / "run"))
+    page = report(copied, tmp_path / "first.html").read_text()
+    assert "Not measured yet" in page
+    found = evaluate(run, data=random_dataset(), samples=5)
+    shutil.copy(run.path / "evaluation.json", copied.path)
+    page = report(copied, tmp_path / "second.html").read_text()
+    assert f"{found['nll']:.2f}" in page
+    assert "lower bound on log p(x), nats per image; higher is better" in page
+    assert "20 test images, bernoulli pixels, binarised once, from a fixed seed" in page
+    (copied.path / "evaluation.json").write_text('{"of": "another version"}')
+    assert "Not measured yet" in report(copied, tmp_path / "third.html").read_text()
+
+
+def test_settings_and_warnings_are_in_it(run, tmp_path):
+    copied = Run(shutil.copytree(run.path, tmp_path / "run"))
+    lines = [{**epoch, "warnings": []} for epoch in copied.metrics]
+    lines[1]["warnings"] = ["posterior collapse: <all>"]
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (copied.path / "metrics.jsonl").write_text(text)
+    page = report(copied).read_text()
+    assert "Warning at epoch 2: posterior collapse: &lt;all&gt;." in page
+    for key in ("latent_dim", "learning_rate", "sha256"):
+        assert key in page
+
+
+def test_what_is_too_large_is_named_instead(run, tmp_path, monkeypatch):
+    monkeypatch.setattr("vaekit.report.BUDGET", 60_000)
+    page = report(run, tmp_path / "small.html").read_text()
+    assert len(page) < 80_000
+    assert "is too large for this page" in page
+
+
+def test_large_pictures_are_kept_less_exactly(run, tmp_path, monkeypatch):
+    whole = len(report(run, tmp_path / "a.html").read_text())
+    monkeypatch.setattr("vaekit.report.LARGE", 3_000)
+    assert len(report(run, tmp_path / "b.html").read_text()) < 0.9 * whole
+
+
+def test_a_run_without_weights_has_no_report(run, tmp_path):
+    copied = Run(shutil.copytree(run.path, tmp_path / "run"))
+    copied.weights_path.unlink()
+    (copied.path / "report.html").unlink(missing_ok=True)
+    with pytest.raises(UserError, match="has not saved any weights yet"):
+        report(copied)
+    assert not (copied.path / "report.html").exists()

@@ -1,0 +1,193 @@
+"""What looks on at a training draws, films and logs what is there, and changes nothing."""
+
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from conftest import random_dataset
+from vaekit import UserError, build, load, train
+from vaekit.data import freeze
+from vaekit.generation import fixed_samples
+from vaekit.watching import FRAMES, film_frames, frame_steps
+
+TIMES = ("seconds", "images_per_second")
+
+
+def fit(out, model="vae", data=None, **settings):
+    data = data or random_dataset()
+    sizes = {"latent_dim": 2, "hidden_dim": 8, "dropout": 0.2}
+    sizes |= {"components": 4} if "vamp" in model else {}
+    settings = {"epochs": 3, "batch_size": 5, "progress": False, **settings}
+    return train(build(model, data, **sizes), data, out=out, **settings)
+
+
+@pytest.mark.parametrize("model", ["vae", "cvae", "vampprior"])
+def test_a_training_is_the_same_whoever_looks_on(tmp_path, model):
+    plain = fit(tmp_path / "a", model)
+    seen = fit(tmp_path / "b", model, pictures_every=1, record=True, tensorboard=True)
+    for first, second in zip(plain.metrics, seen.metrics, strict=True):
+        assert {k: v for k, v in first.items() if k not in TIMES} == {
+            k: v for k, v in second.items() if k not in TIMES
+        }
+    assert plain.weights_path.read_bytes() == seen.weights_path.read_bytes()
+
+
+def test_frames_are_dense_at_first_then_sparse():
+    for steps in (1, 2, 10, 500, 10_000, 10**6):
+        found = sorted(frame_steps(steps))
+        assert found[0] == 0
+        assert found[-1] == steps
+        assert len(found) <= FRAMES + 1
+    gaps = np.diff(sorted(frame_steps(10_000)))
+    assert gaps[0] == 1
+    assert (np.diff(gaps) >= 0).all()
+
+
+def test_the_film_shows_the_same_draws_from_the_first_step_to_the_last(tmp_path):
+    run = fit(tmp_path / "run", record=True)
+    frames = film_frames(run)
+    steps = [int(frame.stem.removeprefix("step-")) for frame in frames]
+    assert steps == sorted(frame_steps(12))
+    with Image.open(run.pictures / "progress.gif") as movie:
+        assert movie.n_frames == len(frames)
+        times = []
+        for i in range(movie.n_frames):
+            movie.seek(i)
+            times.append(movie.info["duration"])
+    assert set(times[:-1]) == {250}
+    assert times[-1] == 1250
+    first, last = (np.asarray(Image.open(frame)).astype(int) for frame in (frames[0], frames[-1]))
+    assert first.shape == last.shape
+    assert np.abs(first - last).max() > 20
+
+
+def test_a_film_ends_where_a_training_stops_early(tmp_path):
+    run = fit(tmp_path / "run", record=True, epochs=50, patience=2, learning_rate=1.0)
+    epochs = len(run.metrics)
+    assert epochs < 50
+    assert film_frames(run)[-1].stem == f"step-{4 * epochs:09d}"
+
+
+def test_pictures_are_drawn_every_so_many_epochs(tmp_path):
+    run = fit(tmp_path / "run", pictures_every=2, epochs=5)
+    found = sorted(path.name for path in (run.pictures / "epochs").iterdir())
+    assert found == [
+        f"{name}-{epoch:04d}.png" for name in ("reconstructions", "samples") for epoch in (2, 4)
+    ]
+    with pytest.raises(UserError, match="--pictures-every is 0"):
+        fit(tmp_path / "other", pictures_every=0)
+    assert not (tmp_path / "other").exists()
+
+
+def test_pictures_while_training_are_of_validation_images(tmp_path, monkeypatch):
+    from vaekit import watching
+
+    drawn = []
+    monkeypatch.setattr(watching, "draw_epoch", lambda run, model, few, epoch: drawn.append(few))
+    data = random_dataset()
+    fit(tmp_path / "run", data=data, pictures_every=1, epochs=1)
+    images = freeze(data.validation, "dynamic")[:].images
+    assert all((image == images).flatten(1).all(1).any() for image in drawn[0].images)
+    assert drawn[0].labels.tolist()[:3] == [0, 1, 2]
+
+
+def test_samples_are_the_same_draws_and_leave_the_noise_as_it_was():
+    model = build("vae", (1, 6, 5), hidden_dim=8, dropout=0.5).train()
+    state = torch.random.get_rng_state()
+    first = fixed_samples(
+        model, 5, torch.rand(3, 1, 6, 5, generator=torch.Generator().manual_seed(0))
+    )
+    assert torch.equal(state, torch.random.get_rng_state())
+    assert model.training
+    torch.rand(7)
+    assert torch.equal(first, fixed_samples(model, 5, torch.zeros(3, 1, 6, 5)))
+
+
+def test_models_that_complete_images_are_watched_too(tmp_path):
+    data = random_dataset()
+    model = build("cvae", data, condition="quadrants:1", latent_dim=2, hidden_dim=8)
+    run = train(
+        model, data, out=tmp_path / "run", epochs=1, batch_size=5, progress=False, record=True,
+        pictures_every=1, tensorboard=True,
+    )  # fmt: skip
+    assert (run.pictures / "progress.gif").is_file()
+
+
+@pytest.fixture(scope="module")
+def board(tmp_path_factory):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    data = dataclasses.replace(random_dataset(), classes=("zero", "one", "two"))
+    run = fit(tmp_path_factory.mktemp("board") / "run", data=data, tensorboard=True)
+    events = EventAccumulator(
+        str(run.path / "tensorboard"), {"images": 0, "histograms": 0, "scalars": 0}
+    )
+    return run, data, events.Reload()
+
+
+def test_tensorboard_has_the_numbers_of_the_metrics(board):
+    run, _, events = board
+    for key, tag in (
+        ("validation_elbo", "ELBO/validation"),
+        ("kl", "KL/train"),
+        ("active_units", "latents/active units"),
+    ):
+        points = [(point.step, point.value) for point in events.Scalars(tag)]
+        assert [step for step, _ in points] == [1, 2, 3]
+        assert np.allclose([value for _, value in points], [epoch[key] for epoch in run.metrics])
+
+
+def test_tensorboard_has_histograms_images_and_the_graph(board):
+    run, _, events = board
+    tags = events.Tags()
+    names = {f"parameters/{name}" for name, _ in load(run).named_parameters()}
+    assert names <= set(tags["histograms"])
+    assert {"latents/z means", "latents/z scales", "KL per dimension/z"} <= set(tags["histograms"])
+    assert set(tags["images"]) == {"reconstructions", "samples"}
+    assert tags["graph"]
+    nodes = {node.name.split("/")[0] for node in events.Graph().node}
+    assert "Traced" in nodes
+
+
+def test_the_projector_has_the_codes_a_label_and_a_picture_each(board):
+    run, data, _ = board
+    folder = run.path / "tensorboard"
+    config = (folder / "projector_config.pbtxt").read_text()
+    assert "test_z" in config
+    (place,) = folder.glob("*/test_z")
+    points = np.loadtxt(place / "tensors.tsv", delimiter="\t")
+    with torch.no_grad():
+        q = load(run).posterior["z"]({"x": freeze(data.test, "dynamic")[:].images, "y": None})
+    assert np.allclose(points[:, :2], q.mean.numpy(), atol=1e-4)
+    assert (points[:, 2] == 0).all()  # it wants three dimensions
+    header, *lines = (place / "metadata.tsv").read_text().splitlines()
+    assert header == "label\tindex"
+    names = [data.classes[label] for label in data.test.labels.tolist()]
+    assert lines == [f"{name}\t{i}" for i, name in enumerate(names)]
+    with Image.open(place / "sprite.png") as sprite:
+        first = np.asarray(sprite.convert("L"))[:6, :5] / 255
+    x = freeze(data.test, "dynamic")[:1].images[0, 0].numpy()
+    assert np.allclose(first, 1 - x, atol=0.01)  # dark on white
+
+
+def test_without_tensorboard_nothing_is_begun(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
+    with pytest.raises(
+        UserError, match=r"--tensorboard needs: pip install 'vaekit\[tensorboard\]'"
+    ):
+        fit(tmp_path / "run", tensorboard=True)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_loss_that_is_not_finite_is_written_without_health(tmp_path):
+    with pytest.raises(UserError, match="not finite"):
+        fit(tmp_path / "run", learning_rate=1e30)
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert "active_units" not in json.loads(lines[-1])
