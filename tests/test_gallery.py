@@ -332,7 +332,7 @@ def test_curves_show_what_the_metrics_say(runs):
     assert list(figure.axes[0].lines[0].get_ydata()) == [e["train_elbo"] for e in metrics]
     assert list(figure.axes[0].lines[1].get_ydata()) == [e["validation_elbo"] for e in metrics]
     assert list(figure.axes[3].lines[0].get_ydata()) == [e["active_units"] for e in metrics]
-    table = np.asarray(figure.axes[4].images[0].get_array())
+    table = np.asarray(figure.axes[4].collections[0].get_array())
     kl = np.array([e["kl_per_dimension"]["z"] for e in metrics]).T
     assert np.allclose(table, kl[np.argsort(-kl[:, -1])])
     by_samples = draw(run, "curves")["curves-samples"].axes[0]

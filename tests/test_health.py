@@ -191,6 +191,6 @@ def test_a_collapsed_training_is_warned_of_where_people_look(tmp_path, capsys):
     )  # fmt: skip
     (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("warning")]
     assert line.startswith("warning: posterior collapse")
-    noted = [text for epoch in run.metrics for text in epoch["warnings"]]
+    noted = [text for epoch in run.metrics for text in epoch.get("warnings", [])]
     assert [f"warning: {text}" for text in noted] == [line]
     assert run.metrics[-1]["active_units"] == 0

@@ -191,3 +191,14 @@ def test_a_loss_that_is_not_finite_is_written_without_health(tmp_path):
         fit(tmp_path / "run", learning_rate=1e30)
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert "active_units" not in json.loads(lines[-1])
+
+
+def test_short_epochs_are_not_all_examined_but_the_first_and_last_are(tmp_path, monkeypatch):
+    monkeypatch.setattr("vaekit.watching.STEPS", 12)  # an epoch has 4
+    run = fit(tmp_path / "run", epochs=8)
+    assert [epoch["epoch"] for epoch in run.metrics if "active_units" in epoch] == [1, 3, 6, 8]
+    from vaekit.gallery import draw
+
+    axes = draw(run, "curves")["curves"].axes
+    assert list(axes[3].lines[0].get_xdata()) == [1, 3, 6, 8]
+    assert axes[4].get_xlim() == (0.5, 8.5)

@@ -70,12 +70,16 @@ class Board:
             torch.set_rng_state(before)
 
     @torch.no_grad()
-    def look(self, epoch: Epoch, health: Health, model: VAE, sample: Frozen) -> None:
+    def look(self, epoch: Epoch, health: Health | None, model: VAE, sample: Frozen) -> None:
+        """Numbers of each epoch, the rest of those whose health was measured."""
         step, writer = epoch.epoch, self.writer
-        values = asdict(epoch) | asdict(health)
+        values = asdict(epoch) | ({} if health is None else asdict(health))
         for key, tag in SCALARS.items():
-            if values[key] is not None and math.isfinite(values[key]):
-                writer.add_scalar(tag, values[key], step)
+            value = values.get(key)
+            if value is not None and math.isfinite(value):
+                writer.add_scalar(tag, value, step)
+        if health is None:
+            return
         for name, kl in (health.kl_per_dimension or {}).items():
             writer.add_histogram(f"KL per dimension/{name}", torch.tensor(kl), step)
         for name, parameter in model.named_parameters():

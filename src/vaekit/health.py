@@ -15,6 +15,7 @@ from .compute import seeded
 from .config import ClusterConfig, ModelConfig, TrainConfig
 from .data import Frozen
 from .distributions import Deterministic, GaussianMixture
+from .models import decoded_numbers
 from .pixels import SCALE_FLOOR
 from .vae import VAE, Latent
 
@@ -23,7 +24,7 @@ ACTIVE_VARIANCE = 0.01
 # A component of a mixture is used if it has this part of an equal share of the images.
 USED_PART = 0.01
 IMAGES = 1000
-BATCH = 100  # bounds images x components x dimensions
+NUMBERS = 2**20  # at once: of images x components x dimensions, and of what is decoded
 SEED = 2
 FIRST_STEPS = 500  # in which nothing is said
 
@@ -52,9 +53,10 @@ def examine(model: VAE, images: Frozen) -> Health:
     kls: dict[str, Tensor] = {}
     use: Tensor | None = None
     at_floor: Tensor | None = None
+    size = batch_size(model)
     with seeded(SEED, images.device):
-        for start in range(0, len(images), BATCH):
-            batch = images[start : start + BATCH]
+        for start in range(0, len(images), size):
+            batch = images[start : start + size]
             share = len(batch) / len(images)
             values = model.given(batch.images, batch.labels)
             latents = model.infer(values, (len(batch),))
@@ -79,6 +81,15 @@ def examine(model: VAE, images: Frozen) -> Health:
         components=None if use is None else len(use),
         share_at_floor=None if at_floor is None else float(at_floor),
     )
+
+
+def batch_size(model: VAE) -> int:
+    """How many images at once."""
+    settings = model.blueprint.settings
+    components = settings.mixture_size if settings.prior != "standard" else 1
+    components = settings.clusters if isinstance(settings, ClusterConfig) else components
+    largest = max(components * settings.latent_dim, decoded_numbers(model.blueprint))
+    return max(1, min(IMAGES, NUMBERS // largest))
 
 
 def kl_per_dimension(latent: Latent) -> Tensor:

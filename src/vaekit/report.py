@@ -72,9 +72,10 @@ def tiles(run: Run) -> list[tuple[str, str]]:
     evaluation = read_evaluation(run)
     if evaluation is not None and evaluation.nll is not None:
         found.append((f"NLL, {evaluation.split} images, nats", f"{evaluation.nll:.2f}"))
-    if "active_units" in metrics[-1]:
+    examined = [epoch for epoch in metrics if "active_units" in epoch]
+    if examined:
         found.append(
-            ("active units", f"{metrics[-1]['active_units']} of {metrics[-1]['latent_units']}")
+            ("active units", f"{examined[-1]['active_units']} of {examined[-1]['latent_units']}")
         )
     seconds = sum(epoch.get("seconds", 0) for epoch in metrics)
     return [

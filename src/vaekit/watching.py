@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from .training import Epoch
 
 FRAMES = 24
+STEPS = 100  # at least, from one look at a model's health to the next
 EPOCHS_FOLDER, FILM_FOLDER = "epochs", "progress"
 
 
@@ -31,7 +32,7 @@ class Watch:
         self, run: Run, model: VAE, data: Dataset, binarisation: Settled, device: torch.device,
         config: TrainConfig, settings: WatchConfig,
     ) -> None:  # fmt: skip
-        self.run, self.settings = run, settings
+        self.run, self.config, self.settings = run, config, settings
         # Validation images: a training does not look at the test images.
         images = data.validation
         some, few = spread(len(images), IMAGES), in_turn(images.labels, len(images), 20)
@@ -39,31 +40,33 @@ class Watch:
         self.few = freeze(images.take(few), binarisation).to(device)[:]
         steps = -(-len(data.train) // config.batch_size)
         self.warnings = Warnings(model.blueprint.settings, config, steps)
+        self.every = max(1, STEPS // steps)
         self.film = Film(run, model, self.few, steps * config.epochs) if settings.record else None
         self.board: Any = None
         if settings.tensorboard:
             from .boards import Board
 
             self.board = Board(run, model, self.few)
-            self.test, self.classes = (
-                freeze(data.test.take(spread(len(data.test), IMAGES)), binarisation),
-                data.classes,
-            )
+            test = data.test.take(spread(len(data.test), IMAGES))
+            self.test, self.classes = freeze(test, binarisation), data.classes
             self.dark = data.black_and_white and data.shape[0] == 1
 
     def track(self, batches: Iterable[Batch]) -> Iterable[Batch]:
         return batches if self.film is None else self.film.track(batches)
 
     def look(self, epoch: Epoch, model: VAE) -> dict[str, Any]:
-        """What metrics.jsonl is to keep besides the epoch: its health, and new warnings."""
-        health = examine(model, self.sample)
-        warnings = self.warnings.new(epoch.epoch, epoch.validation_kl, health)
-        every = self.settings.pictures_every
-        if every and epoch.epoch % every == 0:
-            draw_epoch(self.run, model, self.few, epoch.epoch)
+        """What metrics.jsonl is to keep besides the epoch: its health, and new warnings; of very short epochs not of
+        each, which would take longer than the training."""
+        every, number = self.settings.pictures_every, epoch.epoch
+        if every and number % every == 0:
+            draw_epoch(self.run, model, self.few, number)
+        due = number % self.every == 0 or number in (1, self.config.epochs)
+        health = examine(model, self.sample) if due else None
         if self.board is not None:
             self.board.look(epoch, health, model, self.sample)
-        return record(health, warnings)
+        if health is None:
+            return {}
+        return record(health, self.warnings.new(number, epoch.validation_kl, health))
 
     def finish(self, model: VAE) -> None:
         """`model` has the best weights."""

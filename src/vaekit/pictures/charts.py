@@ -26,10 +26,9 @@ def curves(metrics: Metrics, title: str = "") -> Figure:
     """ELBO, log-likelihood and KL by epoch, training and validation (the records of metrics.jsonl); where they have
     them, active units and the KL of each dimension too. The objective, where there is no ELBO."""
     epochs = column(metrics, "epoch")
-    latents = metrics[-1].get("kl_per_dimension") or {}
-    seen = "active_units" in metrics[-1]
-    figure = Figure(figsize=(11, 6.6 if seen else 3.4), dpi=100, layout="constrained")
-    grid = figure.add_gridspec(2 if seen else 1, 3)
+    examined = [epoch for epoch in metrics if "active_units" in epoch]
+    figure = Figure(figsize=(11, 6.6 if examined else 3.4), dpi=100, layout="constrained")
+    grid = figure.add_gridspec(2 if examined else 1, 3)
     panels = [
         ("ELBO", "train_elbo", "validation_elbo"),
         ("log-likelihood", "train_log_likelihood", "validation_log_likelihood"),
@@ -50,14 +49,17 @@ def curves(metrics: Metrics, title: str = "") -> Figure:
         if best:
             axes.axvline(best[-1], color="#999999", linewidth=0.8, label="best, which is kept")
     axes.legend(fontsize=8)
-    if seen:
+    if examined:
         axes = figure.add_subplot(grid[1, 0])
-        axes.plot(epochs, column(metrics, "active_units"), color=BLUE, marker=marker)
-        by_epoch(axes, f"active units of {metrics[-1]['latent_units']}")
-        axes.set_ylim(0, metrics[-1]["latent_units"] * 1.05)
+        units = examined[-1]["latent_units"]
+        axes.plot(
+            column(examined, "epoch"), column(examined, "active_units"), color=BLUE, marker=marker
+        )
+        by_epoch(axes, f"active units of {units}")
+        axes.set_ylim(0, units * 1.05)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-    if latents:
-        draw_dimensions(figure, figure.add_subplot(grid[1, 1:]), metrics, list(latents))
+        if examined[-1]["kl_per_dimension"]:
+            draw_dimensions(figure, figure.add_subplot(grid[1, 1:]), examined)
     figure.suptitle(plain(title), fontsize=11)
     return figure
 
@@ -69,29 +71,25 @@ def by_epoch(axes: Axes, title: str) -> None:
     axes.grid(alpha=0.3)
 
 
-def draw_dimensions(figure: Figure, axes: Axes, metrics: Metrics, latents: Sequence[str]) -> None:
+def draw_dimensions(figure: Figure, axes: Axes, metrics: Metrics) -> None:
     """The KL of each dimension over time as colours, the strongest of each latent at its top."""
     rows, names = [], list[str]()
-    for name in latents:
-        # (D, epochs); an epoch that lacks it leaves a gap.
-        empty = [np.nan] * len(metrics[-1]["kl_per_dimension"][name])
-        values = np.array(
-            [(e.get("kl_per_dimension") or {}).get(name, empty) for e in metrics], float
-        ).T
+    for name in metrics[-1]["kl_per_dimension"]:
+        values = np.array([epoch["kl_per_dimension"][name] for epoch in metrics], float).T
         order = np.argsort(-values[:, -1], kind="stable")
         rows.append(values[order])
         names += [f"{name}[{d}]" for d in order]
-    table = np.concatenate(rows)
-    first, last = metrics[0]["epoch"], metrics[-1]["epoch"]
-    image = axes.imshow(
-        table, aspect="auto", interpolation="nearest", cmap="viridis", vmin=0,
-        extent=(first - 0.5, last + 0.5, len(table) - 0.5, -0.5),
-    )  # fmt: skip
+    epochs = np.array([epoch["epoch"] for epoch in metrics], float)
+    # A colour lasts from the middle between two epochs to the next middle.
+    edges = np.concatenate([epochs[:1] - 0.5, (epochs[1:] + epochs[:-1]) / 2, epochs[-1:] + 0.5])
+    places = np.arange(len(names) + 1) - 0.5
+    mesh = axes.pcolormesh(edges, places, np.concatenate(rows), cmap="viridis", vmin=0)
+    axes.invert_yaxis()
     step = -(-len(names) // 24)
     axes.set_yticks(range(0, len(names), step), names[::step], fontsize=7)
     by_epoch(axes, "KL per dimension (nats), the strongest first")
     axes.grid(visible=False)
-    figure.colorbar(image, ax=axes)
+    figure.colorbar(mesh, ax=axes)
 
 
 def samples_seen(metrics: Metrics, images: int, title: str = "") -> Figure:
