@@ -133,14 +133,16 @@ def board(tmp_path_factory):
 
 def test_tensorboard_has_the_numbers_of_the_metrics(board):
     run, _, events = board
-    for key, tag in (
-        ("validation_elbo", "ELBO/validation"),
-        ("kl", "KL/train"),
-        ("active_units", "latents/active units"),
-    ):
+    tags = {
+        "validation_elbo": "ELBO/validation",
+        "kl": "KL/train",
+        "active_units": "latents/active units",
+    }
+    for key, tag in tags.items():
         points = [(point.step, point.value) for point in events.Scalars(tag)]
-        assert [step for step, _ in points] == [1, 2, 3]
-        assert np.allclose([value for _, value in points], [epoch[key] for epoch in run.metrics])
+        known = [(epoch["epoch"], epoch[key]) for epoch in run.metrics if key in epoch]
+        assert np.allclose(points, known)
+        assert len(known) >= 2
 
 
 def test_tensorboard_has_histograms_images_and_the_graph(board):
