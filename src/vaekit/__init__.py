@@ -5,6 +5,7 @@ data = vaekit.load_data("mnist")
 model = vaekit.build("vae", data, latent_dim=20)
 run = vaekit.train(model, data, epochs=5)
 print(vaekit.evaluate(run)["elbo"])
+vaekit.draw(run, "latents")["latents-z"].savefig("latents.png")
 """
 
 from typing import TYPE_CHECKING
@@ -17,11 +18,15 @@ if TYPE_CHECKING:
     from .catalog import MODELS
     from .checks import UserError
     from .clustering import cluster
+    from .comparing import compare
     from .data import Dataset, Split
     from .data import load as load_data
+    from .encoding import decode, encode
     from .evaluation import evaluate
+    from .gallery import draw
     from .models import build, load, register
     from .objectives import capacity, elbo, infovae, iwae
+    from .reporting import report
     from .runs import Run
     from .training import train
     from .vae import VAE, Inference, Latent
@@ -30,9 +35,13 @@ _HOME = {
     "MODELS": "catalog",
     "UserError": "checks",
     "cluster": "clustering",
+    "compare": "comparing",
     "Dataset": "data",
     "Split": "data",
+    "decode": "encoding",
+    "encode": "encoding",
     "evaluate": "evaluation",
+    "draw": "gallery",
     "build": "models",
     "load": "models",
     "register": "models",
@@ -40,6 +49,7 @@ _HOME = {
     "elbo": "objectives",
     "infovae": "objectives",
     "iwae": "objectives",
+    "report": "reporting",
     "Run": "runs",
     "train": "training",
     "VAE": "vae",

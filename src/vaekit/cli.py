@@ -31,6 +31,7 @@ For example:
   vaekit train {name} --latent-dim 2 --epochs 20 --seed 1
   vaekit train {name} --likelihood gaussian --scale 0.1 --name grey
   vaekit train {name} --kl-warmup 10 --optimizer adamw --patience 10 --out runs/mine
+  vaekit train {name} --record --pictures-every 5 --tensorboard
 
 Args:
     out: Run directory to make, instead of runs/<model>-<data>-<n>; never one that exists.
@@ -326,6 +327,8 @@ For example:
   vaekit train vae --latent-dim 20      makes runs/vae-mnist-1
   vaekit evaluate runs/vae-mnist-1      what it is worth
   vaekit generate runs/vae-mnist-1      new images
+  vaekit plot runs/vae-mnist-1          pictures of it: latents, manifold, traversals, curves ...
+  vaekit report runs/vae-mnist-1        all of that in one HTML file
 """
 TRAIN_SUMMARY = """Train a model and keep it in a run directory.
 

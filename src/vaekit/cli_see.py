@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
@@ -100,7 +99,7 @@ def report(run: RunArgument, out: str | None = None, data_dir: str | None = None
         out: File to write, instead of RUN/report.html.
         data_dir: Folder that holds the data set's files, where the run was made before runs kept what is drawn.
     """
-    from .report import report as write
+    from .reporting import report as write
 
     print(write(run, out, data_dir))
 
@@ -147,10 +146,7 @@ def encode(
     found: list[Path] | str | None = [Path(word) for word in data] or None
     if len(data) == 1 and not Path(data[0]).exists():
         found = data[0]
-    table = encoded(
-        run, found, split, samples, seed, label, data_dir, device, progress=True,
-        notice=lambda text: print(text, file=sys.stderr),
-    )  # fmt: skip
+    table = encoded(run, found, split, samples, seed, label, data_dir, device, progress=True)
     print(f"{write_table(table, out)}: {len(table['index']):,} images, {', '.join(table)}")
 
 

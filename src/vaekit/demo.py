@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from . import generation, pictures
+from .config import PlotConfig
 from .data import load as load_data
-from .evaluation import as_table, evaluate, evaluation_images
-from .models import build, load
+from .evaluation import as_table, evaluate
+from .gallery import Scene, draw_each
+from .models import build
+from .pictures import Movie, save
 from .training import train
 
 
@@ -19,20 +21,15 @@ def demo(epochs: int, out: str | None) -> None:
     run = train(build("vae", data), data, epochs=epochs, out=out, name="demo")
     console.print(as_table(evaluate(run, data=data, progress=True)))
 
-    model = load(run)
-    test = evaluation_images(run, "test", data, None)[:40].images
-    folder = run.pictures
-    for name, figure in [
-        ("samples", pictures.image_grid(generation.generate(model), columns=8)),
-        ("reconstructions", pictures.pairs(test, generation.reconstruct(model, test))),
-        ("curves", pictures.curves(run.metrics)),
-    ]:
-        pictures.save(figure, folder / f"{name}.png")
+    for _, (name, picture) in draw_each(Scene.of(run, PlotConfig()), ()):
+        save(picture, run.pictures / f"{name}.{'gif' if isinstance(picture, Movie) else 'png'}")
     console.print(f"""
 Everything is in {run}:
   pictures/samples.png          new digits, drawn from the prior
   pictures/reconstructions.png  test digits above what the model makes of them
-  pictures/curves.png           ELBO, log-likelihood and KL by epoch
-  evaluation.json, metrics.jsonl, config.json, model.safetensors
-Next: vaekit generate {run} --temperature 0.7
+  pictures/latents-z.png        where test digits lie in the latent space
+  pictures/traversals.png       what each latent dimension does to a digit
+  pictures/curves.png           ELBO, log-likelihood and KL by epoch; others beside it
+  evaluation.json, metrics.jsonl, config.json, model.safetensors, exhibits.safetensors
+Next: vaekit report {run}
       vaekit train convvae --epochs 20""")

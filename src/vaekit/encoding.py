@@ -49,7 +49,6 @@ def encode(
     data_dir: str | Path | None = None,
     device: str = "auto",
     progress: bool = False,
-    notice: Callable[[str], None] = lambda _: None,
 ) -> Table:
     """What a run says of each image, column by column; a column of latents is (N, D), the others are (N,).
 
@@ -65,7 +64,7 @@ def encode(
     require_seed(seed)
     run, where, shown = Run.of(run), find_device(device), Shown(progress)
     model = load(run).to(where)
-    parts = image_parts(run, data, split, label, data_dir, notice)
+    parts = image_parts(run, data, split, label, data_dir, shown.say)
     tables = []
     for name, (images, files) in parts.items():
         with torch.no_grad(), seeded(seed, where), fast_float32(where):

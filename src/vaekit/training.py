@@ -8,7 +8,7 @@ import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -279,37 +279,27 @@ def train(
     init: Run | str | Path | None = None,
     binarisation: str = "auto",
     progress: bool = True,
-    pictures_every: int | None = None,
-    record: bool = False,
-    tensorboard: bool = False,
     **settings: Any,
 ) -> Run:
     """Train a model on a data set and keep it in a run directory, which is returned.
 
-    `settings` are the fields of TrainConfig; `out` is the directory (runs/<model>-<data>-<n> by default, with
-    `name` before the number); `init` is a run to take the first weights from. The best weights on validation are
-    saved as they come, for `vaekit.load(run)`; `model` itself ends with the last ones. `pictures_every`, `record` and
-    `tensorboard` are the fields of WatchConfig: what to draw and log meanwhile.
-    Raises UserError for bad settings, a taken `out`, or a loss that is no longer finite.
+    `settings` are the fields of TrainConfig, and those of WatchConfig, what to draw and log meanwhile; `out` is the
+    directory (runs/<model>-<data>-<n> by default, with `name` before the number); `init` is a run to take the first
+    weights from. The best weights on validation are saved as they come, for `vaekit.load(run)`; `model` itself ends
+    with the last ones. Raises UserError for bad settings, a taken `out`, or a loss that is no longer finite.
     """
+    watching = {f.name: settings.pop(f.name) for f in fields(WatchConfig) if f.name in settings}
+    watched = check_watch(override(WatchConfig(), watching, "train()"))
     config = override(model_entry(model.blueprint.model).training, settings, "train()")
     config = config.settle(model.blueprint.settings)
     chosen = override(DataConfig(), {"binarisation": binarisation}, "train()").binarisation
     settled = settle_pixels(model.blueprint, data, chosen)
-    watched = check_watch(WatchConfig(pictures_every, record, tensorboard))
     device = find_device(config.device)
     objective = objective or objective_of(model.blueprint)
-    warmup = warming(model, config, torch.zeros(()))
-    check(model, objective, data, config, warmup)
+    check(model, objective, data, config, warming(model, config, torch.zeros(())))
     if init is not None:
         init = Run.of(init)
         load_weights(model, init.weights_path)
-    require(
-        re.fullmatch(r"[\w.+-]*", name) is not None,
-        f"--name {name!r} goes into a folder's name; use letters, digits, '-', '_', '.' and '+'",
-    )
-    data_name = re.sub(r"[^\w.+-]+", "-", data.name)
-    stem = "-".join(part for part in (model.blueprint.model, data_name, name) if part)
     about = {
         "data": {**data.describe(), "binarisation": settled},
         "training": dataclasses.asdict(config),
@@ -317,7 +307,7 @@ def train(
         "device": str(device),
         "init": None if init is None else str(init),
     }
-    run = Run.create(out, stem, describe(model.blueprint, about))
+    run = Run.create(out, folder_stem(model, data, name), describe(model.blueprint, about))
 
     since_best = 0
     with Progress(config, len(data.train), progress) as shown, fast_float32(device):
@@ -360,3 +350,13 @@ def train(
         exhibits.keep(run, best, data)
         watch.finish(best)
     return run
+
+
+def folder_stem(model: VAE, data: Dataset, name: str) -> str:
+    """A run's folder but for its number. Raises UserError for a `name` that is no part of one."""
+    require(
+        re.fullmatch(r"[\w.+-]*", name) is not None,
+        f"--name {name!r} goes into a folder's name; use letters, digits, '-', '_', '.' and '+'",
+    )
+    data_name = re.sub(r"[^\w.+-]+", "-", data.name)
+    return "-".join(part for part in (model.blueprint.model, data_name, name) if part)
