@@ -107,7 +107,7 @@ def report(run: RunArgument, out: str | None = None, data_dir: str | None = None
 def encode(
     run: RunArgument,
     data: DataArgument = (),
-    out: Path = Path(),
+    out: str | None = None,
     split: Literal["train", "validation", "test", "all"] = "test",
     samples: int = 100,
     seed: int = 0,
@@ -139,21 +139,20 @@ def encode(
     from .encoding import encode as encoded
     from .tables import check_ending, write_table
 
-    require(
-        out != Path(), "`vaekit encode` lacks --out, a file such as codes.csv, .npz or .parquet"
-    )
-    check_ending(out)
+    if out is None:
+        raise UserError("`vaekit encode` lacks --out, a file such as codes.csv, .npz or .parquet")
+    check_ending(Path(out))
     found: list[Path] | str | None = [Path(word) for word in data] or None
     if len(data) == 1 and not Path(data[0]).exists():
         found = data[0]
     table = encoded(run, found, split, samples, seed, label, data_dir, device, progress=True)
-    print(f"{write_table(table, out)}: {len(table['index']):,} images, {', '.join(table)}")
+    print(f"{write_table(table, Path(out))}: {len(table['index']):,} images, {', '.join(table)}")
 
 
 def decode(
     run: RunArgument,
     file: FileArgument,
-    out: Path = Path(),
+    out: str | None = None,
     column: Literal["mean", "sample"] = "mean",
     label: int | None = None,
 ) -> None:
@@ -175,11 +174,12 @@ def decode(
     from .encoding import decode as decoded
     from .tables import read_table, write_images
 
-    require(
-        out != Path(),
-        "`vaekit decode` lacks --out: a folder, or a file such as images.npz or grid.png",
-    )
-    print(write_images(decoded(run, read_table(file), column, label), out))
+    if out is None:
+        raise UserError(
+            "`vaekit decode` lacks --out: a folder, or a file such as images.npz or grid.png"
+        )
+    images = decoded(run, read_table(file), column, label)
+    print(write_images(images, Path(out)))
 
 
 VERBS: dict[str, Callable[..., None]] = {
