@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from .checks import require
+from .checks import UserError, require
 from .config import PlotConfig
 
 RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
