@@ -2,7 +2,6 @@
 
 import shutil
 
-import numpy as np
 import pytest
 from PIL import Image
 
@@ -136,12 +135,3 @@ def test_mistakes_are_one_line(vaekit, small_run, small_mnist, tmp_path, words, 
     assert err.count("\n") == 1, err
     assert said in err
     assert {path.name for path in tmp_path.iterdir()} == {"FILE"}
-
-
-def test_the_manifold_is_as_fine_as_wished(vaekit, run, tmp_path):
-    sizes = []
-    for grid in (3, 6):
-        vaekit("plot", run, "manifold", "--grid", grid, "--range", 2, "--out", tmp_path / str(grid))
-        with Image.open(tmp_path / str(grid) / "manifold-slices.gif") as movie:
-            sizes.append(movie.size[0])
-    assert np.argmax(sizes) == 1

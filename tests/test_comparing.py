@@ -33,7 +33,7 @@ def test_seeds_are_one_line_with_their_mean_and_band(tmp_path):
     assert heights.min() == pytest.approx((values.mean(0) - spread).min())
     assert list(right.lines[0].get_xdata()) == [20, 40, 60]
     assert right.get_xscale() == "log"
-    assert figure.legends[0].get_texts()[0].get_text() == "vae (3 seeds)"
+    assert figure.legends[0].get_texts()[0].get_text() == "vae (3 runs)"
 
 
 def test_names_say_what_differs(tmp_path):
@@ -59,7 +59,7 @@ def test_runs_of_one_name_too_long_are_named_by_their_folder(tmp_path):
         "dropout": 0.125,
     }
     runs = [fit(tmp_path / "plain"), fit(tmp_path / "long", **other, hidden_dim=500)]
-    assert list(grouped(runs)) == ["vae (plain)", "vae (long)"]
+    assert list(grouped(runs)) == [f"vae ({run})" for run in runs]
 
 
 def test_a_mean_is_as_long_as_all_its_seeds(tmp_path):
@@ -99,3 +99,33 @@ def test_likelihoods_of_different_things_are_not_compared(tmp_path):
 def test_a_run_without_an_elbo_is_not_compared(tmp_path):
     with pytest.raises(UserError, match="has no ELBO to compare"):
         compare([fit(tmp_path / "a", "mmdvae", posterior="deterministic")])
+
+
+def test_the_same_run_twice_is_one_and_first_weights_are_a_setting(tmp_path):
+    first = fit(tmp_path / "a")
+    assert (
+        len(compare([first, tmp_path / "a", str(tmp_path / "a" / ".." / "a")]).axes[0].lines) == 1
+    )
+    data = random_dataset()
+    other = train(
+        build("vae", data, latent_dim=2, hidden_dim=8), data, out=tmp_path / "c", epochs=3, batch_size=5,
+        init=first, progress=False,
+    )  # fmt: skip
+    assert len(grouped([first, other])) == 2
+
+
+def test_samples_seen_are_training_images(tmp_path):
+    data = random_dataset()
+    data = dataclasses.replace(data, test=data.test[:7], validation=data.validation[:9])
+    assert list(compare([fit(tmp_path / "a", data=data)]).axes[1].lines[0].get_xdata()) == [
+        20,
+        40,
+        60,
+    ]
+
+
+def test_data_of_one_name_but_other_images_are_not_compared(tmp_path):
+    data = random_dataset()
+    other = dataclasses.replace(data, train=data.test, test=data.train)
+    with pytest.raises(UserError, match="the data set of one is random"):
+        compare([fit(tmp_path / "a", data=data), fit(tmp_path / "b", data=other)])

@@ -1,6 +1,7 @@
 """Encoding and decoding: what a table says of an image is what the model says, and comes back from every format."""
 
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from PIL import Image
 
 from conftest import random_dataset
 from vaekit import Run, UserError, build, load, train
-from vaekit.data import freeze
+from vaekit.data import Split, freeze
 from vaekit.encoding import decode, encode
 from vaekit.generation import reconstruct
 from vaekit.tables import broad, flat, read_table, write_images, write_table
@@ -217,7 +218,7 @@ def test_files_that_are_no_tables_are_refused(tmp_path, name, content):
         pytest.importorskip("pyarrow")
     path = tmp_path / name
     path.write_bytes(content)
-    with pytest.raises(UserError, match=r"cannot be read|differ in length|endings"):
+    with pytest.raises(UserError, match=r"cannot be read|differ in length|endings|no lines below"):
         read_table(path)
     with pytest.raises(UserError, match="there is no file"):
         read_table(tmp_path / f"missing-{name}")
@@ -245,3 +246,96 @@ def test_data_without_labels_have_no_such_column(run):
     data = random_dataset()
     bare = {name: dataclasses.replace(split, labels=None) for name, split in data.splits.items()}
     assert "label" not in encode(Run(run.path), dataclasses.replace(data, **bare), samples=2)
+
+
+def test_files_are_read_as_the_data_were(tmp_path):
+    data = random_dataset(kind="grey")
+    model = build("cvae", data, latent_dim=2, hidden_dim=8, likelihood="bernoulli")
+    run = train(
+        model,
+        data,
+        out=tmp_path / "run",
+        epochs=1,
+        batch_size=5,
+        progress=False,
+        binarisation="dynamic",
+    )
+    Image.fromarray(data.test.images[0, 0].numpy()).save(tmp_path / "a.png")
+    table = encode(run, str(tmp_path / "a.png"), samples=2, label=2)
+    batch = freeze(Split(data.test.images[:1], torch.tensor([2])), "dynamic")[:]
+    with torch.no_grad():
+        q = load(run).posterior["z"](load(run).given(batch.images, batch.labels))
+    assert np.allclose(table["z_mean"], q.mean, atol=1e-5)
+    assert table["label"].tolist() == [2]
+
+
+def test_a_folder_is_not_taken_for_the_data_set_of_its_name(small_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    for kind in ("train", "test"):
+        (tmp_path / "mnist" / kind).mkdir(parents=True)
+        for i in range(3):
+            Image.fromarray(rng.integers(0, 256, (28, 28), dtype=np.uint8)).save(
+                tmp_path / "mnist" / kind / f"{i}.png"
+            )
+    assert len(encode(small_run, Path("mnist"), split="all", samples=1)["index"]) == 6
+
+
+def test_other_data_are_brought_to_the_models_size_and_colours(tmp_path):
+    rng = np.random.default_rng(0)
+    data = random_dataset((3, 6, 10), kind="grey")
+    run = fit(tmp_path / "run", data=data, likelihood="logistic")
+    np.save(tmp_path / "own.npy", rng.integers(0, 256, (12, 9, 9), dtype=np.uint8))
+    assert len(encode(run, tmp_path / "own.npy", split="all", samples=1)["index"]) == 12
+
+
+def test_labels_that_the_model_has_not_are_refused(tmp_path):
+    run = fit(tmp_path / "run", "cvae")
+    data = random_dataset()
+    other = dataclasses.replace(
+        data, test=dataclasses.replace(data.test, labels=data.test.labels + 1)
+    )
+    with pytest.raises(UserError, match="conditional on labels of 0 to 2, which 'random' has not"):
+        encode(run, other, samples=1)
+    with pytest.raises(UserError, match="there are no images to encode"):
+        encode(run, [], samples=1)
+
+
+def test_a_column_of_the_latents_own_name_comes_after_the_chosen_one(run):
+    a, b = np.zeros((2, 2)), np.full((2, 2), 3.0)
+    assert torch.equal(decode(run, {"z": a, "z_mean": b}), decode(run, {"z": b}))
+
+
+@pytest.mark.parametrize("label", [["cat", "dog"], [0.5, 1.0], [float("nan"), 0.0], [1e30, 0.0]])
+def test_labels_that_are_none_are_refused(tmp_path, label):
+    run = fit(tmp_path / "run", "cvae")
+    with pytest.raises(UserError, match="a label of 0 to 2 for each latent"):
+        decode(run, {"z": np.zeros((2, 2)), "label": np.array(label)})
+
+
+def test_numbers_that_no_float32_holds_are_refused(run):
+    for z in (np.full((1, 2), 1e300), np.full((1, 2), np.inf)):
+        with pytest.raises(UserError, match="not finite"):
+            decode(run, {"z": z})
+    with pytest.raises(UserError, match="has 2 dimensions"):
+        decode(run, {"z": np.zeros((1, 2), complex)})
+
+
+@pytest.mark.parametrize(
+    "text", ["\ufeffz_0,z_1\n1,2\n", "z_0, z_1\r\n1,2\r\n", "z_0;z_1\n1;2\n", "z_0,z_1\n1,2\n\n", '"z_0","z_1"\n1,2']
+)  # fmt: skip
+def test_tables_that_spreadsheets_write_are_read(tmp_path, text):
+    (tmp_path / "a.csv").write_text(text, encoding="utf-8", newline="")
+    assert read_table(tmp_path / "a.csv")["z"].tolist() == [[1.0, 2.0]]
+
+
+def test_tables_without_lines_or_with_a_huge_field_are_refused(tmp_path):
+    path = tmp_path / "a.csv"
+    for text, said in (
+        ("", "no lines below"),
+        ("z_0\n", "no lines below"),
+        ("z_0\n" + "1" * 200_000, "cannot be read"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UserError, match=said):
+            read_table(path)

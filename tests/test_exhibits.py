@@ -10,7 +10,7 @@ from conftest import random_dataset
 from vaekit import Run, UserError, build, load, train
 from vaekit.data import Split, freeze
 from vaekit.data.splits import in_turn, spread
-from vaekit.exhibits import FILE, keep, of_run
+from vaekit.exhibits import FILE, digest, keep, of_run
 
 
 def fit(out, data, model="vae", **settings):
@@ -124,3 +124,39 @@ def test_unlabelled_data_have_exhibits_too(tmp_path):
     found = of_run(run, load(run))
     assert found.code_labels is None
     assert found.batches["test"].labels is None
+
+
+def test_a_file_that_lacks_a_part_is_damaged(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    run = fit(tmp_path / "run", random_dataset())
+    path = run.path / FILE
+    weights = digest(run.weights_path)
+    for name in ("images.test", "rows.train", "codes.z", "code_rows"):
+        tensors = load_file(path)
+        kept = {key: value for key, value in tensors.items() if key != name}
+        save_file(kept, path, {"weights": weights})
+        with pytest.raises(UserError, match=r"exhibits\.safetensors is damaged"):
+            of_run(run, load(run))
+        save_file(tensors, path, {"weights": weights})
+
+
+def test_train_images_are_from_all_over_and_batches_weigh_as_they_are_large(tmp_path, monkeypatch):
+    monkeypatch.setattr("vaekit.exhibits.IMAGES", 6)
+    monkeypatch.setattr("vaekit.exhibits.BATCH", 13)
+    data = random_dataset()
+    run = fit(tmp_path / "run", data)
+    found = of_run(run, load(run))
+    assert torch.equal(found.rows["train"], spread(20, 10))
+    kl = (
+        0.5 * (found.codes["z"] ** 2 + found.scales["z"] ** 2 - 1) - found.scales["z"].log()
+    ).mean(0)
+    assert torch.allclose(found.kl["z"], kl, atol=1e-5)
+
+
+def test_of_very_many_components_p_of_each_image_is_not_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("vaekit.exhibits.CLUSTERS", 3)
+    run = fit(tmp_path / "run", random_dataset(), prior="learned-mixture", components=4)
+    found = of_run(run, load(run))
+    assert found.clusters is None
+    assert found.use.shape == (4,)

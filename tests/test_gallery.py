@@ -1,5 +1,6 @@
 """Pictures of runs: the arrays that are drawn, for every model, without a display and without the data."""
 
+import dataclasses
 import shutil
 
 import numpy as np
@@ -14,10 +15,12 @@ from test_models import CASES
 from vaekit import Run, UserError, build, load, train
 from vaekit.config import PlotConfig
 from vaekit.data import freeze
+from vaekit.data.splits import in_turn, spread
 from vaekit.exhibits import of_run
 from vaekit.gallery import PICTURES, Scene, draw
 from vaekit.gallery import latents as latent_pictures
-from vaekit.generation import reconstruct
+from vaekit.generation import analogies, completions, generate, reconstruct
+from vaekit.latent_space import decode_latents, principal_axes
 from vaekit.pictures import Movie, save
 from vaekit.pictures.grids import GAP
 
@@ -288,9 +291,16 @@ def test_clusters_stand_in_rows_the_surest_first(runs):
     exhibits, data = of_run(run, load(run)), freeze(random_dataset().test, "dynamic")
     rows = exhibits.clusters[:, 1].topk(10).indices
     drawn = tiles(found["clusters"], 10)[10:20]
-    assert torch.allclose(drawn, data[rows].images[:, 0], atol=1e-6)
+    expected = data[rows].images[:, 0].clone()
+    expected[exhibits.clusters.argmax(1)[rows] != 1] = 1.0  # white, beyond the cluster's own
+    assert torch.allclose(drawn, expected, atol=1e-6)
+    sizes = exhibits.clusters.argmax(1).bincount(minlength=3)
+    names = [text.get_text() for text in found["clusters"].axes[0].texts]
+    assert names == [f"cluster {k}: {n} images" for k, n in enumerate(sizes.tolist())]
     bars = found["clusters-bars"]
     heights = [[bar.get_height() for bar in axes.patches] for axes in bars.axes if axes.patches]
+    shown = np.asarray(bars.axes[0].images[0].get_array())
+    assert np.array_equal(shown, data[torch.nonzero(data.labels == 0)[0]].images[0, 0])
     few = exhibits.rows["test"]
     first = [int(torch.nonzero(data.labels == k)[0]) for k in range(3)]
     assert all(row in few for row in first)
@@ -380,3 +390,298 @@ def test_a_label_out_of_range_is_said(runs):
 
 def test_every_picture_has_a_name_that_the_table_explains():
     assert all(picture.summary and ":" in picture.home for picture in PICTURES.values())
+
+
+def fit(out, model="vae", data=None, **settings):
+    data = data or random_dataset()
+    sizes = {"latent_dim": 2, "hidden_dim": 8, **settings}
+    return train(build(model, data, **sizes), data, out=out, epochs=1, batch_size=5, progress=False)
+
+
+@pytest.mark.parametrize("model", ["cvae", "gmvae"])
+def test_rows_are_those_of_the_test_split_where_not_all_codes_are_kept(
+    tmp_path, monkeypatch, model
+):
+    monkeypatch.setattr("vaekit.exhibits.CODES", 7)
+    data = random_dataset()
+    extra = {"clusters": 2, "start_epochs": 0} if model == "gmvae" else {}
+    run = fit(tmp_path / "run", model, data, **extra)
+    exhibits, rows, x = of_run(run, load(run)), spread(20, 7), freeze(data.test, "dynamic")
+    assert torch.equal(exhibits.code_rows, rows)
+    assert torch.equal(exhibits.code_labels, data.test.labels[rows])
+    assert set(exhibits.rows["test"].tolist()) <= set(rows.tolist())
+    assert torch.equal(exhibits.batches["test"].images, x[exhibits.rows["test"]].images)
+    chosen = rows[[5, 2]]
+    wish = tuple(chosen.tolist())
+    scene = Scene.of(run, PlotConfig(images=wish))
+    assert torch.equal(scene.codes(chosen)["z"], exhibits.codes["z"][[5, 2]])
+    assert torch.equal(scene.images(chosen), x[chosen].images)
+    if model == "gmvae":
+        found = tiles(draw(run, "clusters")["clusters"], 7)
+        best = exhibits.clusters[:, 0].topk(7).indices
+        own = exhibits.clusters.argmax(1)[best] == 0
+        assert torch.allclose(found[:7][own], x[rows[best]].images[own, 0], atol=1e-6)
+        return
+    assert torch.equal(scene.labels(chosen), data.test.labels[chosen])
+    found = tiles(draw(run, "analogies", images=wish)["analogies"], 4, framed=True)
+    expected = analogies(load(run), x[chosen].images, data.test.labels[chosen])[:, 0]
+    assert len(found) == 8
+    assert torch.allclose(found, expected, atol=1e-5)
+    found = tiles(draw(run, "interpolations", images=wish)["interpolations"], 13, framed=True)
+    middle = exhibits.codes["z"][[5, 2]].mean(0, keepdim=True)
+    with torch.no_grad():
+        expected = load(run).decode(data.test.labels[chosen[:1]], z=middle).mean[0, 0]
+    assert torch.allclose(found[6], expected, atol=1e-5)
+
+
+def test_exhibits_are_of_the_best_weights(tmp_path):
+    data = random_dataset()
+    run = train(
+        build("vae", data, latent_dim=2, hidden_dim=8), data, out=tmp_path / "run", epochs=50, batch_size=5,
+        learning_rate=1.0, patience=2, progress=False,
+    )  # fmt: skip
+    assert not run.metrics[-1]["best"]
+    with torch.no_grad():
+        q = load(run).posterior["z"]({"x": freeze(data.test, "dynamic")[:].images, "y": None})
+    assert torch.allclose(of_run(run, load(run)).codes["z"], q.mean, atol=1e-5)
+
+
+def test_images_that_are_not_kept_come_from_the_data_or_are_named(
+    tmp_path, monkeypatch, small_run, small_mnist
+):
+    run = Run(shutil.copytree(small_run, tmp_path / "run"))
+    (run.path / "exhibits.safetensors").unlink()
+    monkeypatch.setattr("vaekit.exhibits.IMAGES", 20)
+    kept = of_run(run, load(run)).rows["test"].tolist()
+    row = next(row for row in range(200) if row not in kept)
+    found = tiles(
+        draw(run, "interpolations", images=(row, kept[0]))["interpolations"], 13, framed=True, height=28, width=28
+    )  # fmt: skip
+    assert torch.allclose(
+        found[0], freeze(small_mnist.test, "dynamic")[torch.tensor([row])].images[0, 0], atol=1e-6
+    )
+    config = (run.path / "config.json").read_text()
+    (run.path / "config.json").write_text(
+        config.replace('"data": "mnist"', '"data": "/gone/photos"')
+    )
+    with pytest.raises(UserError, match=rf"does not keep test image {row} .* /gone/photos"):
+        draw(Run(run.path), "interpolations", images=(row, kept[0]))
+
+
+def test_samples_are_the_seeds_draws_from_prior_cluster_and_label(tmp_path, runs):
+    run = fit(tmp_path / "g", "gmvae", clusters=3, start_epochs=0)
+    model, found = load(run), draw(run, "samples", seed=3)
+    assert torch.allclose(
+        tiles(found["samples"], 10), generate(model, 100, seed=3)[:, 0], atol=1e-6
+    )
+    rows = tiles(found["samples-clusters"], 10)
+    for k in range(3):
+        assert torch.allclose(
+            rows[10 * k : 10 * k + 10], generate(model, 10, seed=3, cluster=k)[:, 0], atol=1e-6
+        )
+    use = of_run(run, model).clusters.argmax(1).bincount(minlength=3) / 20
+    names = [text.get_text() for text in found["samples-clusters"].axes[0].texts]
+    assert [name.rpartition(", ")[2] for name in names] == [f"{share:.0%} of test" for share in use]
+    model, rows = load(runs("cvae")), tiles(draw(runs("cvae"), "samples")["samples"], 10)
+    for k in range(3):
+        assert torch.allclose(
+            rows[10 * k : 10 * k + 10], generate(model, 10, label=k)[:, 0], atol=1e-6
+        )
+    model, batch = (
+        load(runs("quadrants")),
+        of_run(runs("quadrants"), load(runs("quadrants"))).batches["test"],
+    )
+    x = batch.images[in_turn(batch.labels, len(batch), 10)]
+    found = tiles(draw(runs("quadrants"), "samples")["samples"], 10)
+    assert torch.allclose(found, completions(model, x, 8)[:, 0], atol=1e-6)
+
+
+def test_a_gmvae_of_labels_has_a_row_of_each_label(tmp_path):
+    run = fit(tmp_path / "run", "gmvae", condition="label", clusters=5, start_epochs=0)
+    rows, model = tiles(draw(run, "samples")["samples"], 10), load(run)
+    assert len(rows) == 30
+    for k in range(3):
+        assert torch.allclose(
+            rows[10 * k : 10 * k + 10], generate(model, 10, label=k)[:, 0], atol=1e-6
+        )
+
+
+def test_of_many_pseudo_inputs_the_most_used_are_drawn(tmp_path):
+    run = fit(tmp_path / "run", "vampprior", components=120, pseudo_inputs="noise")
+    model, use = load(run), of_run(run, load(run)).use
+    found = tiles(draw(run, "pseudo-inputs")["pseudo-inputs"], 10)
+    assert len(found) == 100
+    assert torch.allclose(
+        found[0], model.prior["z"].pseudo_inputs[use.argmax()][0].detach(), atol=1e-6
+    )
+
+
+def test_of_many_clusters_rows_are_as_long_as_images_are_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr("vaekit.exhibits.IMAGES", 3)
+    monkeypatch.setattr("vaekit.exhibits.BYTES", 2 * 30 * 30)
+    run = fit(tmp_path / "run", prior="learned-mixture", components=30)
+    exhibits = of_run(run, load(run))
+    figure = draw(run, "clusters")["clusters"]
+    assert len(figure.axes[0].texts) == 30
+    columns = (figure.axes[0].images[0].get_array().shape[1] + GAP) // (W + GAP)
+    assert columns < 10
+    found = tiles(figure, columns)
+    x = freeze(random_dataset().test, "dynamic")
+    surest = exhibits.clusters.argmax(0)  # image of each cluster
+    k = next(k for k in range(30) if exhibits.clusters[surest[k]].argmax() == k)
+    best = int(surest[k])
+    assert torch.allclose(found[columns * k], x[torch.tensor([best])].images[0, 0], atol=1e-6)
+
+
+def test_traversals_go_through_the_prior_that_there_is(runs):
+    run = runs("learned-mixture")
+    model, exhibits = load(run), of_run(run, load(run))
+    figure, d = draw(run, "traversals", images=(4,))["traversals"], int(exhibits.kl["z"].argmax())
+    draws = Scene.of(run, PlotConfig()).prior("z").draws(10_000)[:, d]
+    z = exhibits.codes["z"][[4]].clone()
+    z[:, d] = draws.quantile(0.002)
+    with torch.no_grad():
+        assert torch.allclose(tiles(figure, 11)[0], model.decode(z=z).mean[0, 0], atol=1e-5)
+
+
+def test_latents_below_a_traversed_one_follow_it(runs):
+    run = runs("hvae")
+    figure = draw(run, "traversals", images=(4,))["traversals"]
+    row = [text.get_text().split()[0] for text in figure.axes[0].texts].index("z2[0]")
+    expected = decode_latents(load(run), {"z2": torch.linspace(-3, 3, 11)[:, None]})[:, 0]
+    assert torch.allclose(tiles(figure, 11)[11 * row : 11 * row + 11], expected, atol=1e-5)
+
+
+def test_of_many_dimensions_a_title_says_how_many_are_traversed(tmp_path):
+    run = fit(tmp_path / "run", latent_dim=30)
+    figure = draw(run, "traversals")["traversals"]
+    assert len(figure.axes[0].texts) == 20
+    assert "the 20 strongest of 30 dimensions, each in turn" in figure.texts[0].get_text()
+
+
+def test_arcs_are_arcs(runs, monkeypatch):
+    seen, real = [], latent_pictures.path
+    monkeypatch.setattr(
+        latent_pictures, "path", lambda a, b, n, arc: seen.append(arc) or real(a, b, n, arc)
+    )
+    draw(runs("vae"), "interpolations", images=(2, 9))
+    assert seen == [False, True]
+    with pytest.raises(UserError, match="interpolations need two --images"):
+        draw(runs("vae"), "interpolations", images=(4,))
+    assert "interpolations" not in draw(runs("vae"), grid=2, images=(4,))
+
+
+def test_a_map_of_some_codes_has_their_labels(tmp_path, monkeypatch):
+    monkeypatch.setattr(latent_pictures, "NEIGHBOURS", 7)
+    seen, data, rows = [], random_dataset(), spread(20, 7)
+
+    def spy(name):
+        real = getattr(latent_pictures.pictures, name)
+        return lambda points, labels, *rest: (
+            seen.append((points, labels)) or real(points, labels, *rest)
+        )
+
+    for name in ("scatter", "scatter_3d"):
+        monkeypatch.setattr(latent_pictures.pictures, name, spy(name))
+    for dim in (5, 3):
+        run = fit(tmp_path / str(dim), data=data, latent_dim=dim)
+        draw(run, "latents", projection="pca")
+        points, labels = seen[-1]
+        assert labels.tolist() == data.test.labels[rows].tolist()
+        codes = of_run(run, load(run)).codes["z"]
+        if dim == 3:
+            assert np.allclose(points, codes[rows])
+        else:
+            centre, axes, _ = principal_axes(codes)
+            assert np.allclose(points[0].points, ((codes - centre) @ axes)[rows], atol=1e-5)
+
+
+def test_marks_are_projected_with_the_points(runs):
+    run = runs("learned-mixture")
+    scene = Scene.of(run, PlotConfig())
+    axes = draw(run, "latents", projection="pca")["latents-z"].axes[0]
+    centre, directions, _ = principal_axes(scene.exhibits.codes["z"])
+    expected = (scene.prior("z").centres - centre) @ directions
+    assert np.allclose(axes.collections[-1].get_offsets(), expected, atol=1e-5)
+
+
+def test_both_levels_of_one_dimension_share_a_picture(runs):
+    axes = draw(runs("hvae"), "latents")["latents-both"].axes[0]
+    codes = of_run(runs("hvae"), load(runs("hvae"))).codes
+    drawn = np.asarray(axes.collections[0].get_offsets())
+    expected = torch.cat([codes["z2"], codes["z1"]], dim=1).numpy()
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("z2", "z1")
+    assert np.allclose(sorted(map(tuple, drawn)), sorted(map(tuple, expected)), atol=1e-6)
+
+
+def test_coordinates_of_a_manifold_stand_at_its_sides(runs):
+    figure = draw(runs("vae"), "manifold", grid=3, range=2.0)["manifold"]
+    texts = [text.get_text() for text in figure.axes[0].texts]
+    assert texts == ["2.00", "0.00", "-2.00", "-2.00", "0.00", "2.00"]
+    between = np.asarray(
+        draw(runs("cvae"), "manifold", grid=4)["manifold"].axes[0].images[0].get_array()
+    )
+    assert (between[:H, 4 * (W + GAP) : 4 * (W + GAP) + W] == 1).all()
+
+
+def test_grey_images_are_not_inverted(tmp_path):
+    run = fit(tmp_path / "run", data=random_dataset(kind="grey"))
+    assert not Scene.of(run, PlotConfig()).inverted
+    assert Scene.of(run, PlotConfig(invert="yes")).inverted
+
+
+def test_labels_that_the_model_knows_nothing_of_are_named(tmp_path):
+    data = random_dataset()
+    model = build("vae", (1, H, W), latent_dim=2, hidden_dim=8)
+    run = train(model, data, out=tmp_path / "run", epochs=1, batch_size=5, progress=False)
+    found = draw(run, "reconstructions", "latents")
+    names = [text.get_text() for text in found["reconstructions-classes"].axes[0].texts]
+    assert names[:3] == ["0", "1", "2"]
+
+
+def test_a_label_and_its_name_are_those_of_the_image(tmp_path):
+    data = dataclasses.replace(random_dataset(), classes=("a", "b", "c"))
+    run = fit(tmp_path / "run", "cvae", data)
+    names = [
+        text.get_text()
+        for text in draw(run, "reconstructions")["reconstructions-classes"].axes[0].texts
+    ]
+    assert names[:3] == ["a", "b", "c"]
+    row, other = (int(torch.nonzero(data.test.labels == k)[0]) for k in (2, 1))
+    scene = Scene.of(run, PlotConfig(label=0))
+    assert scene.labels(torch.tensor([row])).tolist() == [0]
+    found = tiles(
+        draw(run, "interpolations", images=(row, other))["interpolations"], 13, framed=True
+    )
+    with torch.no_grad():
+        expected = (
+            load(run).decode(torch.tensor([2]), z=scene.exhibits.codes["z"][[other]]).mean[0, 0]
+        )
+    assert torch.allclose(found[11], expected, atol=1e-6)
+    title = draw(run, "manifold", grid=2, label=1)["manifold"].texts[0].get_text()
+    assert "with the label b" in title
+
+
+def test_the_prior_of_a_label_is_that_of_the_label(tmp_path):
+    run = fit(tmp_path / "run", "cvae", prior="conditional")
+    scene, model = Scene.of(run, PlotConfig()), load(run)
+    for label in (0, 2):
+        with torch.no_grad():
+            expected = model.prior["z"](model.given(None, torch.tensor([label]))).mean
+        assert torch.allclose(scene.prior("z", label).loc.unique(dim=0), expected, atol=1e-6)
+    assert len(scene.prior("z").loc.unique(dim=0)) == 3
+
+
+def test_the_prior_of_completions_is_over_images(tmp_path):
+    run = fit(tmp_path / "run", "cvae", condition="quadrants:1")
+    assert len(Scene.of(run, PlotConfig()).prior("z").loc.unique(dim=0)) > 5
+
+
+def test_few_test_images_have_no_cloud_of_latents(tmp_path):
+    data = random_dataset()
+    data = dataclasses.replace(data, test=data.test[:2])
+    for dim in (1, 2, 6):
+        run = fit(tmp_path / str(dim), data=data, latent_dim=dim)
+        assert "latents-z" not in draw(run, grid=2)
+        with pytest.raises(UserError, match="fewer than 5 test images"):
+            draw(run, "latents")

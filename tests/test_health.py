@@ -194,3 +194,50 @@ def test_a_collapsed_training_is_warned_of_where_people_look(tmp_path, capsys):
     noted = [text for epoch in run.metrics for text in epoch.get("warnings", [])]
     assert [f"warning: {text}" for text in noted] == [line]
     assert run.metrics[-1]["active_units"] == 0
+
+
+def test_noise_of_a_latent_above_is_no_activity():
+    """Encoders blind to the image: z1's posterior depends on draws of z2 alone, its mean over images does not vary."""
+    model = small("hvae", top_dim=1)
+    with torch.no_grad():
+        for posterior in model.posterior.values():
+            posterior.network.trunk[0].weight.zero_()
+        for parameter in model.posterior["z1"].network.branch.parameters():
+            parameter.mul_(6)
+    assert examine(model, frozen()).active_units == 0
+
+
+def test_one_image_says_nothing_of_activity():
+    found = examine(small("vae"), frozen(1))
+    assert found.active_units is None
+    watch = Warnings(ModelConfig(), TrainConfig(epochs=20), 1000)
+    assert watch.new(9, 5.0, found) == []
+
+
+def test_health_is_without_dropout_and_over_all_batches(monkeypatch):
+    model = small("vae", dropout=0.5)
+    assert examine(model.train(), frozen()) == examine(model.eval(), frozen())
+    x = frozen(150)
+    x = Frozen(
+        Split(torch.cat([x.split.images[:100], 1 - x.split.images[100:]]), x.split.labels), "none"
+    )
+    monkeypatch.setattr("vaekit.health.NUMBERS", 54 * 100)
+    with torch.no_grad():
+        q = model.posterior["z"](model.given(x[:].images, x[:].labels))
+    kl = (0.5 * (q.mean**2 + q.variance - 1) - q.stddev.log()).mean(0)
+    assert np.allclose(examine(model, x).kl_per_dimension["z"], kl, rtol=1e-4)
+
+
+def test_thresholds_are_the_published_ones():
+    from vaekit import health as room
+
+    assert (room.ACTIVE_VARIANCE, room.USED_PART) == (0.01, 0.01)
+    assert warned(kl=0.5) == []
+    few = Warnings(ModelConfig(), TrainConfig(epochs=20), 1000)
+    assert few.new(2, 5.0, health(active=3)) == []
+    assert few.new(3, 5.0, health(active=1)) == []
+    model = small("vae", likelihood="gaussian", scale="each")
+    with torch.no_grad():
+        model.decoder.network.unfold.bias[54:] = -4.0  # scales of about 1.4 times the floor
+        assert model.decoder({"z": torch.zeros(1, 3)}).base_dist.scale.min() > 1.1 / 256
+    assert examine(model, frozen()).share_at_floor == 0

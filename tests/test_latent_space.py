@@ -151,3 +151,17 @@ def test_umap_says_what_it_needs(monkeypatch):
     monkeypatch.setitem(sys.modules, "umap", None)
     with pytest.raises(UserError, match=r"pip install 'vaekit\[umap\]'"):
         neighbour_map(torch.randn(20, 5), "umap")
+
+
+def test_labels_go_with_their_latents_past_the_first_batch():
+    model, z = small("cvae").eval(), torch.randn(700, 3)
+    y = torch.cat([torch.zeros(500), torch.ones(200)]).long()
+    with torch.no_grad():
+        expected = model.decode(y, z=z).mean
+    assert torch.allclose(decode_latents(model, {"z": z}, y), expected, atol=1e-6)
+
+
+def test_a_prior_of_labels_is_over_all_of_them():
+    assert len(prior_shape(small("conditional prior"), "z").loc.unique(dim=0)) == CLASSES
+    many = small("conditional prior", classes=100)
+    assert len(prior_shape(many, "z").loc.unique(dim=0)) == 100

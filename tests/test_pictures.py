@@ -3,11 +3,25 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from vaekit import UserError
 from vaekit.generation import decode_point, generate, reconstruct
 from vaekit.models import load
-from vaekit.pictures import Panel, curves, image_grid, pairs, save, scatter
+from vaekit.pictures import (
+    Movie,
+    Panel,
+    bars,
+    comparison,
+    confusion,
+    curves,
+    image_grid,
+    pairs,
+    samples_seen,
+    save,
+    scatter,
+    scatter_3d,
+)
 from vaekit.pictures.grids import GAP
 
 
@@ -150,3 +164,90 @@ def test_reconstructions_are_decoded_posterior_means(small_run):
         mean = model.posterior["z"]({"x": x, "y": None}).mean
         expected = torch.sigmoid(model.decoder.network(mean))
     assert torch.allclose(reconstruct(model, x), expected)
+
+
+def test_the_cells_of_a_confusion_are_at_cluster_and_label():
+    axes = confusion(np.array([[5, 0, 1], [0, 2, 2]]), ["a", "b", "c"]).axes[0]
+    found = {text.get_position(): text.get_text() for text in axes.texts}
+    assert found == {(0, 0): "5", (2, 0): "1", (1, 1): "2", (2, 1): "2"}
+    assert np.allclose(axes.images[0].get_array(), [[5 / 6, 0, 1 / 6], [0, 0.5, 0.5]])
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("label", "cluster")
+
+
+def test_bars_stand_beside_input_and_reconstruction():
+    figure = bars(
+        torch.zeros(2, 1, 4, 4), torch.ones(2, 1, 4, 4), np.array([[0.1, 0.9], [0.8, 0.2]])
+    )
+    assert figure.axes[0].images[0].get_array().max() == 0
+    assert figure.axes[1].images[0].get_array().min() == 1
+    assert [bar.get_height() for bar in figure.axes[2].patches] == [0.1, 0.9]
+
+
+def test_the_best_epoch_is_marked_and_dimensions_are_named():
+    metrics = [
+        {
+            "epoch": n, "best": n < 4, "train_elbo": -n, "validation_elbo": -2 * n, "active_units": 1,
+            "latent_units": 2, "kl_per_dimension": {"z": [1.0, n]},
+        }
+        for n in range(1, 6)
+    ]  # fmt: skip
+    figure = curves(metrics)
+    assert list(figure.axes[0].lines[2].get_xdata()) == [3, 3]
+    assert [label.get_text() for label in figure.axes[4].get_yticklabels()] == ["z[1]", "z[0]"]
+    lines = samples_seen(metrics, 10).axes[0].lines
+    assert list(lines[0].get_ydata()) == [-1, -2, -3, -4, -5]
+    assert list(lines[1].get_ydata()) == [-2, -4, -6, -8, -10]
+
+
+def test_one_epoch_is_seen_and_its_axis_has_whole_numbers():
+    metrics = [{"epoch": 1, "train_elbo": -3.0, "validation_elbo": -2.0}]
+    for figure in (curves(metrics), comparison({"a": [(metrics, 10)]})):
+        assert figure.axes[0].lines[0].get_marker() == "."
+        figure.draw_without_rendering()
+        assert all(tick == int(tick) for tick in figure.axes[0].get_xticks())
+
+
+def test_names_of_columns_that_are_too_wide_stand_upright():
+    images = torch.rand(4, 1, 8, 8)
+    for names, angle in (
+        (["a", "b", "c", "d"], 0),
+        (["a", "very long name, longer than its image", "c", "d"], 90),
+    ):
+        figure = image_grid(images, 4, column_names=names)
+        figure.draw_without_rendering()
+        assert {text.get_rotation() for text in figure.axes[0].texts} == {angle}
+        assert all(
+            text.get_window_extent().y1 <= figure.bbox.height for text in figure.axes[0].texts
+        )
+
+
+def test_letters_that_the_font_lacks_are_no_warning(tmp_path):
+    panel = Panel(np.random.default_rng(0).normal(size=(30, 2)))
+    figure = scatter([panel], np.arange(30) % 2, ["\u65e5\u672c\u8a9e", "cats"])
+    save(figure, tmp_path / "a.png")
+
+
+def test_names_in_a_crowd_are_left_out():
+    points = np.random.default_rng(0).normal(size=(300, 2))
+    crowded = scatter([Panel(points)], np.arange(300) % 10)
+    assert len(crowded.axes[0].texts) < 10
+    apart = points + 50 * np.stack([np.arange(300) % 10, np.zeros(300)], axis=1)
+    assert len(scatter([Panel(apart)], np.arange(300) % 10).axes[0].texts) == 10
+
+
+def test_points_in_space_have_the_colours_of_their_classes():
+    points = np.random.default_rng(0).normal(size=(30, 3))
+    axes = scatter_3d(points, np.arange(30) % 3, azimuth=20, name="w").axes[0]
+    assert len(axes.collections) == 3
+    assert axes.azim == 20
+    assert axes.get_zlabel() == "w[2]"
+
+
+def test_frames_of_a_movie_are_of_one_size(tmp_path):
+    frames = [image_grid(torch.zeros(1, 1, 40, 4), 1, title="x" * n) for n in (1, 30)]
+    path = save(Movie(frames, 0.1, hold=0.5), tmp_path / "a.gif")
+    with Image.open(path) as movie:
+        assert movie.n_frames == 2
+        assert movie.width >= 100
+        movie.seek(1)
+        assert movie.info["duration"] == 600

@@ -11,7 +11,7 @@ import pytest
 from conftest import random_dataset
 from vaekit import Run, UserError, build, evaluate, train
 from vaekit.gallery import draw
-from vaekit.reporting import report
+from vaekit.reporting import report, tiles
 
 
 @pytest.fixture(scope="module")
@@ -23,8 +23,12 @@ def run(tmp_path_factory):
     )  # fmt: skip
 
 
-def test_it_holds_every_picture_and_asks_for_nothing_else(run):
-    page = report(run).read_text()
+@pytest.fixture(scope="module")
+def page(run):
+    return report(run).read_text()
+
+
+def test_it_holds_every_picture_and_asks_for_nothing_else(run, page):
     sources = re.findall(r'<img src="([^"]*)"', page)
     assert len(sources) == len(draw(run))
     assert all(source.startswith("data:image/webp;base64,") for source in sources)
@@ -35,16 +39,14 @@ def test_it_holds_every_picture_and_asks_for_nothing_else(run):
     assert len(page) < 5_000_000
 
 
-def test_names_are_text_not_markup(run):
-    page = report(run).read_text()
+def test_names_are_text_not_markup(page):
     assert html.escape("a <script> run") in page
     assert "<b>cats" not in page
 
 
-def test_numbers_stand_with_what_they_mean(run, tmp_path):
-    copied = Run(shutil.copytree(run.path, tmp_path / "run"))
-    page = report(copied, tmp_path / "first.html").read_text()
+def test_numbers_stand_with_what_they_mean(run, page, tmp_path):
     assert "Not measured yet" in page
+    copied = Run(shutil.copytree(run.path, tmp_path / "run"))
     found = evaluate(run, data=random_dataset(), samples=5)
     shutil.copy(run.path / "evaluation.json", copied.path)
     page = report(copied, tmp_path / "second.html").read_text()
@@ -74,8 +76,8 @@ def test_what_is_too_large_is_named_instead(run, tmp_path, monkeypatch):
     assert "is too large for this page" in page
 
 
-def test_large_pictures_are_kept_less_exactly(run, tmp_path, monkeypatch):
-    whole = len(report(run, tmp_path / "a.html").read_text())
+def test_large_pictures_are_kept_less_exactly(run, page, tmp_path, monkeypatch):
+    whole = len(page)
     monkeypatch.setattr("vaekit.reporting.LARGE", 3_000)
     assert len(report(run, tmp_path / "b.html").read_text()) < 0.9 * whole
 
@@ -87,3 +89,28 @@ def test_a_run_without_weights_has_no_report(run, tmp_path):
     with pytest.raises(UserError, match="has not saved any weights yet"):
         report(copied)
     assert not (copied.path / "report.html").exists()
+
+
+def test_tiles_are_of_the_best_epoch_with_their_sign(run, tmp_path):
+    copied = Run(shutil.copytree(run.path, tmp_path / "run"))
+    lines = [{**epoch, "best": n == 0, "seconds": 600.0} for n, epoch in enumerate(copied.metrics)]
+    lines[0]["warnings"] = ["the first epoch's"]
+    (copied.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    found = dict(tiles(Run(copied.path)))
+    assert found["epochs"] == "2, best 1"
+    assert found["validation ELBO, nats"] == f"{lines[0]['validation_elbo']:.2f}"
+    assert found["training"] == "20 min"
+    evaluation = evaluate(run, data=random_dataset(), samples=5)
+    shutil.copy(run.path / "evaluation.json", copied.path)
+    assert dict(tiles(Run(copied.path)))["NLL, test images, nats"] == f"{evaluation['nll']:.2f}"
+    page = report(copied, tmp_path / "a.html").read_text()
+    assert "Warning at epoch 1: the first epoch&#39;s." in page
+    assert f"vaekit evaluate {html.escape(str(copied))}" not in page
+
+
+def test_a_run_without_epochs_is_reported_without_them(run, tmp_path):
+    copied = Run(shutil.copytree(run.path, tmp_path / "run"))
+    (copied.path / "metrics.jsonl").write_text("")
+    page = report(copied, tmp_path / "a.html").read_text()
+    assert 'id="curves"' not in page
+    assert 'id="samples"' in page

@@ -204,3 +204,60 @@ def test_short_epochs_are_not_all_examined_but_the_first_and_last_are(tmp_path, 
     axes = draw(run, "curves")["curves"].axes
     assert list(axes[3].lines[0].get_xdata()) == [1, 3, 6, 8]
     assert axes[4].get_xlim() == (0.5, 8.5)
+
+
+def test_the_last_step_of_uneven_epochs_is_filmed(tmp_path):
+    run = fit(tmp_path / "run", record=True, batch_size=6)  # 4 steps of 20 images
+    assert [int(frame.stem.removeprefix("step-")) for frame in film_frames(run)] == sorted(
+        frame_steps(12)
+    )
+
+
+def test_samples_are_without_dropout_and_the_same_at_each_call():
+    model = build(
+        "cvae", random_dataset(), condition="quadrants:1", latent_dim=2, hidden_dim=8, dropout=0.5
+    )
+    x = torch.rand(3, 1, 6, 5)
+    assert torch.equal(fixed_samples(model.train(), 5, x), fixed_samples(model.eval(), 5, x))
+    plain = build("vae", (1, 6, 5), latent_dim=2, hidden_dim=8, dropout=0.5)
+    assert torch.equal(fixed_samples(plain.train(), 5, x), fixed_samples(plain.eval(), 5, x))
+
+
+def test_health_is_of_the_weights_that_are_kept(tmp_path):
+    from vaekit.data.splits import spread
+    from vaekit.health import IMAGES, examine
+
+    data = random_dataset()
+    run = fit(tmp_path / "run", data=data, ema=0.9, epochs=2)
+    assert run.metrics[-1]["best"]
+    sample = freeze(data.validation.take(spread(20, IMAGES)), "dynamic")
+    assert examine(load(run), sample).kl_per_dimension["z"] == pytest.approx(
+        run.metrics[-1]["kl_per_dimension"]["z"]
+    )
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 3), (2, 4, 4), (3, 5, 9)])
+def test_the_projector_takes_images_of_any_shape(tmp_path, shape):
+    pytest.importorskip("tensorboard")
+    run = fit(
+        tmp_path / "run", data=random_dataset(shape, kind="float"), epochs=1, tensorboard=True
+    )
+    (sprite,) = (run.path / "tensorboard").glob("*/*/sprite.png")
+    with Image.open(sprite) as image:
+        assert image.width % max(shape[1:]) == 0
+
+
+def test_every_scalar_has_its_own_tag(board):
+    from vaekit.boards import SCALARS
+
+    run, _, events = board
+    for key, tag in SCALARS.items():
+        known = [
+            (epoch["epoch"], epoch[key]) for epoch in run.metrics if epoch.get(key) is not None
+        ]
+        if known:
+            assert np.allclose(
+                [(p.step, p.value) for p in events.Scalars(tag)], known, rtol=1e-5
+            ), key
+    assert events.Histograms("latents/z scales")[0].histogram_value.min > 0
+    assert events.Histograms("latents/z means")[0].histogram_value.min < 0

@@ -15,7 +15,6 @@ from . import generation
 from .checks import UserError
 from .data import Frozen
 from .data.dataset import Batch
-from .encoding import posterior_means
 from .health import Health
 from .pictures.grids import canvas, in_turns
 from .runs import Run
@@ -86,9 +85,10 @@ class Board:
             writer.add_histogram(f"parameters/{name}", parameter, step)
         was_training = model.training
         model.eval()
-        for name, (mean, scale) in posterior_means(model, sample[:]).items():
-            writer.add_histogram(f"latents/{name} means", mean, step)
-            writer.add_histogram(f"latents/{name} scales", scale, step)
+        batch = sample[:]
+        for name, q in model.posteriors(model.given(batch.images, batch.labels)).items():
+            writer.add_histogram(f"latents/{name} means", q.mean, step)
+            writer.add_histogram(f"latents/{name} scales", q.stddev, step)
         few = self.few
         redrawn = generation.reconstruct(model, few.images, few.labels)
         self.add_grid("reconstructions", in_turns(few.images, redrawn, 10), step)
@@ -110,14 +110,23 @@ class Board:
             label = "" if batch.labels is None else int(batch.labels[i])
             named = classes[label] if classes and isinstance(label, int) else str(label)
             metadata.append([named, str(row)])
-        images = 1 - batch.images if dark else batch.images
-        for name, (mean, _) in posterior_means(model, batch).items():
+        images = sprites(1 - batch.images if dark else batch.images)
+        for name, q in model.posteriors(model.given(batch.images, batch.labels)).items():
             # The projector wants three dimensions.
-            points = nn.functional.pad(mean, (0, max(0, 3 - mean.shape[1])))
+            points = nn.functional.pad(q.mean, (0, max(0, 3 - q.mean.shape[1])))
             self.writer.add_embedding(
                 points, metadata, images, tag=f"test_{name}", metadata_header=header
             )
         self.writer.close()
+
+
+def sprites(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) as the projector wants them: square, grey or of three colours."""
+    height, width = images.shape[-2:]
+    side = max(height, width)
+    if images.shape[1] not in (1, 3):
+        images = images[:, :1]
+    return nn.functional.pad(images, (0, side - width, 0, side - height), value=1.0)
 
 
 class Traced(nn.Module):

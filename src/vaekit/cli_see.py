@@ -60,8 +60,8 @@ def plot(
 
     scene = Scene.of(run, settings, data_dir)
     folder = scene.run.pictures if out is None else Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     for _, (name, picture) in draw_each(scene, names):
+        folder.mkdir(parents=True, exist_ok=True)
         ending = "gif" if isinstance(picture, Movie) else format
         print(save(picture, folder / f"{name}.{ending}"), flush=True)
 

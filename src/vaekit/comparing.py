@@ -26,7 +26,7 @@ def compare(runs: Sequence[Run | str | Path]) -> Figure:
     Raises UserError for a run without ELBOs, and for runs whose likelihoods are of different things: other data,
     another binarisation, another kind of pixels.
     """
-    found = [Run.of(run) for run in runs]
+    found = list({Run.of(run).path.resolve(): Run.of(run) for run in runs}.values())
     require(len(found) >= 1, "there are no runs to compare")
     for run in found:
         have = any(epoch.get("validation_elbo") is not None for epoch in run.metrics)
@@ -64,7 +64,7 @@ def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
     names = [name_of(found, settings) for found in settings]
     if max(map(len, names)) > LONGEST:
         firsts = [runs[names.index(name)] for name in names]
-        names = [f"{run.blueprint.model} ({run.path.name})" for run in firsts]
+        names = [f"{run.blueprint.model} ({run})" for run in firsts]
     groups: dict[str, list[Run]] = {}
     for run, name in zip(runs, names, strict=True):
         groups.setdefault(name, []).append(run)
@@ -76,6 +76,7 @@ def settings_of(run: Run) -> dict[str, Any]:
     found = {
         "model": run.blueprint.model,
         "objective": run.config.get("objective"),
+        "init": run.config.get("init"),
         **run.section("model")["settings"],
         **run.section("training"),
     }

@@ -394,8 +394,8 @@ class PlotConfig:
     def __post_init__(self) -> None:
         require(2 <= self.grid <= 100, f"--grid is {self.grid}; it must be 2 to 100")
         require(
-            self.range is None or 0 < self.range < math.inf,
-            f"--range is {self.range}; it must be a positive number",
+            self.range is None or 0 < self.range <= 1e6,
+            f"--range is {self.range}; it must be a positive number, at most a million",
         )
         require_seed(self.seed)
 

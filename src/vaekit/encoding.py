@@ -15,7 +15,7 @@ from .checks import UserError, require, require_count, require_seed
 from .compute import fast_float32, find_device, seeded
 from .data import Dataset, Frozen, Split, freeze, load_again
 from .data import load as load_data
-from .data.dataset import Batch, choose_split
+from .data.dataset import choose_split
 from .data.images import endings, image_files, read_images
 from .evaluation import ELBO_SAMPLES, chunked, measure_nll
 from .generation import latent_sizes, same_label
@@ -27,16 +27,6 @@ from .tables import Table
 from .vae import VAE
 
 SPLITS = ("train", "validation", "test")
-
-
-def posterior_means(model: VAE, batch: Batch) -> dict[str, tuple[Tensor, Tensor]]:
-    """Mean and standard deviation (N, D) of each latent's posterior, given the means of those drawn before it."""
-    values, found = model.given(batch.images, batch.labels), {}
-    for name, posterior in model.posterior.items():
-        q = posterior(values)
-        values[name] = q.mean
-        found[name] = q.mean, q.stddev
-    return found
 
 
 def encode(
@@ -96,7 +86,12 @@ def image_parts(
     recorded, shape = run.data, run.blueprint.shape
     fit = "crop" if run.source is None else run.source.fit
     paths = [Path(data)] if isinstance(data, str | Path) else data
-    if isinstance(paths, Sequence) and all(map(is_images, paths)):
+    if isinstance(paths, Sequence):
+        paths = [Path(path) for path in paths]
+        require(len(paths) > 0, "there are no images to encode")
+    if isinstance(paths, list) and all(map(is_images, paths)):
+        if label is not None:
+            same_label(run.blueprint, 1, label)
         files = image_files(paths)
         images = read_images(files, shape, notice, fit)
         labels = None if label is None else same_label(run.blueprint, len(images), label)
@@ -110,13 +105,25 @@ def image_parts(
         require(len(paths) == 1, "give image files and folders of them, or one data set")
         colour = "grey" if shape[0] == 1 else "rgb"
         dataset = load_data(
-            str(paths[0]), data_dir, size=f"{shape[1]}x{shape[2]}", fit=fit, colour=colour
+            data if isinstance(data, str) else paths[0],
+            data_dir,
+            size=f"{shape[1]}x{shape[2]}",
+            fit=fit,
+            colour=colour,
         )
     require(
         dataset.shape == shape,
         f"the images of {dataset.name!r} are {dataset.shape} (C, H, W), and the model's {shape}",
     )
     names = SPLITS if split == "all" else (split,)
+    classes = run.blueprint.classes
+    if run.blueprint.settings.condition == "label":
+        for name in names:
+            labels = choose_split(dataset, name).labels
+            require(
+                labels is not None and int(labels.max()) < classes,
+                f"the model is conditional on labels of 0 to {classes - 1}, which {dataset.name!r} has not",
+            )
     return {
         name: (freeze(choose_split(dataset, name), recorded.binarisation), ()) for name in names
     }
@@ -141,9 +148,9 @@ def encode_images(model: VAE, images: Frozen, samples: int, shown: Shown) -> Tab
     bounds = []
     for chunk in shown.track(chunked(model, images, draws), "ELBO"):
         batch = images[chunk]
-        for name, (mean, scale) in posterior_means(model, batch).items():
-            add(f"{name}_mean", mean)
-            add(f"{name}_scale", scale)
+        for name, q in model.posteriors(model.given(batch.images, batch.labels)).items():
+            add(f"{name}_mean", q.mean)
+            add(f"{name}_scale", q.stddev)
         inference = model(batch.images, batch.labels, samples=(draws,))
         for name, latent in inference.latents.items():
             add(f"{name}_sample", latent.z[0])
@@ -173,13 +180,14 @@ def decode(
                 f"there is no column {name}_{column} and none {name} (there are: {there})"
             )
         require(
-            found.ndim == 2 and found.shape[1] == dim and np.issubdtype(found.dtype, np.number),
+            found.ndim == 2 and found.shape[1] == dim and found.dtype.kind in "iuf",
             f"the latent {name} has {dim} dimensions, and its column is {found.dtype} {found.shape}",
         )
+        with np.errstate(over="ignore"):
+            fixed[name] = torch.from_numpy(found.astype(np.float32))
         require(
-            bool(np.isfinite(found).all()), f"the latent {name} has numbers that are not finite"
+            bool(fixed[name].isfinite().all()), f"the latent {name} has numbers that are not finite"
         )
-        fixed[name] = torch.from_numpy(found.astype(np.float32))
     count = len(next(iter(fixed.values())))
     require(count > 0, "there are no latents to decode")
     require(all(len(z) == count for z in fixed.values()), "the latents' columns differ in length")
@@ -194,10 +202,12 @@ def decode(
     elif condition == "label":
         if "label" not in latents:
             raise UserError("the model is conditional on labels: give --label")
-        labels = torch.from_numpy(latents["label"].astype(np.int64))
-        classes = model.blueprint.classes
+        given_labels, classes = latents["label"], model.blueprint.classes
         require(
-            len(labels) == count and bool(((labels >= 0) & (labels < classes)).all()),
+            given_labels.shape == (count,)
+            and given_labels.dtype.kind in "iuf"
+            and bool(np.isin(given_labels, np.arange(classes)).all()),
             f"the column label must have a label of 0 to {classes - 1} for each latent",
         )
+        labels = torch.from_numpy(given_labels.astype(np.int64))
     return decode_latents(model, fixed, labels)

@@ -17,13 +17,13 @@ from .data import Dataset, Frozen, Split, freeze, load_again
 from .data.dataset import Batch, Settled
 from .data.splits import in_turn, spread
 from .distributions import GaussianMixture
-from .encoding import posterior_means
 from .evaluation import evaluation_images
 from .health import kl_per_dimension
 from .runs import Run, write
 from .vae import VAE
 
 FILE = "exhibits.safetensors"
+SPLITS = ("train", "test")
 IMAGES = 200  # of a split that are kept, unless they are larger than so many bytes
 BYTES = 2**24
 EACH = 10  # of each class, and of each cluster
@@ -101,10 +101,10 @@ def gather(model: VAE, train: Split, test: Frozen, binarisation: Settled) -> Exh
     clusters: list[Tensor] = []
     for part in code_rows.split(BATCH):
         batch = test.take(part).to(device)[:]
-        for name, (mean, scale) in posterior_means(model, batch).items():
-            codes.setdefault(name, []).append(mean.cpu())
-            scales.setdefault(name, []).append(scale.cpu())
         given = model.given(batch.images, batch.labels)
+        for name, q in model.posteriors({**given}).items():
+            codes.setdefault(name, []).append(q.mean.cpu())
+            scales.setdefault(name, []).append(q.stddev.cpu())
         for name, latent in model.infer({**given}, (len(batch),)).items():
             share = len(batch) / len(code_rows)
             kl[name] = kl.get(name, torch.zeros(())) + share * kl_per_dimension(latent).cpu()
@@ -119,7 +119,8 @@ def gather(model: VAE, train: Split, test: Frozen, binarisation: Settled) -> Exh
     found = torch.cat(clusters) if clusters else None
     few = found is not None and found.shape[1] <= CLUSTERS
     if found is not None and few:
-        each = min(EACH, len(code_rows), max(1, count // found.shape[1]))
+        room = BYTES // (test.split.images[:1].numel() * found.shape[1])
+        each = max(1, min(EACH, len(code_rows), room))
         chosen = torch.cat([chosen, found.topk(each, dim=0).indices.flatten()]).unique()
     rows = {"train": spread(len(train), count), "test": code_rows[chosen]}
     # Taken before it is frozen: all of a large training split is not read for a few images.
@@ -175,15 +176,13 @@ def read(path: Path, weights: str) -> Exhibits | None:
             kind, _, key = name.partition(".")
             parts.setdefault(kind, {})[key] = tensor
         labels = parts.get("labels", {})
+        images = {split: parts["images"][split] for split in SPLITS}
         return Exhibits(
             batches={
-                split: Batch(
-                    images if images.is_floating_point() else images.float().div_(255),
-                    labels.get(split),
-                )
-                for split, images in parts["images"].items()
+                split: Batch(x if x.is_floating_point() else x.float().div_(255), labels.get(split))
+                for split, x in images.items()
             },
-            rows=parts["rows"],
+            rows={split: parts["rows"][split] for split in SPLITS},
             code_rows=tensors["code_rows"],
             code_labels=tensors.get("code_labels"),
             codes=parts["codes"],

@@ -36,7 +36,7 @@ class Health:
     `components_used`: of the prior's mixture. `share_at_floor`: of Gaussian pixels, whose scale is the smallest.
     """
 
-    active_units: int
+    active_units: int | None
     latent_units: int
     kl_per_dimension: dict[str, list[float]] | None
     components_used: int | None
@@ -46,7 +46,7 @@ class Health:
 
 @torch.no_grad()
 def examine(model: VAE, images: Frozen) -> Health:
-    """The health of a model on images (some hundreds, at least two)."""
+    """The health of a model on images, some hundreds; one alone says nothing of active units, which are then None."""
     was_training = model.training
     model.eval()
     means: list[Tensor] = []
@@ -59,8 +59,10 @@ def examine(model: VAE, images: Frozen) -> Health:
             batch = images[start : start + size]
             share = len(batch) / len(images)
             values = model.given(batch.images, batch.labels)
+            # At the means of the latents above: at draws of them, noise would count as activity.
+            centres = model.posteriors({**values}).values()
+            means.append(torch.cat([q.mean for q in centres], dim=-1))
             latents = model.infer(values, (len(batch),))
-            means.append(torch.cat([latent.posterior.mean for latent in latents.values()], dim=-1))
             for name, latent in latents.items():
                 kls[name] = kls.get(name, 0) + share * kl_per_dimension(latent)
                 if isinstance(latent.prior, GaussianMixture):
@@ -74,7 +76,7 @@ def examine(model: VAE, images: Frozen) -> Health:
     spread = torch.cat(means).var(0, correction=0)
     dense = model.blueprint.settings.posterior != "deterministic"
     return Health(
-        active_units=int((spread > ACTIVE_VARIANCE).sum()),
+        active_units=int((spread > ACTIVE_VARIANCE).sum()) if len(images) > 1 else None,
         latent_units=len(spread),
         kl_per_dimension={name: kl.tolist() for name, kl in kls.items()} if dense else None,
         components_used=None if use is None else int((use * len(use) > USED_PART).sum()),
@@ -124,7 +126,7 @@ class Warnings:
         if early and epoch < self.config.epochs:
             return []
         found = {key: text for key, text in self.all(kl, health) if key not in self.said}
-        self.most_active = max(self.most_active, health.active_units)
+        self.most_active = max(self.most_active, health.active_units or 0)
         self.said.update(found)
         return list(found.values())
 
@@ -132,6 +134,7 @@ class Warnings:
         settings, active, units = self.settings, health.active_units, health.latent_units
         if active == 0 or kl < 0.1:
             carried = "" if math.isnan(kl) else f"the latents carry {max(kl, 0):.2f} nats and "
+            shown = "few" if active is None else active
             remedy = (
                 "--kl-warmup 10, a smaller --beta where it is above 1, or a smaller --learning-rate"
             )
@@ -139,10 +142,10 @@ class Warnings:
                 remedy = "a smaller --mmd-weight or --learning-rate"
             yield (
                 "collapse",
-                f"posterior collapse: {carried}{active} of {units} dimensions are active, so that all images are "
+                f"posterior collapse: {carried}{shown} of {units} dimensions are active, so that all images are "
                 f"redrawn alike; try {remedy}",
             )
-        elif self.most_active >= 4 and active <= self.most_active / 2:
+        elif active is not None and self.most_active >= 4 and active <= self.most_active / 2:
             yield (
                 "falling",
                 f"active units fell from {self.most_active} to {active} of {units}; if the ELBO falls too, try "
@@ -159,7 +162,7 @@ class Warnings:
             elif isinstance(settings, ClusterConfig) and used < count:
                 yield (
                     "components",
-                    f"merged clusters: {unused}; try more --start-epochs, or --clusters {used}",
+                    f"merged clusters: {unused}; try more --start-epochs, or --clusters {max(2, used)}",
                 )
         if health.share_at_floor is not None and health.share_at_floor > 0.1:
             yield (

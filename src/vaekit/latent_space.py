@@ -84,18 +84,19 @@ class PriorShape:
 
 @torch.no_grad()
 def prior_shape(model: VAE, latent: str, y: Tensor | None = None, seed: int = 0) -> PriorShape:
-    """The prior of a latent, by its name, over the conditions y (ANCESTORS,), or over all labels."""
+    """The prior of a latent, by its name, over conditions y (N,), or over all labels."""
     classes = model.blueprint.classes
     if y is None and classes:
-        y = torch.arange(ANCESTORS) % classes
+        y = torch.arange(max(ANCESTORS, classes)) % classes
+    count = ANCESTORS if y is None else len(y)
     drawn, middle = model.given(None, y), model.given(None, y)
     with seeded(seed):
         for name, prior in model.prior.items():
             p, at_mean = prior(drawn), prior(middle)
             if name == latent:
                 break
-            drawn[name] = p.expand((ANCESTORS,)).sample()
-            middle[name] = at_mean.expand((ANCESTORS,)).mean
+            drawn[name] = p.expand((count,)).sample()
+            middle[name] = at_mean.expand((count,)).mean
     if isinstance(p, GaussianMixture):
         loc, scale, logits = p.loc, p.scale, p.logits
         centres = at_mean.loc if at_mean.loc.ndim == 2 else at_mean.loc[0]
@@ -123,7 +124,7 @@ def principal_axes(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def neighbour_map(codes: Tensor, method: str, seed: int = 0) -> np.ndarray:
     """Codes (N, D) in 2-D so that neighbours stay neighbours, by t-SNE or UMAP: (N, 2). Raises UserError where the
     package of UMAP is missing."""
-    points = codes.numpy()
+    points, seed = codes.numpy(), seed % 2**32
     if method == "umap":
         try:
             from umap import UMAP

@@ -19,11 +19,12 @@ from .config import PlotConfig
 from .evaluation import Evaluation, described, measured_on
 from .gallery import PICTURES, Scene, draw_each
 from .pictures import Movie
-from .pictures.writing import pixels
+from .pictures.writing import of_one_size, pixels
 from .runs import Run, parse_json, write
 
 BUDGET = 4_500_000  # bytes of the whole file, pictures in base64
 LARGE = 200_000  # bytes of a picture, from which on it is kept less exactly
+WIDEST = 4096  # pixels of a side
 SETTINGS = ("model", "training", "data")
 
 
@@ -48,6 +49,7 @@ def report(
     )
     text = page.get_template("report.html.jinja").render(
         name=run.path.resolve().name,
+        path=str(run),
         config=run.config,
         summary=MODELS[run.blueprint.model].summary if run.blueprint.model in MODELS else "",
         command=" ".join(map(str, run.config.get("command", []))),
@@ -64,6 +66,8 @@ def report(
 def tiles(run: Run) -> list[tuple[str, str]]:
     """The first numbers to look at."""
     metrics = run.metrics
+    if not metrics:
+        return []
     best = [epoch for epoch in metrics if epoch.get("best")] or metrics
     found = [("epochs", f"{len(metrics)}, best {best[-1]['epoch']}")]
     elbo = best[-1].get("validation_elbo")
@@ -72,7 +76,7 @@ def tiles(run: Run) -> list[tuple[str, str]]:
     evaluation = read_evaluation(run)
     if evaluation is not None and evaluation.nll is not None:
         found.append((f"NLL, {evaluation.split} images, nats", f"{evaluation.nll:.2f}"))
-    examined = [epoch for epoch in metrics if "active_units" in epoch]
+    examined = [epoch for epoch in metrics if epoch.get("active_units") is not None]
     if examined:
         found.append(
             ("active units", f"{examined[-1]['active_units']} of {examined[-1]['latent_units']}")
@@ -138,7 +142,7 @@ def still(figure: Figure) -> bytes:
 
 def moving(movie: Movie) -> bytes:
     """A movie as WebP, half as large a side."""
-    images = [pixels(frame) for frame in movie.frames]
+    images = of_one_size([pixels(frame) for frame in movie.frames])
     times = [round(movie.seconds * 1000)] * len(images)
     times[-1] += round(movie.hold * 1000)
     largest = max(images[0].size)
@@ -151,6 +155,8 @@ def moving(movie: Movie) -> bytes:
 
 
 def webp(images: list[Image.Image], options: dict[str, Any]) -> bytes:
+    for image in images:
+        image.thumbnail((WIDEST, WIDEST))
     content, (first, *rest) = io.BytesIO(), images
     first.save(content, "WEBP", save_all=bool(rest), append_images=rest, loop=0, **options)
     return content.getvalue()

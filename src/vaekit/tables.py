@@ -20,7 +20,7 @@ from .replacing import replacing
 # Columns by name, all of one length: (N,), or (N, D), which .csv and .parquet have as name_0, name_1, ...
 Table = dict[str, np.ndarray]
 ENDINGS = (".npz", ".csv", ".parquet")
-BROAD = re.compile(r"(.+)_(\d+)")
+BROAD = re.compile(r"(.+)_(\d{1,6})")
 
 
 def check_ending(path: Path) -> str:
@@ -74,8 +74,14 @@ def read_table(path: Path) -> Table:
             with np.load(path, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
         if ending == ".csv":
-            with path.open(encoding="utf-8", newline="") as text:
-                names, *rows = csv.reader(text)
+            text = path.read_text(encoding="utf-8-sig")
+            head, *_ = text.partition("\n")
+            between = ";" if ";" in head and "," not in head else ","  # as some spreadsheets write
+            table = [
+                row for row in csv.reader(io.StringIO(text, newline=""), delimiter=between) if row
+            ]
+            require(len(table) > 1, f"{path} has no lines below its names")
+            names, rows = [name.strip() for name in table[0]], table[1:]
             require(
                 all(len(row) == len(names) for row in rows), f"{path}: its rows differ in length"
             )
@@ -87,7 +93,7 @@ def read_table(path: Path) -> Table:
             columns = {name: read[name].to_numpy() for name in read.column_names}
     except UserError:
         raise
-    except (ValueError, OSError, zipfile.BadZipFile, EOFError) as error:
+    except (ValueError, OSError, zipfile.BadZipFile, EOFError, csv.Error) as error:
         raise UserError(f"{path} cannot be read as {ending} ({one_line(error)})") from None
     return broad(columns)
 

@@ -321,6 +321,7 @@ def train(
             )
         if isinstance(model.blueprint.settings, ClusterConfig):
             find_clusters(model, data, config, settled, device, shown)
+        model.to(device)
         watch = Watch(run, model, data, settled, device, config, watched)
         loop = train_epochs(
             model, data, config, objective, settled, device, lambda b: shown.track(watch.track(b))

@@ -119,6 +119,14 @@ class VAE(nn.Module):
             latents[name] = Latent(z, q, p)
         return latents
 
+    def posteriors(self, values: Values) -> dict[str, Distribution]:
+        """Each latent's posterior given the means of those before it; its own mean is added to `values`."""
+        found = {}
+        for name, posterior in self.posterior.items():
+            found[name] = posterior(values)
+            values[name] = found[name].mean
+        return found
+
     def given(self, x: Tensor | None, y: Tensor | None) -> Values:
         """The values known before any latent."""
         return {"x": x, "y": None if self.condition is None else self.condition(x, y)}
@@ -152,8 +160,7 @@ class VAE(nn.Module):
         """The pixels' distributions (B,) given each image's latents at their posterior means; decoded with the labels
         `decode_as`, where given, instead of its own."""
         values = self.given(x, y)
-        for name, posterior in self.posterior.items():
-            values[name] = posterior(values).mean
+        self.posteriors(values)
         if decode_as is not None:
             values["y"] = self.given(None, decode_as)["y"]
         return self.decoder(values)

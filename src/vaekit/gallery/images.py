@@ -63,7 +63,11 @@ def samples(scene: Scene) -> Figures:
         heads[EACH // 2] = "completed"
         return {"samples": pictures.image_grid(drawn, EACH, column_names=heads)}
     if scene.condition == "label" and model.blueprint.classes <= MOST_ROWS:
-        drawn, _ = generation.generate_rows(model, EACH, seed=seed)
+        rows = [
+            generation.generate(model, EACH, seed=seed, label=k)
+            for k in range(model.blueprint.classes)
+        ]
+        drawn = torch.cat(rows)
         title = "drawn from the prior for each label, with the same noise in each column"
         return {"samples": pictures.image_grid(drawn, EACH, scene.classes, title=title)}
 
@@ -73,7 +77,8 @@ def samples(scene: Scene) -> Figures:
     found: Figures = {"samples": pictures.image_grid(grid, 10, title=f"drawn from the prior{kind}")}
     clusters = scene.exhibits.clusters
     if clusters is not None and clusters.shape[1] <= 2 * MOST_ROWS:
-        use, weights = clusters.mean(0), component_weights(scene, clusters.shape[1])
+        weights = component_weights(scene, clusters.shape[1])
+        use = clusters.argmax(1).bincount(minlength=len(weights)) / len(clusters)
         drawn = torch.cat(
             [generation.generate(model, EACH, seed=seed, cluster=k) for k in range(len(use))]
         )
@@ -99,7 +104,7 @@ def component_weights(scene: Scene, count: int) -> list[float]:
 def analogies(scene: Scene) -> Figures:
     if scene.condition != "label":
         raise DoesNotApply("analogies need a model with --condition label, such as cvae")
-    rows = scene.rows(10)
+    rows = scene.rows(10)[: len(scene.settings.images) or 10]
     images = scene.images(rows)
     at = torch.searchsorted(scene.exhibits.code_rows, rows)
     assert scene.exhibits.code_labels is not None
@@ -129,15 +134,17 @@ def pseudo_inputs(scene: Scene) -> Figures:
 
 def clusters(scene: Scene) -> Figures:
     probabilities = clustered(scene)
-    names, rows = [], []
     count = probabilities.shape[1]
     sizes = probabilities.argmax(1).bincount(minlength=count)
-    each = min(EACH, len(probabilities))
-    for k in range(min(count, 2 * MOST_ROWS)):
-        best = probabilities[:, k].topk(each).indices
-        rows.append(scene.exhibits.code_rows[best])
-        names.append(f"cluster {k}: {int(sizes[k]):,} images")
-    images = scene.images(torch.cat(rows))
+    shown = min(count, 2 * MOST_ROWS)
+    best = probabilities[:, :shown].topk(min(EACH, len(probabilities)), dim=0).indices
+    rows = scene.exhibits.code_rows[best]  # (EACH, clusters)
+    kept = torch.isin(rows, scene.exhibits.rows["test"]).all(1)
+    each = max(1, int(kept.int().cumprod(0).sum()))  # of many clusters fewer images are kept
+    names = [f"cluster {k}: {int(sizes[k]):,} images" for k in range(shown)]
+    images = scene.images(rows[:each].T.flatten())
+    other = probabilities.argmax(1)[best[:each].T] != torch.arange(shown)[:, None]
+    images[other.flatten()] = 1.0  # a cluster of few images has a short row
     surest = pictures.image_grid(
         images, each, names, title="the test images that each cluster is surest of"
     )

@@ -10,7 +10,6 @@ from torch import Tensor
 
 from .. import pictures
 from ..data.splits import spread
-from ..generation import same_label
 from ..latent_space import (
     PriorShape,
     decode_latents,
@@ -24,6 +23,7 @@ from ..priors import StandardNormal
 from .names import DoesNotApply
 from .scene import Figures, Scene
 
+FEWEST = 5  # points of a scatter
 NEIGHBOURS = 2000  # points of a t-SNE or UMAP, which take long
 TURN = 36  # frames of a turn
 SLICES, FRAMES = 5, 25  # of a latent of 3 dimensions
@@ -34,7 +34,9 @@ MOST_DIMENSIONS = 20
 def latents(scene: Scene) -> Figures:
     """A scatter of each latent."""
     found: Figures = {}
-    codes = scene.exhibits.codes
+    codes = {name: scene.exhibits.codes[name] for name in scene.model.prior}
+    if len(scene.exhibits.code_rows) < FEWEST:
+        raise DoesNotApply(f"latents of fewer than {FEWEST} test images make no cloud")
     for name, points in codes.items():
         found |= scatter_latent(scene, name, points)
     if len(codes) == 2 and all(points.shape[1] == 1 for points in codes.values()):
@@ -51,17 +53,14 @@ def scatter_latent(scene: Scene, name: str, codes: Tensor) -> Figures:
     title = f"posterior means of {name}"
     prior = scene.prior(name)
     if dim == 1:
-        height = torch.rand(len(codes), generator=torch.Generator().manual_seed(0)) * 2 - 1
-        points = torch.stack([codes[:, 0], height * codes.std()], dim=1).numpy()
-        panel = Panel(points, names=(f"{name}[0]", "(random, to spread the points)"))
-        return {key: drawn(scene, [panel], title)}
+        return {key: drawn(scene, [strip(codes, prior, name)], title)}
     if dim == 2:
         return {key: drawn(scene, [plane(codes, prior, name, (0, 1))], title)}
     if dim == 3:
         panels = [plane(codes, prior, name, axes) for axes in ((0, 1), (0, 2), (1, 2))]
         return {
             key: drawn(scene, panels, title),
-            f"{key}-turning": Movie(turning(scene, codes), 0.1),
+            f"{key}-turning": Movie(turning(scene, name, codes), 0.1),
         }
 
     rows = spread(len(codes), NEIGHBOURS)
@@ -86,6 +85,22 @@ def drawn(scene: Scene, panels: list[Panel], title: str, rows: Tensor | None = N
     shown = None if labels is None else labels.numpy()
     count = len(panels[0].points)
     return pictures.scatter(panels, shown, scene.classes, f"{title} of {count:,} test images")
+
+
+def strip(codes: Tensor, prior: PriorShape, name: str) -> Panel:
+    """One dimension, its points spread at random in the other direction."""
+    draws = prior.draws(5000)
+    generator, reach = torch.Generator().manual_seed(0), 2 * float(codes.std())
+    points, shown = (
+        torch.cat([z, reach * (2 * torch.rand(len(z), 1, generator=generator) - 1)], dim=1).numpy()
+        for z in (codes, draws)
+    )
+    density = prior.project(torch.eye(1), torch.zeros(1))
+
+    def heights(at: np.ndarray) -> np.ndarray:
+        return density.log_prob(torch.from_numpy(at[:, :1]).float()).exp().numpy()
+
+    return Panel(points, "", (f"{name}[0]", "(spread at random)"), heights, shown)
 
 
 def plane(codes: Tensor, prior: PriorShape, name: str, axes: tuple[int, int]) -> Panel:
@@ -116,13 +131,15 @@ def projected(
     return Panel(flat(codes), title, names, heights, flat(prior.draws(5000)), marks)
 
 
-def turning(scene: Scene, codes: Tensor) -> list[Figure]:
+def turning(scene: Scene, name: str, codes: Tensor) -> list[Figure]:
     """The frames of a turn around a latent of 3 dimensions."""
     rows = spread(len(codes), NEIGHBOURS)
     labels = scene.exhibits.code_labels
     shown = None if labels is None else labels[rows].numpy()
     return [
-        pictures.scatter_3d(codes[rows].numpy(), shown, scene.classes, azimuth)
+        pictures.scatter_3d(
+            codes[rows].numpy(), shown, scene.classes, azimuth, f"posterior means of {name}", name
+        )
         for azimuth in np.linspace(0, 360, TURN, endpoint=False)
     ]
 
@@ -134,8 +151,8 @@ def manifold(scene: Scene) -> Figures:
     dim = scene.exhibits.codes[name].shape[1]
     if dim > 3:
         return {"manifold": plane_of_images(scene, count)}
-    prior = scene.prior(name)
-    title = f"{name} decoded {how(scene, name)}"
+    prior = scene.prior(name, decoded_label(scene))
+    title = f"{name} decoded {how(scene, name)}{with_label(scene)}"
     if dim == 3:
         few = min(count, 8)
         depths = values(scene, name, prior, 2, FRAMES)
@@ -161,14 +178,22 @@ def refuse_quadrants(scene: Scene) -> None:
 
 
 def how(scene: Scene, name: str) -> str:
-    label = (
-        f", label {scene.classes[scene.settings.label or 0]}" if scene.condition == "label" else ""
-    )
     if scene.settings.range is not None:
-        return f"on a linear grid{label}"
+        return "on a linear grid"
     if isinstance(scene.model.prior[name], StandardNormal):
-        return f"on the inverse Gaussian CDF of an even grid{label}"
-    return f"at the quantiles of its prior{label}"
+        return "on the inverse Gaussian CDF of an even grid"
+    return "at the quantiles of its prior"
+
+
+def decoded_label(scene: Scene) -> int | None:
+    """The label that a grid is decoded with, where the model needs one: that which is wished for, or the first."""
+    return scene.settings.label or 0 if scene.condition == "label" else None
+
+
+def with_label(scene: Scene) -> str:
+    """To be said in a title."""
+    label = decoded_label(scene)
+    return "" if label is None else f", with the label {scene.classes[label]}"
 
 
 def values(scene: Scene, name: str, prior: PriorShape, d: int, count: int) -> Tensor:
@@ -183,12 +208,11 @@ def values(scene: Scene, name: str, prior: PriorShape, d: int, count: int) -> Te
 
 
 def decode(scene: Scene, fixed: dict[str, Tensor]) -> Tensor:
-    """Images of latents; with the label that is wished for, or 0, where the model needs one."""
-    labels = None
-    if scene.condition == "label":
-        count = len(next(iter(fixed.values())))
-        labels = same_label(scene.model.blueprint, count, scene.settings.label or 0)
-    return decode_latents(scene.model, fixed, labels)
+    """Images of latents."""
+    label, count = decoded_label(scene), len(next(iter(fixed.values())))
+    return decode_latents(
+        scene.model, fixed, None if label is None else torch.full((count,), label)
+    )
 
 
 def decoded_grid(
@@ -229,7 +253,7 @@ def in_blocks(scene: Scene, blocks: list[Tensor], heads: list[str], title: str) 
 
 def cut(scene: Scene, name: str, prior: PriorShape, depth: Tensor) -> Figure:
     """One frame of a walk through a latent of 3 dimensions."""
-    few = min(scene.settings.grid, 15)
+    few = min(scene.settings.grid, 10)
     x, y = (values(scene, name, prior, d, few) for d in (0, 1))
     return grid_figure(
         scene, decoded_grid(scene, name, x, y, depth), x, y, f"{name}[2] = {depth:.2f}"
@@ -256,8 +280,8 @@ def plane_of_images(scene: Scene, count: int) -> Figure:
     )
     named = ", ".join(map(str, rows.tolist()))
     return pictures.image_grid(
-        images, count, title=f"the plane through the latents of test images {named} (framed)",
-        marked=(a, b, c), invert=scene.inverted,
+        images, count, marked=(a, b, c), invert=scene.inverted,
+        title=f"the plane through the latents of test images {named} (framed){with_label(scene)}",
     )  # fmt: skip
 
 
@@ -267,14 +291,13 @@ def traversals(scene: Scene) -> Figures:
     rows = scene.rows(1)
     codes = scene.codes(rows)
     names = free_latents(scene.model)
-    dimensions = sorted(
-        ((name, d) for name in names for d in range(codes[name].shape[1])),
-        key=lambda at: -information(scene, *at),
-    )[:MOST_DIMENSIONS]
+    all_of_them = [(name, d) for name in names for d in range(codes[name].shape[1])]
+    dimensions = sorted(all_of_them, key=lambda at: -information(scene, *at))[:MOST_DIMENSIONS]
     labels = scene.labels(rows)
     images, row_names = [], []
     for name, d in dimensions:
-        reach = scene.prior(name).draws(10_000)[:, d].quantile(torch.tensor([0.002, 0.998]))
+        prior = scene.prior(name, None if labels is None else int(labels[0]))
+        reach = prior.draws(10_000)[:, d].quantile(torch.tensor([0.002, 0.998]))
         if isinstance(scene.model.prior[name], StandardNormal):
             reach = torch.tensor([-3.0, 3.0])
         # Latents drawn after this one follow from it.
@@ -288,7 +311,10 @@ def traversals(scene: Scene) -> Figures:
         row_names.append(f"{name}[{d}]" + ("" if kl != kl else f"  {kl:.2f} nats"))
     standard = all(isinstance(scene.model.prior[name], StandardNormal) for name in names)
     span = "from -3 to 3" if standard else "through 99.6 % of its prior"
-    title = f"test image {int(rows[0])}: each dimension in turn {span}"
+    which = "each dimension"
+    if len(dimensions) < len(all_of_them):
+        which = f"the {len(dimensions)} strongest of {len(all_of_them)} dimensions, each"
+    title = f"test image {int(rows[0])}: {which} in turn {span}"
     return {"traversals": pictures.image_grid(torch.cat(images), STEPS, row_names, title=title)}
 
 
@@ -302,9 +328,11 @@ def interpolations(scene: Scene) -> Figures:
     """Pairs of test images, and ways between their latents."""
     refuse_quadrants(scene)
     given = len(scene.settings.images)
-    rows = scene.rows(given if given > 1 else 10)
+    if given == 1:
+        raise DoesNotApply("interpolations need two --images")
+    rows = scene.rows(given or 10)
     # Of images that the user names each with the next.
-    starts = range(len(rows) - 1) if given > 1 else range(0, len(rows) - 1, 2)
+    starts = range(0, len(rows) - 1, 1 if given else 2)
     ends, codes, labels = scene.images(rows), scene.codes(rows), scene.labels(rows)
     images, names = [], []
     for i in starts:
@@ -327,7 +355,8 @@ def interpolations(scene: Scene) -> Figures:
     marked = [n for n in places if n % (STEPS + 2) in (0, STEPS + 1)]
     title = "between the latents of two test images (framed)"
     if labels is not None:
-        title += ", decoded with the label of the first"
+        wished = scene.settings.label is not None
+        title += with_label(scene) if wished else ", with the label of the first"
     return {
         "interpolations": pictures.image_grid(
             torch.cat(images), STEPS + 2, names, title=title, marked=marked

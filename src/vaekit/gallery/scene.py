@@ -10,10 +10,11 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .. import exhibits as exhibits_room
-from ..checks import require
+from ..checks import UserError, require
 from ..config import PlotConfig
 from ..data.dataset import Batch
 from ..data.splits import in_turn
+from ..evaluation import evaluation_images
 from ..exhibits import Exhibits
 from ..generation import same_label
 from ..latent_space import ANCESTORS, PriorShape, prior_shape
@@ -33,6 +34,7 @@ class Scene:
     model: VAE
     exhibits: Exhibits
     settings: PlotConfig
+    data_dir: str | Path | None = None
 
     @classmethod
     def of(
@@ -43,7 +45,8 @@ class Scene:
         if settings.label is not None:
             same_label(run.blueprint, 1, settings.label)
         model = load(run)
-        return cls(run, model, exhibits_room.of_run(run, model, data_dir), settings)
+        exhibits = exhibits_room.of_run(run, model, data_dir)
+        return cls(run, model, exhibits, settings, data_dir)
 
     @property
     def condition(self) -> str:
@@ -52,8 +55,10 @@ class Scene:
     @property
     def classes(self) -> list[str]:
         """The names of the labels; their numbers, where they have no names."""
-        names = self.run.section("data").get("classes")
-        return names or [str(n) for n in range(self.model.blueprint.classes)]
+        names = self.run.section("data").get("classes") or []
+        labels = self.exhibits.code_labels
+        most = 0 if labels is None else int(labels.max()) + 1
+        return [*names, *map(str, range(len(names), max(most, self.model.blueprint.classes)))]
 
     @property
     def inverted(self) -> bool:
@@ -64,28 +69,29 @@ class Scene:
         )
         return black_and_white if wish == "auto" else wish == "yes"
 
-    def prior(self, latent: str) -> PriorShape:
-        """The prior of a latent; over test images, of which the model is given parts, where it completes images."""
-        y = None
+    def prior(self, latent: str, label: int | None = None) -> PriorShape:
+        """The prior of a latent, given a label or over all; over test images, of which the model is given parts, where
+        it completes images."""
+        y = None if label is None else torch.full((ANCESTORS,), label)
         if self.condition.startswith("quadrants"):
             images = self.exhibits.batches["test"].images
             y = images[torch.arange(ANCESTORS) % len(images)]
         return prior_shape(self.model, latent, y)
 
     def rows(self, count: int) -> Tensor:
-        """Test images to start from (count,): those the user names, or else of different classes."""
+        """Test images to start from (count,): those the user names, then others of different classes."""
         chosen = self.settings.images
         if chosen:
             known = self.exhibits.code_rows
             for row in chosen:
                 require(
-                    bool((known == row).any()),
+                    0 <= row <= int(known[-1]) and bool((known == row).any()),
                     f"--images {row} is none of the test images whose latents the run keeps, 0 to {int(known[-1])}"
                     + ("" if len(known) > known[-1] else f" ({len(known):,} of them)"),
                 )
-            return torch.tensor(chosen).repeat(-(-count // len(chosen)))[:count]
         batch, rows = self.exhibits.batches["test"], self.exhibits.rows["test"]
-        return rows[by_class(batch, count)]
+        others = [row for row in rows[by_class(batch, count)].tolist() if row not in chosen]
+        return torch.tensor([*chosen, *others][:count])
 
     def codes(self, rows: Tensor) -> dict[str, Tensor]:
         """The latents' posterior means (n, D) of test images, by latent."""
@@ -103,11 +109,18 @@ class Scene:
         return labels[torch.searchsorted(self.exhibits.code_rows, rows)]
 
     def images(self, rows: Tensor) -> Tensor:
-        """The test images of these rows (n, C, H, W); white where an image is not kept."""
-        batch, kept = self.exhibits.batches["test"], self.exhibits.rows["test"].tolist()
-        blank = torch.ones_like(batch.images[0])
-        found = [batch.images[kept.index(row)] if row in kept else blank for row in rows.tolist()]
-        return torch.stack(found)
+        """The test images of these rows (n, C, H, W): those the run keeps, or from its data. Raises UserError."""
+        batch, kept = self.exhibits.batches["test"], self.exhibits.rows["test"]
+        if bool(torch.isin(rows, kept).all()):
+            return batch.images[torch.searchsorted(kept, rows)]
+        try:
+            return evaluation_images(self.run, "test", None, self.data_dir)[rows].images
+        except UserError as error:
+            missing = rows[~torch.isin(rows, kept)].tolist()
+            raise UserError(
+                f"the run does not keep test image {missing[0]} (it keeps {', '.join(map(str, kept.tolist()[:10]))} "
+                f"...), and would need its data: {error}"
+            ) from None
 
 
 def by_class(batch: Batch, count: int) -> Tensor:

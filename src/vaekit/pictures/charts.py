@@ -14,6 +14,7 @@ from torch import Tensor
 from .grids import draw_image
 from .style import BLUE, ORANGE, PALETTE, plain
 
+MARKED = 60  # epochs, from which on a line has no marks
 Metrics = Sequence[Mapping[str, Any]]
 
 
@@ -36,15 +37,16 @@ def curves(metrics: Metrics, title: str = "") -> Figure:
     ]
     if metrics[-1].get("validation_elbo") is None:
         panels = [("objective", "train_objective", "validation_objective")]
+    span = 3 // len(panels)
     for i, (name, train, validation) in enumerate(panels):
-        axes = figure.add_subplot(grid[0, i])
-        marker = "." if len(epochs) < 60 else ""
+        axes = figure.add_subplot(grid[0, i * span : (i + 1) * span])
+        marker = "." if len(epochs) < MARKED else ""
         axes.plot(epochs, column(metrics, train), color=BLUE, label="training", marker=marker)
         axes.plot(
             epochs, column(metrics, validation), color=ORANGE, label="validation", marker=marker,
             linestyle="--",
         )  # fmt: skip
-        by_epoch(axes, f"{name} (nats per image)")
+        by_epoch(axes, name if name == "objective" else f"{name} (nats per image)")
         best = [epoch["epoch"] for epoch in metrics if epoch.get("best")]
         if best:
             axes.axvline(best[-1], color="#999999", linewidth=0.8, label="best, which is kept")
@@ -67,7 +69,7 @@ def curves(metrics: Metrics, title: str = "") -> Figure:
 def by_epoch(axes: Axes, title: str) -> None:
     axes.set(xlabel="epoch")
     axes.set_title(title, fontsize=10)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
 
 
@@ -125,9 +127,12 @@ def comparison(groups: Mapping[str, Sequence[tuple[Metrics, int]]]) -> Figure:
         values = np.array([column(metrics[:length], "validation_elbo") for metrics, _ in runs])
         mean, spread = values.mean(0), values.std(0, ddof=1) if len(runs) > 1 else None
         epochs = np.array(column(runs[0][0][:length], "epoch"))
-        seeds = f" ({len(runs)} seeds)" if len(runs) > 1 else ""
+        seeds = f" ({len(runs)} runs)" if len(runs) > 1 else ""
+        marker = "." if length < MARKED else ""
         for axes, x in ((left, epochs), (right, epochs * runs[0][1])):
-            axes.plot(x, mean, color=colour, linestyle=line, label=plain(name) + seeds)
+            axes.plot(
+                x, mean, color=colour, linestyle=line, marker=marker, label=plain(name) + seeds
+            )
             if spread is not None:
                 axes.fill_between(
                     x, mean - spread, mean + spread, color=colour, alpha=0.25, linewidth=0
@@ -170,7 +175,11 @@ def bars(
 def confusion(counts: np.ndarray, classes: Sequence[str], title: str = "") -> Figure:
     """How many images of each cluster (a row) have each label (a column), coloured by their share of the cluster."""
     rows, columns = counts.shape
-    figure = Figure(figsize=(1.9 + 0.55 * columns, 1.5 + 0.4 * rows), dpi=100, layout="constrained")
+    figure = Figure(
+        figsize=(1.9 + min(0.55 * columns, 26), 1.5 + min(0.4 * rows, 26)),
+        dpi=100,
+        layout="constrained",
+    )
     axes = figure.subplots()
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
     image = axes.imshow(shares, cmap="Blues", vmin=0, vmax=1, aspect="auto")

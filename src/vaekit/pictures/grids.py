@@ -13,12 +13,13 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 from torch import Tensor
 
-from .style import ORANGE, plain
+from .style import ORANGE, plain, shorten
 
 GAP = 2  # pixels between images
 LARGEST = 1600  # pixels of a figure, unless the images are larger
 DPI = 100
 FONT = 8.0
+LONGEST = 32  # letters of a name
 
 
 def image_grid(
@@ -41,8 +42,14 @@ def image_grid(
     scale = min(round(56 / max(height, width)), LARGEST // max(drawn.shape[:2]))
     zoom = scale if scale >= 1 else min(1.0, LARGEST / max(drawn.shape[:2]))
 
+    row_names = [shorten(name, LONGEST) for name in row_names]
+    column_names = [shorten(name, LONGEST) for name in column_names]
     left = 12 + max(map(text_width, row_names)) if any(row_names) else 0
-    header = 18 if any(column_names) else 0
+    # A name that stands over several columns, alone, may be wider than one.
+    alone = sum(map(bool, column_names)) * 4 <= len(column_names)
+    widest = max(map(text_width, column_names), default=0.0)
+    upright = not alone and widest > (width + GAP) * zoom
+    header = 12 + widest if upright else 18 if any(column_names) else 0
     top = header + (24 if title else 0)
     size = (drawn.shape[1] * zoom + left, drawn.shape[0] * zoom + top)
     size = (max(size[0], text_width(title) * 1.2 + 12), size[1])
@@ -57,7 +64,15 @@ def image_grid(
         axes.text(-6 / zoom, y, plain(name), ha="right", va="center", fontsize=FONT)
     for column, name in enumerate(column_names):
         x = edge + column * (width + GAP) + width / 2
-        axes.text(x, -4 / zoom, plain(name), ha="center", va="bottom", fontsize=FONT)
+        axes.text(
+            x,
+            -4 / zoom,
+            plain(name),
+            ha="center",
+            va="bottom",
+            fontsize=FONT,
+            rotation=90 if upright else 0,
+        )
     if title:
         figure.text(6 / size[0], 1 - 12 / size[1], plain(title), va="center", fontsize=FONT * 1.2)
     return figure

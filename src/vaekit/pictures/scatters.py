@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from mpl_toolkits.mplot3d import Axes3D
 
-from .style import BLUE, OTHER, PALETTE, plain
+from .style import BLUE, OTHER, PALETTE, any_glyph, plain
 
 # The prior's contours hold these shares of its probability.
 MASSES = (0.5, 0.9, 0.99)
@@ -77,10 +77,11 @@ def scatter(
         draw_panel(axes, panel, found)
     figure.suptitle(plain(title), fontsize=11)
     add_legend(figure, found, panels)
-    for _ in range(
-        2
-    ):  # the layout settles in a few passes where the aspect is given; after one, labels are cut
-        figure.draw_without_rendering()
+    with any_glyph():
+        for _ in range(
+            2
+        ):  # where the aspect is given, the layout settles late, and would cut labels
+            figure.draw_without_rendering()
     return figure
 
 
@@ -118,9 +119,13 @@ def draw_panel(axes: Axes, panel: Panel, found: Sequence[Group]) -> None:
         axes.set(xticks=[], yticks=[])
     draw_prior(axes, panel)
     if len(found) > 1:
+        placed: list[np.ndarray] = []
         for group in found:
-            if group.colour != OTHER:
-                x, y = np.median(points[group.at], axis=0)
+            middle = np.median(points[group.at], axis=0)
+            crowded = any(np.linalg.norm(middle - other) < 0.06 * half for other in placed)
+            if group.colour != OTHER and not crowded:
+                placed.append(middle)
+                x, y = middle
                 outline = [effects.withStroke(linewidth=2.5, foreground="white")]
                 axes.text(
                     x, y, plain(group.name[:14]), ha="center", va="center", fontsize=9, weight="bold",
@@ -179,12 +184,14 @@ def scatter_3d(
     classes: Sequence[str] | None = None,
     azimuth: float = -60.0,
     title: str = "",
+    name: str = "z",
 ) -> Figure:
     """Points (N, 3) seen from one side; a figure for each angle makes a rotating GIF."""
     found = groups(len(points), labels, classes)
-    figure = Figure(figsize=(6.4, 5.2), dpi=90)
-    axes = figure.add_axes((0.0, 0.02, 0.78, 0.92), projection="3d")
+    figure = Figure(figsize=(6.4, 5.2), dpi=75)
+    axes = figure.add_axes((0.0, 0.0, 0.84, 0.96), projection="3d")
     assert isinstance(axes, Axes3D)
+    axes.set_box_aspect(None, zoom=0.92)
     for group in found:
         part = points[group.at]
         axes.scatter(
@@ -194,7 +201,7 @@ def scatter_3d(
     low, high = np.quantile(points, [0.001, 0.999], axis=0)
     axes.set(
         xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]),
-        xlabel="z[0]", ylabel="z[1]", zlabel="z[2]",
+        xlabel=f"{name}[0]", ylabel=f"{name}[1]", zlabel=f"{name}[2]",
     )  # fmt: skip
     figure.suptitle(plain(title), fontsize=11)
     handles = [

@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..checks import UserError
+from ..checks import UserError, require
 from ..replacing import replacing
+from .style import any_glyph
+
+KINDS = ("png", "svg", "pdf", "jpg", "webp")
 
 
 @dataclass(frozen=True)
@@ -33,25 +35,20 @@ def save(figure: Figure | Movie, path: Path) -> Path:
     if not path.suffix or path.is_dir():
         raise UserError(f"cannot write {path}: name a file such as {path.name}.png")
     kind = path.suffix[1:].lower()
-    kinds = FigureCanvasAgg.get_supported_filetypes() if isinstance(figure, Figure) else ["gif"]
-    if kind not in kinds:
-        raise UserError(
-            f"cannot write {path}: its ending must be one of {', '.join(sorted(kinds))}"
-        )
-    try:
-        with replacing(path) as file:
-            if isinstance(figure, Figure):
-                figure.savefig(file, format=kind)
-            else:
-                write_gif(figure, file)
-    except FileNotFoundError:
-        raise UserError(f"cannot write {path}: its folder does not exist") from None
+    kinds = KINDS if isinstance(figure, Figure) else ("gif",)
+    require(kind in kinds, f"cannot write {path}: its ending must be one of {', '.join(kinds)}")
+    require(path.parent.is_dir(), f"cannot write {path}: its folder does not exist")
+    with replacing(path) as file, any_glyph():
+        if isinstance(figure, Figure):
+            figure.savefig(file, format=kind)
+        else:
+            write_gif(figure, file)
     return path
 
 
 def write_gif(movie: Movie, file: BinaryIO) -> None:
     """A GIF without end."""
-    images = [pixels(frame) for frame in movie.frames]
+    images = of_one_size([pixels(frame) for frame in movie.frames])
     # One palette for all frames: palettes of their own would flicker.
     palette = images[-1].quantize(256)
     first, *rest = (image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images)
@@ -60,9 +57,19 @@ def write_gif(movie: Movie, file: BinaryIO) -> None:
     first.save(file, "GIF", save_all=True, append_images=rest, duration=times, loop=0)
 
 
+def of_one_size(images: Sequence[Image.Image]) -> list[Image.Image]:
+    """Images on white of the largest width and height, for a title may widen one of them."""
+    size = max(image.width for image in images), max(image.height for image in images)
+    canvases = [Image.new("RGB", size, "white") for _ in images]
+    for canvas, image in zip(canvases, images, strict=True):
+        canvas.paste(image)
+    return canvases
+
+
 def pixels(frame: Figure | Path) -> Image.Image:
     if isinstance(frame, Path):
         return Image.open(frame).convert("RGB")
     content = io.BytesIO()
-    frame.savefig(content, format="png")
+    with any_glyph():
+        frame.savefig(content, format="png")
     return Image.open(content).convert("RGB")
