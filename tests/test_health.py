@@ -125,8 +125,8 @@ def test_units_and_components_and_floors_are_counted():
     assert found.share_at_floor == 1
 
 
-def health(active=5, units=10, used=None, components=None, floor=None):
-    return Health(active, units, {"z": [1.0] * units}, used, components, floor)
+def health(active=5, units=10, used=None, apart=None, components=None, floor=None):
+    return Health(active, units, {"z": [1.0] * units}, used, apart, components, floor)
 
 
 def warned(settings=None, config=None, epoch=9, kl=5.0, **found):
@@ -138,7 +138,7 @@ def test_nothing_is_said_of_a_healthy_run():
     assert warned() == []
     assert warned(floor=0.05) == []
     assert warned(ModelConfig(prior="vampprior"), used=300, components=500) == []
-    assert warned(ClusterConfig(), used=10, components=10) == []
+    assert warned(ClusterConfig(), used=10, apart=6.0, components=10) == []
     assert warned(ModelConfig(prior="mixture"), used=3, components=10) == []
 
 
@@ -151,6 +151,11 @@ def test_nothing_is_said_of_a_healthy_run():
         (ModelConfig(posterior="deterministic"), {"active": 0, "kl": math.nan}, "collapse: 0 of 10 .* --mmd-weight"),
         (ModelConfig(prior="vampprior"), {"used": 200, "components": 500}, "dead .*: 300 of 500 .* --components 200"),
         (ClusterConfig(), {"used": 8, "components": 10}, "merged clusters: 2 of 10 .* --start-epochs"),
+        (
+            ClusterConfig(),
+            {"used": 10, "apart": 4.4, "components": 10},
+            "merged clusters: of 10 no more than 4.4 can be told apart; try more --start-epochs",
+        ),
         (None, {"floor": 0.3}, "30% of the pixels have the smallest scale .* --likelihood logistic"),
     ],
 )  # fmt: skip
@@ -241,3 +246,25 @@ def test_thresholds_are_the_published_ones():
         model.decoder.network.unfold.bias[54:] = -4.0  # scales of about 1.4 times the floor
         assert model.decoder({"z": torch.zeros(1, 3)}).base_dist.scale.min() > 1.1 / 256
     assert examine(model, frozen()).share_at_floor == 0
+
+
+def test_components_are_told_apart_by_the_information_they_have():
+    """Of four components, all alike: one. Two pairs far apart, the images half and half: two."""
+    model = small("vae", latent_dim=3, prior="learned-mixture", components=4)
+    with torch.no_grad():
+        model.prior["z"].loc[:] = 0.0
+    assert examine(model, frozen()).components_told_apart == pytest.approx(1.0, abs=1e-4)
+    x = images(40, (1, 9, 6))
+    x[:20], x[20:] = 0.0, 1.0
+    halves = Frozen(Split(x), "none")
+    with torch.no_grad():
+        q = model.posterior["z"](model.given(x, None))
+        model.prior["z"].loc[:2] = q.mean[0]
+        model.prior["z"].loc[2:] = q.mean[-1]
+        model.prior["z"].log_scale[:] = -9.0
+        head = model.posterior["z"].network.head.last
+        head.weight[3:] = 0
+        head.bias[3:] = -20.0  # a posterior as narrow as the components
+    found = examine(model, halves)
+    assert found.components_told_apart == pytest.approx(2.0, rel=1e-3)
+    assert found.components_used == 4

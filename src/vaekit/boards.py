@@ -38,6 +38,7 @@ SCALARS = {
     "images_per_second": "training/images per second",
     "active_units": "latents/active units",
     "components_used": "latents/components used",
+    "components_told_apart": "latents/components told apart",
     "share_at_floor": "latents/share of pixels at the smallest scale",
 }
 

@@ -25,7 +25,7 @@ from .vae import VAE
 FILE = "exhibits.safetensors"
 SPLITS = ("train", "test")
 IMAGES = 200  # of a split that are kept, unless they are larger than so many bytes
-BYTES = 2**24
+BYTES = 2**23
 EACH = 10  # of each class, and of each cluster
 CODES = 10_000  # test images whose latents are kept
 BATCH = 500

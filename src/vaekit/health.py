@@ -33,13 +33,16 @@ FIRST_STEPS = 500  # in which nothing is said
 class Health:
     """`kl_per_dimension`: nats by latent, from one draw an image, or null where the posterior has no density; against
     the prior's marginal in each dimension, so that the sum is the KL only where the prior factorises.
-    `components_used`: of the prior's mixture. `share_at_floor`: of Gaussian pixels, whose scale is the smallest.
+    `components_used`: of the prior's mixture; `components_told_apart`: exp of the mutual information between image and
+    component, so K where each image has one of K equally large components for its own, 1 where all lie upon another.
+    `share_at_floor`: of Gaussian pixels, whose scale is the smallest.
     """
 
     active_units: int | None
     latent_units: int
     kl_per_dimension: dict[str, list[float]] | None
     components_used: int | None
+    components_told_apart: float | None
     components: int | None
     share_at_floor: float | None
 
@@ -52,6 +55,7 @@ def examine(model: VAE, images: Frozen) -> Health:
     means: list[Tensor] = []
     kls: dict[str, Tensor] = {}
     use: Tensor | None = None
+    entropy = 0.0  # of p(component | image), a mean over images
     at_floor: Tensor | None = None
     size = batch_size(model)
     with seeded(SEED, images.device):
@@ -66,8 +70,10 @@ def examine(model: VAE, images: Frozen) -> Health:
             for name, latent in latents.items():
                 kls[name] = kls.get(name, 0) + share * kl_per_dimension(latent)
                 if isinstance(latent.prior, GaussianMixture):
-                    weights = latent.prior.log_responsibilities(latent.z).exp().mean(0)
+                    log_r = latent.prior.log_responsibilities(latent.z)
+                    weights = log_r.exp().mean(0)
                     use = share * weights if use is None else use + share * weights
+                    entropy -= share * float((log_r.exp() * log_r).sum(-1).mean())
             if model.blueprint.settings.likelihood == "gaussian":
                 scale = model.decoder(values).base_dist.scale
                 low = share * (scale < 1.01 * SCALE_FLOOR).float().mean()
@@ -80,9 +86,15 @@ def examine(model: VAE, images: Frozen) -> Health:
         latent_units=len(spread),
         kl_per_dimension={name: kl.tolist() for name, kl in kls.items()} if dense else None,
         components_used=None if use is None else int((use * len(use) > USED_PART).sum()),
+        components_told_apart=None if use is None else told_apart(use, entropy),
         components=None if use is None else len(use),
         share_at_floor=None if at_floor is None else float(at_floor),
     )
+
+
+def told_apart(use: Tensor, entropy: float) -> float:
+    """exp(H(component) - H(component | image)), of shares `use` (K,) and the second entropy, nats."""
+    return math.exp(float(torch.special.entr(use).sum()) - entropy)
 
 
 def batch_size(model: VAE) -> int:
@@ -163,6 +175,15 @@ class Warnings:
                 yield (
                     "components",
                     f"merged clusters: {unused}; try more --start-epochs, or --clusters {max(2, used)}",
+                )
+            elif (
+                isinstance(settings, ClusterConfig)
+                and (health.components_told_apart or count) < count / 2
+            ):
+                yield (
+                    "components",
+                    f"merged clusters: of {count} no more than {health.components_told_apart:.1f} can be told apart; "
+                    "try more --start-epochs or a longer --kl-warmup",
                 )
         if health.share_at_floor is not None and health.share_at_floor > 0.1:
             yield (
