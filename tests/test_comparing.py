@@ -129,3 +129,12 @@ def test_data_of_one_name_but_other_images_are_not_compared(tmp_path):
     other = dataclasses.replace(data, train=data.test, test=data.train)
     with pytest.raises(UserError, match="the data set of one is random"):
         compare([fit(tmp_path / "a", data=data), fit(tmp_path / "b", data=other)])
+
+
+def test_completions_are_not_compared_with_whole_images(tmp_path):
+    runs = [
+        fit(tmp_path / c[-1], "cvae", condition=c) for c in ("label", "quadrants:1", "quadrants:3")
+    ]
+    for first, second in ((0, 1), (1, 2)):
+        with pytest.raises(UserError, match="the part of the image of one is what quadrants"):
+            compare([runs[first], runs[second]])

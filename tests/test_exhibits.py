@@ -143,7 +143,7 @@ def test_a_file_that_lacks_a_part_is_damaged(tmp_path):
 
 def test_train_images_are_from_all_over_and_batches_weigh_as_they_are_large(tmp_path, monkeypatch):
     monkeypatch.setattr("vaekit.exhibits.IMAGES", 6)
-    monkeypatch.setattr("vaekit.exhibits.BATCH", 13)
+    monkeypatch.setattr("vaekit.health.NUMBERS", 13 * 30)
     data = random_dataset()
     run = fit(tmp_path / "run", data)
     found = of_run(run, load(run))

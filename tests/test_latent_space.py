@@ -9,10 +9,10 @@ import torch
 from test_models import CASES, CLASSES, small
 from vaekit import UserError
 from vaekit.latent_space import (
+    between,
     decode_latents,
     free_latents,
     neighbour_map,
-    path,
     principal_axes,
     prior_shape,
 )
@@ -20,17 +20,17 @@ from vaekit.latent_space import (
 
 def test_a_straight_path_has_equal_steps():
     a, b = torch.tensor([1.0, 2.0]), torch.tensor([3.0, -2.0])
-    assert torch.allclose(path(a, b, 3), torch.tensor([[1.0, 2.0], [2.0, 0.0], [3.0, -2.0]]))
+    assert torch.allclose(between(a, b, 3), torch.tensor([[1.0, 2.0], [2.0, 0.0], [3.0, -2.0]]))
 
 
 def test_an_arc_keeps_the_length_and_turns_evenly(float64):
     a, b = torch.tensor([3.0, 0.0, 0.0]), torch.tensor([0.0, 3.0, 0.0])
-    found = path(a, b, 4, spherical=True)
+    found = between(a, b, 4, spherical=True)
     angles = torch.linspace(0, math.pi / 2, 4)
     assert torch.allclose(
         found, torch.stack([3 * angles.cos(), 3 * angles.sin(), 0 * angles], dim=1)
     )
-    longer = path(a, 2 * b, 7, spherical=True)
+    longer = between(a, 2 * b, 7, spherical=True)
     assert torch.allclose(longer[0], a)
     assert torch.allclose(longer[-1], 2 * b)
 
@@ -38,7 +38,7 @@ def test_an_arc_keeps_the_length_and_turns_evenly(float64):
 @pytest.mark.parametrize("b", [[2.0, 4.0], [-1.0, -2.0], [0.0, 0.0], [5.0, 10.0]])
 def test_an_arc_without_an_angle_is_straight(b):
     a, b = torch.tensor([1.0, 2.0]), torch.tensor(b)
-    assert torch.allclose(path(a, b, 5, spherical=True), path(a, b, 5))
+    assert torch.allclose(between(a, b, 5, spherical=True), between(a, b, 5))
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -171,6 +171,7 @@ def test_the_projector_has_the_codes_a_label_and_a_picture_each(board):
     header, *lines = (place / "metadata.tsv").read_text().splitlines()
     assert header == "label\tindex"
     names = [data.classes[label] for label in data.test.labels.tolist()]
+    assert len(names) == 20
     assert lines == [f"{name}\t{i}" for i, name in enumerate(names)]
     with Image.open(place / "sprite.png") as sprite:
         first = np.asarray(sprite.convert("L"))[:6, :5] / 255
@@ -261,3 +262,11 @@ def test_every_scalar_has_its_own_tag(board):
             ), key
     assert events.Histograms("latents/z scales")[0].histogram_value.min > 0
     assert events.Histograms("latents/z means")[0].histogram_value.min < 0
+
+
+def test_the_projectors_indices_are_rows_of_the_test_split(tmp_path, monkeypatch):
+    pytest.importorskip("tensorboard")
+    monkeypatch.setattr("vaekit.watching.IMAGES", 3)
+    run = fit(tmp_path / "run", epochs=1, tensorboard=True)
+    (file,) = (run.path / "tensorboard").glob("*/*/metadata.tsv")
+    assert [line.split("\t")[1] for line in file.read_text().splitlines()[1:]] == ["0", "9", "19"]

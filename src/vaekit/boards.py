@@ -15,8 +15,9 @@ from . import generation
 from .checks import UserError
 from .data import Frozen
 from .data.dataset import Batch
-from .health import Health
-from .pictures.grids import canvas, in_turns
+from .distributions import stddev
+from .health import Health, batch_size
+from .pictures.grids import alternating, canvas
 from .runs import Run
 from .vae import VAE
 
@@ -86,13 +87,13 @@ class Board:
             writer.add_histogram(f"parameters/{name}", parameter, step)
         was_training = model.training
         model.eval()
-        batch = sample[:]
+        batch = sample[: batch_size(model)]
         for name, q in model.posteriors(model.given(batch.images, batch.labels)).items():
             writer.add_histogram(f"latents/{name} means", q.mean, step)
-            writer.add_histogram(f"latents/{name} scales", q.stddev, step)
+            writer.add_histogram(f"latents/{name} scales", stddev(q), step)
         few = self.few
         redrawn = generation.reconstruct(model, few.images, few.labels)
-        self.add_grid("reconstructions", in_turns(few.images, redrawn, 10), step)
+        self.add_grid("reconstructions", alternating(few.images, redrawn, 10), step)
         self.add_grid("samples", generation.fixed_samples(model, 40, few.images), step)
         model.train(was_training)
         writer.flush()
@@ -101,11 +102,13 @@ class Board:
         self.writer.add_image(tag, canvas(images, 10), step, dataformats="HWC")
 
     @torch.no_grad()
-    def finish(self, model: VAE, test: Frozen, classes: Sequence[str] | None, dark: bool) -> None:
-        """The projector: test images as points, with a picture and a label each; `dark` turns black to white."""
+    def finish(
+        self, model: VAE, test: Frozen, rows: Tensor, classes: Sequence[str] | None, dark: bool
+    ) -> None:
+        """The projector: test images as points, with a picture, a label and the number of their row each; `dark` turns
+        black to white."""
         most = (SPRITE // max(model.blueprint.shape[1:])) ** 2
-        rows = torch.arange(min(most, len(test)))
-        batch = test[rows]
+        batch, rows = test[:most], rows[:most]
         header, metadata = ["label", "index"], []
         for i, row in enumerate(rows.tolist()):
             label = "" if batch.labels is None else int(batch.labels[i])

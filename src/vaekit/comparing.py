@@ -14,8 +14,8 @@ from .catalog import MODELS
 from .checks import require
 from .runs import Run
 
+LONGEST = 80  # letters of a name
 # What differs between runs of one setting.
-LONGEST = 80  # of a name
 NOT_SETTINGS = {"seed", "device"}
 
 
@@ -35,7 +35,7 @@ def compare(runs: Sequence[Run | str | Path]) -> Figure:
             f"{run} has no ELBO to compare: its posterior has no density, or no epoch has ended",
         )
         for what, mine, first in zip(
-            ("data set", "binarisation", "likelihood"),
+            ("data set", "binarisation", "likelihood", "part of the image"),
             measured(run),
             measured(found[0]),
             strict=True,
@@ -52,10 +52,13 @@ def compare(runs: Sequence[Run | str | Path]) -> Figure:
     )
 
 
-def measured(run: Run) -> tuple[str, str, str]:
+def measured(run: Run) -> tuple[str, str, str, str]:
     """What the likelihoods of a run are of."""
-    data = f"{run.data.name} ({run.data.sha256[:8]})"
-    return data, run.data.binarisation, run.blueprint.settings.likelihood
+    data, settings = f"{run.data.name} ({run.data.sha256[:8]})", run.blueprint.settings
+    part = (
+        f"what {settings.condition} leaves" if settings.condition.startswith("quadrants") else "all"
+    )
+    return data, run.data.binarisation, settings.likelihood, part
 
 
 def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:

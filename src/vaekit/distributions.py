@@ -186,6 +186,14 @@ class GaussianMixture(Distribution):
             return self.component(cluster).sample()
 
 
+def stddev(p: Distribution) -> Tensor:
+    """The standard deviation; NaN of a distribution that does not know its own."""
+    try:
+        return p.stddev
+    except NotImplementedError:
+        return torch.full_like(p.mean, torch.nan)
+
+
 def draw(p: Distribution, temperature: float = 1.0, cluster: Tensor | None = None) -> Tensor:
     """A draw, pulled towards the mean by a temperature below 1; of a mixture, towards its component's, which is a
     random one or that of `cluster` (the batch's indices). Raises UserError for a cluster that is none."""

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import UserError, require, require_count, require_seed
+from .checks import UserError, printable, require, require_count, require_seed
 from .compute import fast_float32, find_device, seeded
 from .data import Dataset, Frozen, Split, freeze, load_again
 from .data import load as load_data
 from .data.dataset import choose_split
 from .data.images import endings, image_files, read_images
-from .evaluation import ELBO_SAMPLES, chunked, measure_nll
+from .distributions import stddev
+from .evaluation import ELBO_SAMPLES, chunked, evaluation_images, measure_nll
 from .generation import latent_sizes, same_label
 from .latent_space import decode_latents
 from .models import load
@@ -62,7 +63,7 @@ def encode(
         count = len(images)
         about: Table = {"split": np.full(count, name), "index": np.arange(count)}
         if files:
-            about["path"] = np.array([str(file) for file in files])
+            about["path"] = np.array([printable(file) for file in files])
         if images.labels is not None:
             about["label"] = images.labels.numpy()
         tables.append(about | found)
@@ -97,9 +98,11 @@ def image_parts(
         labels = None if label is None else same_label(run.blueprint, len(images), label)
         return {"files": (freeze(Split(images, labels), recorded.binarisation), files)}
     require(label is None, "--label is that of image files; data sets have theirs")
+    names = SPLITS if split == "all" else (split,)
     if data is None:
-        dataset = load_again(run.source, data_dir, str(run))
-    elif isinstance(data, Dataset):
+        own = load_again(run.source, data_dir, str(run))
+        return {name: (evaluation_images(run, name, own, None), ()) for name in names}
+    if isinstance(data, Dataset):
         dataset = data
     else:
         require(len(paths) == 1, "give image files and folders of them, or one data set")
@@ -115,7 +118,6 @@ def image_parts(
         dataset.shape == shape,
         f"the images of {dataset.name!r} are {dataset.shape} (C, H, W), and the model's {shape}",
     )
-    names = SPLITS if split == "all" else (split,)
     classes = run.blueprint.classes
     if run.blueprint.settings.condition == "label":
         for name in names:
@@ -144,19 +146,19 @@ def encode_images(model: VAE, images: Frozen, samples: int, shown: Shown) -> Tab
         columns.setdefault(name, []).append(values.cpu())
 
     draws = min(samples, ELBO_SAMPLES)
-    dense = model.blueprint.settings.posterior != "deterministic"
+    has_density = model.blueprint.settings.posterior != "deterministic"
     bounds = []
     for chunk in shown.track(chunked(model, images, draws), "ELBO"):
         batch = images[chunk]
         for name, q in model.posteriors(model.given(batch.images, batch.labels)).items():
             add(f"{name}_mean", q.mean)
-            add(f"{name}_scale", q.stddev)
+            add(f"{name}_scale", stddev(q))
         inference = model(batch.images, batch.labels, samples=(draws,))
         for name, latent in inference.latents.items():
             add(f"{name}_sample", latent.z[0])
         bounds.append((inference.log_likelihood - inference.kl).mean(0).cpu())
     table: Table = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
-    if dense:
+    if has_density:
         log_sums = measure_nll(model, images, samples, shown)
         table["elbo"] = torch.cat(bounds).numpy()
         table["nll"] = (math.log(samples) - log_sums[0]).numpy()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import safetensors
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
 from .checks import UserError, one_line, require
@@ -16,9 +16,9 @@ from .compute import fast_float32, seeded
 from .data import Dataset, Frozen, Split, freeze, load_again
 from .data.dataset import Batch, Settled
 from .data.splits import in_turn, spread
-from .distributions import GaussianMixture
+from .distributions import GaussianMixture, stddev
 from .evaluation import evaluation_images
-from .health import kl_per_dimension
+from .health import batch_size, kl_per_dimension
 from .runs import Run, write
 from .vae import VAE
 
@@ -28,7 +28,6 @@ IMAGES = 200  # of a split that are kept, unless they are larger than so many by
 BYTES = 2**23
 EACH = 10  # of each class, and of each cluster
 CODES = 10_000  # test images whose latents are kept
-BATCH = 500
 DRAWS = 10  # of an image's latents, for p(cluster | x)
 CLUSTERS = 100  # a mixture of more components is not looked at as clusters
 SEED = 3
@@ -99,12 +98,12 @@ def gather(model: VAE, train: Split, test: Frozen, binarisation: Settled) -> Exh
     scales: dict[str, list[Tensor]] = {}
     kl: dict[str, Tensor] = {}
     clusters: list[Tensor] = []
-    for part in code_rows.split(BATCH):
+    for part in code_rows.split(batch_size(model)):
         batch = test.take(part).to(device)[:]
         given = model.given(batch.images, batch.labels)
         for name, q in model.posteriors({**given}).items():
             codes.setdefault(name, []).append(q.mean.cpu())
-            scales.setdefault(name, []).append(q.stddev.cpu())
+            scales.setdefault(name, []).append(stddev(q).cpu())
         for name, latent in model.infer({**given}, (len(batch),)).items():
             share = len(batch) / len(code_rows)
             kl[name] = kl.get(name, torch.zeros(())) + share * kl_per_dimension(latent).cpu()
@@ -119,7 +118,7 @@ def gather(model: VAE, train: Split, test: Frozen, binarisation: Settled) -> Exh
     found = torch.cat(clusters) if clusters else None
     few = found is not None and found.shape[1] <= CLUSTERS
     if found is not None and few:
-        room = BYTES // (test.split.images[:1].numel() * found.shape[1])
+        room = BYTES // (bytes_of_one(test.split) * found.shape[1])
         each = max(1, min(EACH, len(code_rows), room))
         chosen = torch.cat([chosen, found.topk(each, dim=0).indices.flatten()]).unique()
     rows = {"train": spread(len(train), count), "test": code_rows[chosen]}
@@ -140,7 +139,13 @@ def gather(model: VAE, train: Split, test: Frozen, binarisation: Settled) -> Exh
 
 def image_count(images: Split) -> int:
     """How many images to keep: fewer of large ones."""
-    return max(EACH, min(IMAGES, BYTES // images.images[:1].numel()))
+    return max(EACH, min(IMAGES, BYTES // bytes_of_one(images)))
+
+
+def bytes_of_one(images: Split) -> int:
+    """Bytes of an image as it is kept."""
+    first = images[:1].images
+    return first.numel() * first.element_size()
 
 
 def pack(exhibits: Exhibits) -> dict[str, Tensor]:
@@ -166,11 +171,10 @@ def pack(exhibits: Exhibits) -> dict[str, Tensor]:
 def read(path: Path, weights: str) -> Exhibits | None:
     """The exhibits in a file; None where they are of other weights. Raises UserError for a damaged file."""
     try:
-        content = path.read_bytes()
         with safetensors.safe_open(path, "pt") as file:
             if (file.metadata() or {}).get("weights") != weights:
                 return None
-        tensors = load(content)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         parts: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             kind, _, key = name.partition(".")

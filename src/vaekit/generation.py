@@ -50,7 +50,7 @@ def generate(
     labels = class_labels(model, count, label)
     labels = None if labels is None else labels.to(device)
     with seeded(seed, device):
-        chosen = None if cluster is None else torch.full((count,), cluster)
+        chosen = None if cluster is None else torch.full((count,), cluster, device=device)
         return model.sample(count, labels, temperature, chosen).mean
 
 

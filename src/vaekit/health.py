@@ -26,13 +26,13 @@ USED_PART = 0.01
 IMAGES = 1000
 NUMBERS = 2**20  # at once: of images x components x dimensions, and of what is decoded
 SEED = 2
-FIRST_STEPS = 500  # in which nothing is said
+FIRST_STEPS = 200  # in which nothing is said
 
 
 @dataclass(frozen=True)
 class Health:
-    """`kl_per_dimension`: nats by latent, from one draw an image, or null where the posterior has no density; against
-    the prior's marginal in each dimension, so that the sum is the KL only where the prior factorises.
+    """`kl_per_dimension`: nats by latent, from one draw an image, null where there is no density; against the
+    prior's marginal in each dimension, so that the sum is the KL only where the prior factorises.
     `components_used`: of the prior's mixture; `components_told_apart`: exp of the mutual information between image and
     component, so K where each image has one of K equally large components for its own, 1 where all lie upon another.
     `share_at_floor`: of Gaussian pixels, whose scale is the smallest.
@@ -80,12 +80,15 @@ def examine(model: VAE, images: Frozen) -> Health:
                 at_floor = low if at_floor is None else at_floor + low
     model.train(was_training)
     spread = torch.cat(means).var(0, correction=0)
-    dense = model.blueprint.settings.posterior != "deterministic"
+    known = {name: kl.tolist() for name, kl in kls.items() if not kl.isnan().any()}
     return Health(
         active_units=int((spread > ACTIVE_VARIANCE).sum()) if len(images) > 1 else None,
         latent_units=len(spread),
-        kl_per_dimension={name: kl.tolist() for name, kl in kls.items()} if dense else None,
-        components_used=None if use is None else int((use * len(use) > USED_PART).sum()),
+        kl_per_dimension=known or None,
+        # Of fewer images some components would have none by chance.
+        components_used=None
+        if use is None or len(images) < 2 * len(use)
+        else int((use * len(use) > USED_PART).sum()),
         components_told_apart=None if use is None else told_apart(use, entropy),
         components=None if use is None else len(use),
         share_at_floor=None if at_floor is None else float(at_floor),
@@ -107,18 +110,26 @@ def batch_size(model: VAE) -> int:
 
 
 def kl_per_dimension(latent: Latent) -> Tensor:
-    """KL(q(z_d | x) || p(z_d)) of each dimension, a mean over the batch: (D,), nats. NaN of a posterior without a
-    density; of a mixture prior, from the one draw."""
+    """KL(q(z_d | x) || p(z_d)) of each dimension, a mean over the batch: (D,), nats.
+
+    In closed form where torch has one, else from the one draw. NaN of a posterior without a density, and where q or p
+    has no marginals that are known.
+    """
     q, p, z = latent.posterior, latent.prior, latent.z
-    assert isinstance(q, Independent)
-    if isinstance(q.base_dist, Deterministic):
-        return z.new_full(z.shape[-1:], torch.nan)
+    unknown = z.new_full(z.shape[-1:], torch.nan)
+    if not isinstance(q, Independent) or isinstance(q.base_dist, Deterministic):
+        return unknown
     if isinstance(p, GaussianMixture):  # its marginals are mixtures too
         parts = torch.distributions.Normal(p.loc, p.scale, validate_args=False)
         log_p = (p.logits[..., None] + parts.log_prob(z[..., None, :])).logsumexp(-2)
-        return (q.base_dist.log_prob(z) - log_p).flatten(0, -2).mean(0)
-    assert isinstance(p, Independent)
-    kl = kl_divergence(q.base_dist, p.base_dist)
+        kl = q.base_dist.log_prob(z) - log_p
+    elif isinstance(p, Independent):
+        try:
+            kl = kl_divergence(q.base_dist, p.base_dist)
+        except NotImplementedError:
+            kl = q.base_dist.log_prob(z) - p.base_dist.log_prob(z)
+    else:
+        return unknown
     return kl.flatten(0, -2).mean(0)
 
 
@@ -134,15 +145,14 @@ class Warnings:
     def new(self, epoch: int, kl: float, health: Health) -> list[str]:
         """The warnings that an epoch gives rise to, `kl` its validation KL (NaN where there is none); none at the very
         start, nor before all warm-ups have ended."""
-        early = epoch * self.steps < FIRST_STEPS or epoch < self.config.warmup
-        if early and epoch < self.config.epochs:
+        if epoch * self.steps < FIRST_STEPS or epoch < self.config.warmup:
             return []
-        found = {key: text for key, text in self.all(kl, health) if key not in self.said}
+        new = {key: text for key, text in self.found(kl, health) if key not in self.said}
         self.most_active = max(self.most_active, health.active_units or 0)
-        self.said.update(found)
-        return list(found.values())
+        self.said.update(new)
+        return list(new.values())
 
-    def all(self, kl: float, health: Health) -> Iterator[tuple[str, str]]:
+    def found(self, kl: float, health: Health) -> Iterator[tuple[str, str]]:
         settings, active, units = self.settings, health.active_units, health.latent_units
         if active == 0 or kl < 0.1:
             carried = "" if math.isnan(kl) else f"the latents carry {max(kl, 0):.2f} nats and "

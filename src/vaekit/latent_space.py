@@ -8,14 +8,22 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
-from torch.distributions import Categorical, Distribution, MixtureSameFamily, MultivariateNormal
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    MixtureSameFamily,
+    MultivariateNormal,
+    Normal,
+)
 
 from .checks import UserError
 from .compute import seeded
 from .distributions import GaussianMixture
+from .health import batch_size
 from .vae import VAE
 
-BATCH = 500
+KERNELS = 2000
 ANCESTORS = 64  # draws of the latents above, of which a prior's mixture is made
 
 
@@ -30,7 +38,7 @@ def decode_latents(model: VAE, fixed: Mapping[str, Tensor], labels: Tensor | Non
     """Mean pixels (N, C, H, W) of latents (N, D) by name; those not given are at their prior's mean."""
     count = len(next(iter(fixed.values())))
     images = []
-    for rows in torch.arange(count).split(BATCH):
+    for rows in torch.arange(count).split(batch_size(model)):
         values = model.given(None, None if labels is None else labels[rows])
         for name, prior in model.prior.items():
             if name in fixed:
@@ -41,7 +49,7 @@ def decode_latents(model: VAE, fixed: Mapping[str, Tensor], labels: Tensor | Non
     return torch.cat(images)
 
 
-def path(a: Tensor, b: Tensor, steps: int, spherical: bool = False) -> Tensor:
+def between(a: Tensor, b: Tensor, steps: int, spherical: bool = False) -> Tensor:
     """From a to b, both (D,), in equal steps: (steps, D). On a straight line, or, with the angle between a and b,
     sin((1 - t) angle) / sin(angle) a + sin(t angle) / sin(angle) b (Shoemake 1985)."""
     t = torch.linspace(0, 1, steps, dtype=a.dtype)[:, None]
@@ -57,9 +65,11 @@ def path(a: Tensor, b: Tensor, steps: int, spherical: bool = False) -> Tensor:
 
 @dataclass(frozen=True)
 class PriorShape:
-    """The prior of one latent as a mixture of M diagonal Gaussians, `loc` and `scale` (M, D), `logits` (M,); it is
-    one where no latent and no label stands above, else drawn over these. `centres` (K, D) are those of its own
-    components, where it is a mixture, the latents above at their mean."""
+    """The prior of one latent as a mixture of M diagonal Gaussians: `loc` and `scale` (M, D), `logits` (M,).
+
+    Over draws of what stands above it, a latent or a label; of another distribution a kernel density of 2,000 draws.
+    `centres` (K, D) are those of its own components, where it is a mixture, the latents above at their mean.
+    """
 
     loc: Tensor
     scale: Tensor
@@ -86,8 +96,8 @@ class PriorShape:
 def prior_shape(model: VAE, latent: str, y: Tensor | None = None, seed: int = 0) -> PriorShape:
     """The prior of a latent, by its name, over conditions y (N,), or over all labels."""
     classes = model.blueprint.classes
-    if y is None and classes:
-        y = torch.arange(max(ANCESTORS, classes)) % classes
+    if y is None and classes:  # each as often
+        y = torch.arange(classes).repeat(-(-ANCESTORS // classes))
     count = ANCESTORS if y is None else len(y)
     drawn, middle = model.given(None, y), model.given(None, y)
     with seeded(seed):
@@ -97,12 +107,18 @@ def prior_shape(model: VAE, latent: str, y: Tensor | None = None, seed: int = 0)
                 break
             drawn[name] = p.expand((count,)).sample()
             middle[name] = at_mean.expand((count,)).mean
+    centres = None
     if isinstance(p, GaussianMixture):
         loc, scale, logits = p.loc, p.scale, p.logits
         centres = at_mean.loc if at_mean.loc.ndim == 2 else at_mean.loc[0]
-    else:
-        loc, scale, centres = p.base_dist.loc, p.base_dist.scale, None
+    elif isinstance(p, Independent) and isinstance(p.base_dist, Normal):
+        loc, scale = p.base_dist.loc, p.base_dist.scale
         logits = loc.new_zeros(loc.shape[:-1])
+    else:  # a kernel density, with Scott's bandwidth
+        with seeded(seed):
+            loc = p.expand((KERNELS,) if y is None else (count,)).sample()
+        scale = (loc.std(0) * len(loc) ** (-1 / (loc.shape[-1] + 4))).expand_as(loc)
+        logits = loc.new_zeros(len(loc))
     dim = loc.shape[-1]
     return PriorShape(
         loc.detach().reshape(-1, dim),

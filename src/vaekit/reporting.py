@@ -22,14 +22,14 @@ from .pictures import Movie
 from .pictures.writing import of_one_size, pixels
 from .runs import Run, parse_json, write
 
-BUDGET = 4_500_000  # bytes of the whole file, pictures in base64
+BUDGET = 4_500_000  # bytes of all pictures, in base64
 LARGE = 200_000  # bytes of a picture, from which on it is kept less exactly
 WIDEST = 4096  # pixels of a side
 SETTINGS = ("model", "training", "data")
 
 
 @dataclass(frozen=True)
-class Shown:
+class Drawn:
     """A picture in the page; without `source` it is too large for it."""
 
     file: str
@@ -115,9 +115,9 @@ def settings(section: dict[str, Any]) -> list[tuple[str, str]]:
     return rows
 
 
-def sections(scene: Scene) -> dict[str, list[Shown]]:
+def sections(scene: Scene) -> dict[str, list[Drawn]]:
     """The pictures by their name in PICTURES, as long as the page has room."""
-    found: dict[str, list[Shown]] = {}
+    found: dict[str, list[Drawn]] = {}
     spent = 0
     for name, (file, picture) in draw_each(scene, ()):
         content = moving(picture) if isinstance(picture, Movie) else still(picture)
@@ -125,7 +125,7 @@ def sections(scene: Scene) -> dict[str, list[Shown]]:
         room = spent + len(encoded) <= BUDGET
         spent += len(encoded) if room else 0
         source = f"data:image/webp;base64,{encoded}" if room else None
-        found.setdefault(name, []).append(Shown(file, source))
+        found.setdefault(name, []).append(Drawn(file, source))
     return found
 
 

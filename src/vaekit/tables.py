@@ -50,7 +50,8 @@ def write_table(table: Table, path: Path) -> Path:
     require(path.parent.is_dir(), f"cannot write {path}: its folder does not exist")
     with replacing(path) as file:
         if ending == ".npz":
-            np.savez(file, allow_pickle=False, **table)
+            arrays: dict[str, Any] = table  # none is of objects, so nothing is pickled
+            np.savez(file, **arrays)
         elif ending == ".csv":
             columns = flat(table)
             text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
@@ -125,7 +126,7 @@ def flat(table: Table) -> Table:
 
 
 def broad(columns: Table) -> Table:
-    """With name_0, name_1, ... as one column (N, D)."""
+    """With name_0, name_1, ... as one column (N, D), where none is missing."""
     table: Table = {}
     groups: dict[str, dict[int, np.ndarray]] = {}
     for name, values in columns.items():
@@ -135,11 +136,10 @@ def broad(columns: Table) -> Table:
         else:
             table[name] = values
     for name, parts in groups.items():
-        require(
-            sorted(parts) == list(range(len(parts))),
-            f"the columns {name}_0 ... lack one: there are {len(parts)}, up to {name}_{max(parts)}",
-        )
-        table[name] = np.stack([parts[i] for i in range(len(parts))], axis=1)
+        if sorted(parts) == list(range(len(parts))):
+            table[name] = np.stack([parts[i] for i in range(len(parts))], axis=1)
+        else:  # one that only looks like it, such as run_7
+            table |= {f"{name}_{i}": values for i, values in parts.items()}
     return table
 
 
@@ -152,7 +152,8 @@ def write_images(images: Tensor, out: Path) -> Path:
         from .pictures import image_grid, save
 
         return save(image_grid(images, max(1, round(len(images) ** 0.5))), out)
-    require(not out.is_file(), f"{out} is a file; name a folder")
+    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+    require(empty, f"{out} is a file, or a folder with files in it; name a new folder")
     require(
         images.shape[1] in (1, 3),
         f"images of {images.shape[1]} channels are no PNG files; name a .npz file",

@@ -328,8 +328,6 @@ def train(
         )
         for epoch, kept in loop:
             finite = math.isfinite(epoch.train_objective + epoch.validation_objective)
-            seen = watch.look(epoch, kept) if finite else {}
-            run.append_metrics(dataclasses.asdict(epoch) | seen)
             if epoch.best:
                 run.save_weights(kept)
                 since_best = 0
@@ -337,6 +335,8 @@ def train(
                 since_best += 1
             if config.save_every and epoch.epoch % config.save_every == 0:
                 run.save_weights(kept, f"model-{epoch.epoch:04d}")
+            seen = watch.look(epoch, kept) if finite else {}
+            run.append_metrics(dataclasses.asdict(epoch) | seen)
             shown.show(epoch)
             for warning in seen.get("warnings", []):
                 shown.say(f"warning: {warning}")

@@ -47,8 +47,8 @@ class Watch:
             from .boards import Board
 
             self.board = Board(run, model, self.few)
-            test = data.test.take(spread(len(data.test), IMAGES))
-            self.test, self.classes = freeze(test, binarisation), data.classes
+            self.rows, self.classes = spread(len(data.test), IMAGES), data.classes
+            self.test = freeze(data.test, binarisation).take(self.rows)
             self.dark = data.black_and_white and data.shape[0] == 1
 
     def track(self, batches: Iterable[Batch]) -> Iterable[Batch]:
@@ -73,7 +73,8 @@ class Watch:
         if self.film is not None:
             self.film.finish()
         if self.board is not None:
-            self.board.finish(model, self.test.to(self.sample.device), self.classes, self.dark)
+            test = self.test.to(self.sample.device)
+            self.board.finish(model, test, self.rows, self.classes, self.dark)
 
 
 def check_watch(settings: WatchConfig) -> WatchConfig:

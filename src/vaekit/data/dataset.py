@@ -45,8 +45,10 @@ class Split:
         if isinstance(indices, slice):
             return Batch(self.images[indices], None if labels is None else labels[indices])
         # index_select copies whole images, where indexing goes through them pixel by pixel.
-        images = self.images.index_select(0, indices)
-        return Batch(images, None if labels is None else labels.index_select(0, indices))
+        images = self.images.index_select(0, indices.to(self.images.device))
+        if labels is not None:
+            labels = labels.index_select(0, indices.to(labels.device))
+        return Batch(images, labels)
 
     def take(self, rows: Tensor) -> Split:
         """Some of the images, those in a file left there."""

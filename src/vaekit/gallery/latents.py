@@ -12,10 +12,10 @@ from .. import pictures
 from ..data.splits import spread
 from ..latent_space import (
     PriorShape,
+    between,
     decode_latents,
     free_latents,
     neighbour_map,
-    path,
     principal_axes,
 )
 from ..pictures import Movie, Panel
@@ -63,6 +63,8 @@ def scatter_latent(scene: Scene, name: str, codes: Tensor) -> Figures:
             f"{key}-turning": Movie(turning(scene, name, codes), 0.1),
         }
 
+    if float(codes.std(0).max()) < 1e-6:  # no axis is principal, no image another's neighbour
+        return {key: drawn(scene, [plane(codes, prior, name, (0, 1))], f"{title}, all alike,")}
     rows = spread(len(codes), NEIGHBOURS)
     few, wish = codes[rows], scene.settings.projection
     panels = []
@@ -228,11 +230,16 @@ def decoded_grid(
 def grid_figure(scene: Scene, images: Tensor, x: Tensor, y: Tensor | None, title: str) -> Figure:
     """Images with their coordinates at the sides, as many as are legible."""
     return pictures.image_grid(
-        images, len(x), () if y is None else some(y.flip(0)), some(x), title, invert=scene.inverted
+        images,
+        len(x),
+        () if y is None else tick_labels(y.flip(0)),
+        tick_labels(x),
+        title,
+        invert=scene.inverted,
     )
 
 
-def some(numbers: Tensor) -> list[str]:
+def tick_labels(numbers: Tensor) -> list[str]:
     step = -(-len(numbers) // 10)
     return [f"{v:.2f}" if i % step == 0 else "" for i, v in enumerate(numbers.tolist())]
 
@@ -338,7 +345,7 @@ def interpolations(scene: Scene) -> Figures:
     for i in starts:
         for spherical in (False, True):
             fixed = {
-                name: path(z[i], z[i + 1], STEPS, spherical)
+                name: between(z[i], z[i + 1], STEPS, spherical)
                 for name, z in codes.items()
                 if name in free_latents(scene.model)
             }

@@ -131,13 +131,13 @@ def draw_image(axes: Axes, image: Tensor) -> None:
 def pairs(inputs: Tensor, reconstructions: Tensor, columns: int = 10, title: str = "") -> Figure:
     """Each input, in a coloured frame, above its reconstruction, both (N, C, H, W)."""
     columns = min(columns, len(inputs))
-    images = in_turns(inputs, reconstructions, columns)
+    images = alternating(inputs, reconstructions, columns)
     names = ["input", "reconstruction"] * (len(images) // columns // 2)
     marked = [n + n // columns * columns for n in range(len(inputs))]
     return image_grid(images, columns, names, title=title, marked=marked)
 
 
-def in_turns(above: Tensor, below: Tensor, columns: int) -> Tensor:
+def alternating(above: Tensor, below: Tensor, columns: int) -> Tensor:
     """A row of the one, a row of the other, and so on; the last ones filled up with white."""
     blank = above.new_ones((-len(above) % columns, *above.shape[1:]))
     rows = (torch.cat([images, blank]).unflatten(0, (-1, columns)) for images in (above, below))

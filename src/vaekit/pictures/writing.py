@@ -30,7 +30,7 @@ class Movie:
 def save(figure: Figure | Movie, path: Path) -> Path:
     """Write a figure, whose kind follows the file's ending, or a movie as a GIF.
 
-    UserError for an ending that matplotlib lacks, or a folder that does not exist.
+    UserError for an ending other than .png, .svg, .pdf, .jpg, .webp, or .gif, and a folder that does not exist.
     """
     if not path.suffix or path.is_dir():
         raise UserError(f"cannot write {path}: name a file such as {path.name}.png")
