@@ -189,9 +189,9 @@ def scatter_3d(
     """Points (N, 3) seen from one side; a figure for each angle makes a rotating GIF."""
     found = groups(len(points), labels, classes)
     figure = Figure(figsize=(6.4, 5.2), dpi=75)
-    axes = figure.add_axes((0.0, 0.0, 0.84, 0.96), projection="3d")
+    axes = figure.add_axes((0.05, 0.03, 0.8, 0.93), projection="3d")
     assert isinstance(axes, Axes3D)
-    axes.set_box_aspect(None, zoom=0.92)
+    axes.set_box_aspect(None, zoom=0.97)
     for group in found:
         part = points[group.at]
         axes.scatter(
