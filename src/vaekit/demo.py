@@ -29,7 +29,8 @@ Everything is in {run}:
   pictures/reconstructions.png  test digits above what the model makes of them
   pictures/latents-z.png        where test digits lie in the latent space
   pictures/traversals.png       what each latent dimension does to a digit
-  pictures/curves.png           ELBO, log-likelihood and KL by epoch; others beside it
-  evaluation.json, metrics.jsonl, config.json, model.safetensors, exhibits.safetensors
+  pictures/curves.png           ELBO, log-likelihood and KL by epoch
+  pictures/...                  what else `vaekit plot --list` explains
+  evaluation.json, metrics.jsonl, config.json, model.safetensors
 Next: vaekit report {run}
       vaekit train convvae --epochs 20""")
