@@ -138,3 +138,12 @@ def test_completions_are_not_compared_with_whole_images(tmp_path):
     for first, second in ((0, 1), (1, 2)):
         with pytest.raises(UserError, match="the part of the image of one is what quadrants"):
             compare([runs[first], runs[second]])
+
+
+def test_the_device_is_no_setting(tmp_path):
+    first, second = fit(tmp_path / "a"), fit(tmp_path / "b", seed=1)
+    config = (second.path / "config.json").read_text()
+    (second.path / "config.json").write_text(
+        config.replace('"device": "auto"', '"device": "cuda:1"')
+    )
+    assert list(grouped([first, Run(second.path)])) == ["vae"]

@@ -62,7 +62,10 @@ def test_the_bounds_are_those_of_the_integral(tmp_path):
     error = (log_weight.exp().std(0) / log_weight.exp().mean(0)).numpy() / np.sqrt(3000)
     assert (np.abs(found["nll"] - exact) < 5 * error + 1e-4).all()
     spread = (bound.std(0) / np.sqrt(10)).numpy()  # the ELBO is from 10 draws
-    assert (np.abs(found["elbo"] - bound.mean(0).numpy()) < 6 * spread + 1e-4).all()
+    scores = (found["elbo"] - bound.mean(0).numpy()) / spread
+    assert (
+        scores**2
+    ).mean() < 4  # a mean of 20 squares of about 1; of one draw alone it would be 10
     assert (bound.mean(0).numpy() < -exact).all()
     order = np.argsort(-found["nll"])
     assert found["rank"][order].tolist() == [*range(1, 21)]

@@ -160,3 +160,16 @@ def test_of_very_many_components_p_of_each_image_is_not_kept(tmp_path, monkeypat
     found = of_run(run, load(run))
     assert found.clusters is None
     assert found.use.shape == (4,)
+
+
+def test_p_of_a_cluster_is_a_mean_over_draws(tmp_path):
+    """Its squared error against 4,000 draws is that of ten draws, not of one (by chance less than once in 10,000)."""
+    data = random_dataset()
+    run = fit(tmp_path / "run", data, prior="learned-mixture", components=3)
+    model, x = load(run), freeze(data.test, "dynamic")[:].images
+    found = of_run(run, model).clusters
+    with torch.no_grad():
+        latent = model.infer(model.given(x, None), (4000, 20))["z"]
+        drawn = latent.prior.log_responsibilities(latent.z).exp()
+    error = ((found - drawn.mean(0)) ** 2).mean() / drawn.var(0).mean()
+    assert 0.03 < error < 0.3

@@ -723,3 +723,13 @@ def test_a_prior_of_another_kind_has_the_shape_of_its_draws():
     density = prior_shape(model, "z").project(torch.eye(2), torch.zeros(2)).log_prob(grid).exp()
     below = float(density[grid[:, 0] < 2].sum() / density.sum())
     assert abs(below - 0.3233) < 0.04
+
+
+def test_each_image_stands_above_its_own_reconstruction(runs):
+    run = runs("vae")
+    batch = of_run(run, load(run)).batches["test"]
+    x = batch.images[in_turn(batch.labels, len(batch), 20)]
+    found = tiles(draw(run, "reconstructions")["reconstructions"], 10, framed=True)
+    redrawn = reconstruct(load(run), x)[:, 0]
+    for row, expected in enumerate((x[:10, 0], redrawn[:10], x[10:, 0], redrawn[10:])):
+        assert torch.allclose(found[10 * row : 10 * row + 10], expected, atol=1e-5)

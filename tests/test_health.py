@@ -240,6 +240,14 @@ def test_thresholds_are_the_published_ones():
 
     assert (room.ACTIVE_VARIANCE, room.USED_PART) == (0.01, 0.01)
     assert warned(kl=0.5) == []
+    assert len(warned(floor=0.11)) == 1
+    model = small("vae", prior="learned-mixture", components=4)
+    with (
+        torch.no_grad()
+    ):  # four components in one place: each has its weight, the small ones half of 1 %
+        model.prior["z"].loc[:] = 0.0
+        model.prior["z"].logits[:] = torch.tensor([0.985, 0.005, 0.005, 0.005]).log()
+    assert examine(model, frozen()).components_used == 4
     few = Warnings(ModelConfig(), TrainConfig(epochs=20), 1000)
     assert few.new(2, 5.0, health(active=3)) == []
     assert few.new(3, 5.0, health(active=1)) == []

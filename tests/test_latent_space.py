@@ -60,7 +60,7 @@ def test_latents_at_their_posterior_means_decode_to_the_reconstruction(case):
 
 def test_latents_that_are_not_fixed_are_at_their_priors_mean():
     model = small("hvae").eval()
-    z2 = torch.randn(700, 20)  # more than one batch
+    z2 = torch.randn(1500, 20)  # more than one batch
     with torch.no_grad():
         z1 = model.prior["z1"]({"x": None, "y": None, "z2": z2}).mean
         expected = model.decoder({"z1": z1, "z2": z2}).mean
@@ -154,8 +154,8 @@ def test_umap_says_what_it_needs(monkeypatch):
 
 
 def test_labels_go_with_their_latents_past_the_first_batch():
-    model, z = small("cvae").eval(), torch.randn(700, 3)
-    y = torch.cat([torch.zeros(500), torch.ones(200)]).long()
+    model, z = small("cvae").eval(), torch.randn(1500, 3)
+    y = torch.cat([torch.zeros(1000), torch.ones(500)]).long()
     with torch.no_grad():
         expected = model.decode(y, z=z).mean
     assert torch.allclose(decode_latents(model, {"z": z}, y), expected, atol=1e-6)
@@ -165,3 +165,11 @@ def test_a_prior_of_labels_is_over_all_of_them():
     assert len(prior_shape(small("conditional prior"), "z").loc.unique(dim=0)) == CLASSES
     many = small("conditional prior", classes=100)
     assert len(prior_shape(many, "z").loc.unique(dim=0)) == 100
+
+
+def test_the_centres_of_clusters_are_those_at_the_mean_of_w():
+    model = small("gmvae").eval()
+    with torch.no_grad():
+        model.prior["z"].network.last.weight *= 5
+        expected = model.prior["z"]({"x": None, "y": None, "w": torch.zeros(1, 2)}).loc[0]
+    assert torch.allclose(prior_shape(model, "z").centres, expected, atol=1e-6)

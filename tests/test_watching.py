@@ -253,6 +253,9 @@ def test_every_scalar_has_its_own_tag(board):
 
     run, _, events = board
     for key, tag in SCALARS.items():
+        part, _, rest = key.partition("_")
+        if part in ("train", "validation"):
+            assert tag.lower() == f"{rest.replace('_', '-')}/{part}"
         known = [
             (epoch["epoch"], epoch[key]) for epoch in run.metrics if epoch.get(key) is not None
         ]
@@ -270,3 +273,34 @@ def test_the_projectors_indices_are_rows_of_the_test_split(tmp_path, monkeypatch
     run = fit(tmp_path / "run", epochs=1, tensorboard=True)
     (file,) = (run.path / "tensorboard").glob("*/*/metadata.tsv")
     assert [line.split("\t")[1] for line in file.read_text().splitlines()[1:]] == ["0", "9", "19"]
+
+
+def test_health_is_of_many_images_and_pictures_are_of_few(tmp_path, monkeypatch):
+    from vaekit import watching
+
+    seen, drawn = [], []
+    real = watching.examine
+    monkeypatch.setattr(watching, "examine", lambda model, x: seen.append(len(x)) or real(model, x))
+    import vaekit.pictures as pictures
+
+    pairs = pictures.pairs
+    monkeypatch.setattr(
+        pictures, "pairs", lambda above, below, **k: drawn.append(above) or pairs(above, below, **k)
+    )
+    data = random_dataset(count=120)
+    fit(tmp_path / "run", data=data, epochs=1, pictures_every=1)
+    assert seen == [40]
+    images = freeze(data.validation, "dynamic")[:].images
+    (above,) = drawn
+    assert len(above) == 20
+    assert all((image == images).flatten(1).all(1).any() for image in above)
+
+
+def test_the_sprite_of_grey_images_is_as_they_are(tmp_path):
+    pytest.importorskip("tensorboard")
+    data = random_dataset(kind="grey")
+    run = fit(tmp_path / "run", data=data, epochs=1, tensorboard=True)
+    (sprite,) = (run.path / "tensorboard").glob("*/*/sprite.png")
+    with Image.open(sprite) as image:
+        first = np.asarray(image.convert("L"))[:6, :5]
+    assert np.abs(first - data.test.images[0, 0].numpy().astype(int)).max() <= 2

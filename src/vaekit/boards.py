@@ -66,9 +66,7 @@ class Board:
         with torch.no_grad(), warnings.catch_warnings():
             # torch.jit traces it, is deprecated, and warns that what is drawn differs from run to run.
             warnings.simplefilter("ignore")
-            before = torch.get_rng_state()
             self.writer.add_graph(Traced(model), inputs(self.few))
-            torch.set_rng_state(before)
 
     @torch.no_grad()
     def look(self, epoch: Epoch, health: Health | None, model: VAE, sample: Frozen) -> None:
