@@ -147,3 +147,8 @@ def test_the_device_is_no_setting(tmp_path):
         config.replace('"device": "auto"', '"device": "cuda:1"')
     )
     assert list(grouped([first, Run(second.path)])) == ["vae"]
+
+
+def test_what_a_model_has_of_its_own_goes_without_saying(tmp_path):
+    runs = [fit(tmp_path / "a"), fit(tmp_path / "b", "mixturevae")]
+    assert list(grouped(runs)) == ["vae", "mixturevae"]

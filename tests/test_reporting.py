@@ -1,12 +1,15 @@
 """The report: one file that holds all it shows, says what was measured, and lets nothing through from names."""
 
+import base64
 import dataclasses
 import html
+import io
 import json
 import re
 import shutil
 
 import pytest
+from PIL import Image
 
 from conftest import random_dataset
 from vaekit import Run, UserError, build, evaluate, train
@@ -114,3 +117,18 @@ def test_a_run_without_epochs_is_reported_without_them(run, tmp_path):
     page = report(copied, tmp_path / "a.html").read_text()
     assert 'id="curves"' not in page
     assert 'id="samples"' in page
+
+
+def test_a_film_rests_on_its_last_frame(page):
+    films = [
+        re.sub(r"^data:image/webp;base64,", "", x)
+        for x in re.findall(r'<img src="([^"]*)" alt="progress', page)
+    ]
+    with Image.open(io.BytesIO(base64.b64decode(films[0]))) as film:
+        times = []
+        for i in range(film.n_frames):
+            film.seek(i)
+            film.load()
+            times.append(film.info["duration"])
+    assert set(times[:-1]) == {250}
+    assert times[-1] == 1250
