@@ -50,5 +50,5 @@ from PIL import Image
 for path in Path().glob("*.png"):
     image = Image.open(path)
     if image.mode != "P":
-        image.convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+        image.convert("RGB").quantize(256, dither=Image.Dither.NONE).save(path, optimize=True)
 END
