@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from . import generation
 from .checks import UserError
+from .compute import evaluating
 from .data import Frozen
 from .data.dataset import Batch
 from .distributions import stddev
@@ -83,17 +84,15 @@ class Board:
             writer.add_histogram(f"KL per dimension/{name}", torch.tensor(kl), step)
         for name, parameter in model.named_parameters():
             writer.add_histogram(f"parameters/{name}", parameter, step)
-        was_training = model.training
-        model.eval()
-        batch = sample[: batch_size(model)]
-        for name, q in model.posteriors(model.given(batch.images, batch.labels)).items():
-            writer.add_histogram(f"latents/{name} means", q.mean, step)
-            writer.add_histogram(f"latents/{name} scales", stddev(q), step)
-        few = self.few
-        redrawn = generation.reconstruct(model, few.images, few.labels)
-        self.add_grid("reconstructions", alternating(few.images, redrawn, 10), step)
-        self.add_grid("samples", generation.fixed_samples(model, 40, few.images), step)
-        model.train(was_training)
+        with evaluating(model):
+            batch = sample[: batch_size(model)]
+            for name, q in model.posteriors(model.given(batch.images, batch.labels)).items():
+                writer.add_histogram(f"latents/{name} means", q.mean, step)
+                writer.add_histogram(f"latents/{name} scales", stddev(q), step)
+            few = self.few
+            redrawn = generation.reconstruct(model, few.images, few.labels)
+            self.add_grid("reconstructions", alternating(few.images, redrawn, 10), step)
+            self.add_grid("samples", generation.fixed_samples(model, 40, few.images), step)
         writer.flush()
 
     def add_grid(self, tag: str, images: Tensor, step: int) -> None:

@@ -7,6 +7,7 @@ import difflib
 import numbers
 import typing
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 if TYPE_CHECKING:
@@ -44,6 +45,11 @@ def printable(name: object) -> str:
     """A file's name on one line, in characters that can be printed."""
     text = str(name).encode("utf-8", "backslashreplace").decode()
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+def require_folder(path: Path) -> None:
+    """Raise UserError unless the folder of a file to write exists."""
+    require(path.parent.is_dir(), f"cannot write {path}: its folder does not exist")
 
 
 def is_whole(value: Any) -> bool:

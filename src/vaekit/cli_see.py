@@ -55,15 +55,12 @@ def plot(
         Console(highlight=False).print(as_table())
         return
     require(run != "", "`vaekit plot` lacks RUN; see `vaekit plot --help`")
-    from .gallery import Scene, draw_each
-    from .pictures import Movie, save
+    from .gallery import Scene, write_each
 
     scene = Scene.of(run, settings, data_dir)
     folder = scene.run.pictures if out is None else Path(out)
-    for _, (name, picture) in draw_each(scene, names):
-        folder.mkdir(parents=True, exist_ok=True)
-        ending = "gif" if isinstance(picture, Movie) else format
-        print(save(picture, folder / f"{name}.{ending}"), flush=True)
+    for path in write_each(scene, names, folder, format):
+        print(path, flush=True)
 
 
 def compare(runs: RunsArgument, out: str = "compare.png") -> None:

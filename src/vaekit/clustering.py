@@ -13,6 +13,7 @@ from torch import Tensor
 from .checks import UserError, require_count, require_seed
 from .compute import fast_float32, find_device, seeded
 from .data import Dataset, Frozen
+from .data.dataset import Batch
 from .distributions import GaussianMixture
 from .evaluation import evaluation_images
 from .models import load
@@ -91,22 +92,26 @@ def cluster(
 @torch.no_grad()
 def responsibilities(model: VAE, images: Frozen, samples: int) -> Tensor:
     """p(cluster | x) of each image, (N, K): the mean over draws of the latents of the exact p(cluster | latents)."""
-    chunks = []
-    for start in range(0, len(images), BATCH):
-        batch = images[start : start + BATCH]
-        values = model.given(batch.images, batch.labels)
-        latents = model.infer(values, (samples, len(batch))).values()
-        found = [v for v in latents if isinstance(v.prior, GaussianMixture)]
-        if not found:
-            raise UserError(
-                f"a {model.blueprint.model} has no clusters: its prior is no mixture; train gmvae, or another model "
-                "with --prior learned-mixture"
-            )
-        (latent,) = found
-        prior = latent.prior
-        assert isinstance(prior, GaussianMixture)
-        chunks.append(prior.log_responsibilities(latent.z).exp().mean(0))
-    return torch.cat(chunks)
+    starts = range(0, len(images), BATCH)
+    return torch.cat(
+        [batch_responsibilities(model, images[i : i + BATCH], samples) for i in starts]
+    )
+
+
+def batch_responsibilities(model: VAE, batch: Batch, samples: int) -> Tensor:
+    """The same of images in memory, (B, K). Raises UserError where the prior is no mixture."""
+    values = model.given(batch.images, batch.labels)
+    latents = model.infer(values, (samples, len(batch))).values()
+    found = [v for v in latents if isinstance(v.prior, GaussianMixture)]
+    if not found:
+        raise UserError(
+            f"a {model.blueprint.model} has no clusters: its prior is no mixture; train gmvae, or another model "
+            "with --prior learned-mixture"
+        )
+    (latent,) = found
+    prior = latent.prior
+    assert isinstance(prior, GaussianMixture)
+    return prior.log_responsibilities(latent.z).exp().mean(0)
 
 
 def contingency(assigned: np.ndarray, labels: np.ndarray, clusters: int) -> np.ndarray:

@@ -6,8 +6,20 @@ import contextlib
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 
 from .checks import UserError
+
+
+@contextlib.contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """A model in evaluation mode, and afterwards in the mode that it was in."""
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def find_device(name: str) -> torch.device:

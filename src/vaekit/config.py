@@ -341,6 +341,10 @@ class TrainConfig:
         )
         require_seed(self.seed)
 
+    def steps(self, images: int) -> int:
+        """Steps of an epoch, of which the last may have fewer images."""
+        return -(-images // self.batch_size)
+
     @property
     def warmup(self) -> float:
         """Epochs until every warm-up has ended."""

@@ -7,9 +7,8 @@ from rich.console import Console
 from .config import PlotConfig
 from .data import load as load_data
 from .evaluation import as_table, evaluate
-from .gallery import Scene, draw_each
+from .gallery import Scene, write_each
 from .models import build
-from .pictures import Movie, save
 from .training import train
 
 
@@ -21,8 +20,8 @@ def demo(epochs: int, out: str | None) -> None:
     run = train(build("vae", data), data, epochs=epochs, out=out, name="demo")
     console.print(as_table(evaluate(run, data=data, progress=True)))
 
-    for _, (name, picture) in draw_each(Scene.of(run, PlotConfig()), ()):
-        save(picture, run.pictures / f"{name}.{'gif' if isinstance(picture, Movie) else 'png'}")
+    for _ in write_each(Scene.of(run, PlotConfig()), (), run.pictures):
+        pass
     console.print(f"""
 Everything is in {run}:
   pictures/samples.png          new digits, drawn from the prior

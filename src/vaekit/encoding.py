@@ -17,6 +17,7 @@ from .data import Dataset, Frozen, Split, freeze, load_again
 from .data import load as load_data
 from .data.dataset import choose_split
 from .data.images import endings, image_files, read_images
+from .data.stored import PARTS
 from .distributions import stddev
 from .evaluation import ELBO_SAMPLES, chunked, evaluation_images, measure_nll
 from .generation import latent_sizes, same_label
@@ -26,8 +27,6 @@ from .progress import Shown
 from .runs import Run
 from .tables import Table
 from .vae import VAE
-
-SPLITS = ("train", "validation", "test")
 
 
 def encode(
@@ -98,7 +97,7 @@ def image_parts(
         labels = None if label is None else same_label(run.blueprint, len(images), label)
         return {"files": (freeze(Split(images, labels), recorded.binarisation), files)}
     require(label is None, "--label is that of image files; data sets have theirs")
-    names = SPLITS if split == "all" else (split,)
+    names = PARTS if split == "all" else (split,)
     if data is None:
         own = load_again(run.source, data_dir, str(run))
         return {name: (evaluation_images(run, name, own, None), ()) for name in names}

@@ -12,6 +12,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from .checks import UserError, one_line, require
+from .clustering import batch_responsibilities
 from .compute import fast_float32, seeded
 from .data import Dataset, Frozen, Split, freeze, load_again
 from .data.dataset import Batch, Settled
@@ -53,6 +54,10 @@ class Exhibits:
     kl: dict[str, Tensor]
     use: Tensor | None
     clusters: Tensor | None
+
+    def places(self, rows: Tensor) -> Tensor:
+        """Where the test images of these rows (n,), which are among `code_rows`, stand in the codes."""
+        return torch.searchsorted(self.code_rows, rows)
 
 
 def of_run(run: Run, model: VAE, data_dir: str | Path | None = None) -> Exhibits:
@@ -108,10 +113,7 @@ def gather(model: VAE, train: Split, test: Frozen, binarisation: Settled) -> Exh
             share = len(batch) / len(code_rows)
             kl[name] = kl.get(name, torch.zeros(())) + share * kl_per_dimension(latent).cpu()
             if isinstance(latent.prior, GaussianMixture):
-                several = model.infer({**given}, (DRAWS, len(batch)))[name]
-                prior = several.prior
-                assert isinstance(prior, GaussianMixture)
-                clusters.append(prior.log_responsibilities(several.z).exp().mean(0).cpu())
+                clusters.append(batch_responsibilities(model, batch, DRAWS).cpu())
 
     count = image_count(test.split)
     chosen = in_turn(labels, len(code_rows), count).sort().values

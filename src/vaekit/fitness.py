@@ -6,7 +6,7 @@ import torch
 
 from . import starts
 from .checks import require
-from .compute import seeded
+from .compute import evaluating, seeded
 from .config import DISCRETE, Blueprint, TrainConfig
 from .data import Dataset, pixels
 from .data.dataset import Settled
@@ -82,11 +82,9 @@ def check_objective(
     device = next(model.parameters()).device
     few = data.train[:2]
     labels = None if few.labels is None else few.labels.to(device)
-    was_training = model.training
-    with torch.no_grad(), seeded(0, device):
-        inference = model.eval()(pixels(few.images, "none").to(device), labels, objective.samples)
+    with torch.no_grad(), evaluating(model), seeded(0, device):
+        inference = model(pixels(few.images, "none").to(device), labels, objective.samples)
         objective(inference, warmup)
-    model.train(was_training)
     require(
         config.kl_warmup_of != "cluster"
         or any(isinstance(v.prior, GaussianMixture) for v in inference.latents.values()),

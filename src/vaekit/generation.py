@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .checks import UserError, require, require_count, require_seed
-from .compute import seeded
+from .compute import evaluating, seeded
 from .conditions import Quadrants
 from .config import Blueprint, ClusterConfig, HierarchyConfig
 from .data import Split, freeze
@@ -126,15 +126,10 @@ def completions(
 def fixed_samples(model: VAE, count: int, images: Tensor) -> Tensor:
     """The same draws from the prior at every call, of a model that trains: (count, C, H, W); `images` completed,
     where the model completes images."""
-    was_training = model.training
-    model.eval()
-    if isinstance(model.condition, Quadrants):
-        with seeded(0, images.device):
-            drawn = model.sample(count, images[torch.arange(count) % len(images)]).mean
-    else:
-        drawn = generate(model, count)
-    model.train(was_training)
-    return drawn
+    with evaluating(model), seeded(0, images.device):
+        if isinstance(model.condition, Quadrants):
+            return model.sample(count, images[torch.arange(count) % len(images)]).mean
+        return generate(model, count)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from .compute import seeded
+from .compute import evaluating, seeded
 from .config import ClusterConfig, ModelConfig, TrainConfig
 from .data import Frozen
 from .distributions import Deterministic, GaussianMixture
@@ -50,15 +50,13 @@ class Health:
 @torch.no_grad()
 def examine(model: VAE, images: Frozen) -> Health:
     """The health of a model on images, some hundreds; one alone says nothing of active units, which are then None."""
-    was_training = model.training
-    model.eval()
     means: list[Tensor] = []
     kls: dict[str, Tensor] = {}
     use: Tensor | None = None
     entropy = 0.0  # of p(component | image), a mean over images
     at_floor: Tensor | None = None
     size = batch_size(model)
-    with seeded(SEED, images.device):
+    with evaluating(model), seeded(SEED, images.device):
         for start in range(0, len(images), size):
             batch = images[start : start + size]
             share = len(batch) / len(images)
@@ -78,7 +76,6 @@ def examine(model: VAE, images: Frozen) -> Health:
                 scale = model.decoder(values).base_dist.scale
                 low = share * (scale < 1.01 * SCALE_FLOOR).float().mean()
                 at_floor = low if at_floor is None else at_floor + low
-    model.train(was_training)
     spread = torch.cat(means).var(0, correction=0)
     known = {name: kl.tolist() for name, kl in kls.items() if not kl.isnan().any()}
     return Health(

@@ -44,8 +44,9 @@ class Progress:
         if self.console.width >= 100:
             columns.append(rich.progress.BarColumn(bar_width=15))
         self.bar = rich.progress.Progress(*columns, console=self.console, disable=not self.live)
-        steps = -(-images // config.batch_size)
-        self.task = self.bar.add_task(f"epoch 1/{self.epochs}", total=steps * config.epochs)
+        self.task = self.bar.add_task(
+            f"epoch 1/{self.epochs}", total=config.steps(images) * config.epochs
+        )
         self.seconds = 0.0
 
     def __enter__(self) -> Progress:

@@ -14,12 +14,12 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .catalog import MODELS
-from .checks import UserError, from_dict, require
+from .checks import UserError, from_dict, require_folder
 from .config import PlotConfig
 from .evaluation import Evaluation, described, measured_on
 from .gallery import PICTURES, Scene, draw_each
 from .pictures import Movie
-from .pictures.writing import of_one_size, pixels
+from .pictures.writing import pixels, rendered
 from .runs import Run, parse_json, write
 
 BUDGET = 4_500_000  # bytes of all pictures, in base64
@@ -42,8 +42,9 @@ def report(
     """Write RUN/report.html (or `out`), which holds all that it shows. Raises UserError for a run without weights."""
     run = Run.of(run)
     path = run.path / "report.html" if out is None else Path(out)
-    require(path.parent.is_dir(), f"cannot write {path}: its folder does not exist")
+    require_folder(path)
     scene = Scene.of(run, PlotConfig(), data_dir)
+    metrics, evaluation = run.metrics, read_evaluation(run)
     page = Environment(
         loader=PackageLoader("vaekit", "."), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
@@ -53,9 +54,9 @@ def report(
         config=run.config,
         summary=MODELS[run.blueprint.model].summary if run.blueprint.model in MODELS else "",
         command=" ".join(map(str, run.config.get("command", []))),
-        tiles=tiles(run),
-        warnings=[(e["epoch"], w) for e in run.metrics for w in e.get("warnings", [])],
-        measured=measured(run),
+        tiles=tiles(metrics, evaluation),
+        warnings=[(e["epoch"], w) for e in metrics for w in e.get("warnings", [])],
+        measured=evaluation and (measured_on(evaluation), described(evaluation)),
         sections=[(name, PICTURES[name].summary, shown) for name, shown in sections(scene).items()],
         settings={part: settings(run.section(part)) for part in SETTINGS},
     )
@@ -63,9 +64,8 @@ def report(
     return path
 
 
-def tiles(run: Run) -> list[tuple[str, str]]:
+def tiles(metrics: list[dict[str, Any]], evaluation: Evaluation | None) -> list[tuple[str, str]]:
     """The first numbers to look at."""
-    metrics = run.metrics
     if not metrics:
         return []
     best = [epoch for epoch in metrics if epoch.get("best")] or metrics
@@ -73,7 +73,6 @@ def tiles(run: Run) -> list[tuple[str, str]]:
     elbo = best[-1].get("validation_elbo")
     if elbo is not None:
         found.append(("validation ELBO, nats", f"{elbo:.2f}"))
-    evaluation = read_evaluation(run)
     if evaluation is not None and evaluation.nll is not None:
         found.append((f"NLL, {evaluation.split} images, nats", f"{evaluation.nll:.2f}"))
     examined = [epoch for epoch in metrics if epoch.get("active_units") is not None]
@@ -97,11 +96,6 @@ def read_evaluation(run: Run) -> Evaluation | None:
         return from_dict(Evaluation, parse_json(path.read_bytes(), str(path)), str(path))
     except UserError:
         return None
-
-
-def measured(run: Run) -> tuple[str, list[tuple[str, str, str]]] | None:
-    evaluation = read_evaluation(run)
-    return None if evaluation is None else (measured_on(evaluation), described(evaluation))
 
 
 def settings(section: dict[str, Any]) -> list[tuple[str, str]]:
@@ -142,9 +136,7 @@ def still(figure: Figure) -> bytes:
 
 def moving(movie: Movie) -> bytes:
     """A movie as WebP, half as large a side."""
-    images = of_one_size([pixels(frame) for frame in movie.frames])
-    times = [round(movie.seconds * 1000)] * len(images)
-    times[-1] += round(movie.hold * 1000)
+    images, times = rendered(movie)
     largest = max(images[0].size)
     share = min(1.0, 520 / largest)
     size = (round(images[0].width * share), round(images[0].height * share))

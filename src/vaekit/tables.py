@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .checks import UserError, one_line, require
+from .checks import UserError, one_line, require, require_folder
 from .data.arrays import check_sizes
 from .replacing import replacing
 
@@ -47,7 +47,7 @@ def arrow() -> Any:
 def write_table(table: Table, path: Path) -> Path:
     """Write a table in the format that its ending says, in one step. Raises UserError."""
     ending = check_ending(path)
-    require(path.parent.is_dir(), f"cannot write {path}: its folder does not exist")
+    require_folder(path)
     with replacing(path) as file:
         if ending == ".npz":
             arrays: dict[str, Any] = table  # none is of objects, so nothing is pickled

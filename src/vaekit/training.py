@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from . import exhibits, starts
 from .catalog import model_entry
 from .checks import override, require
-from .compute import fast_float32, find_device, seeded
+from .compute import evaluating, fast_float32, find_device, seeded
 from .config import ClusterConfig, TrainConfig, WatchConfig
 from .data import Dataset, Frozen, freeze, pixels
 from .data.dataset import Batch, Settled
@@ -98,7 +98,7 @@ def train_epochs(
     torch.manual_seed(config.seed)
     model.to(device)
     train, validation = data.train.to(device), freeze(data.validation.to(device), binarisation)
-    steps = math.ceil(len(train) / config.batch_size)
+    steps = config.steps(len(train))
     loss, optimizer = Loss(model, objective), make_optimizer(model, config)
     average = None if config.ema is None else copy.deepcopy(model)
     kl_weight = torch.ones((), device=device)
@@ -222,16 +222,13 @@ def validate(loss: Loss, split: Frozen) -> list[float]:
     noise goes on as if nothing had been drawn.
     """
     device = split.device
-    was_training = loss.model.training
-    loss.model.eval()
-    with seeded(VALIDATION_SEED, device):
+    with evaluating(loss.model), seeded(VALIDATION_SEED, device):
         totals = zeros(3, device)
         each = decoded_numbers(loss.model.blueprint) * math.prod(loss.objective.samples)
         size = max(1, min(VALIDATION_BATCH, VALIDATION_NUMBERS // each))
         for start in range(0, len(split), size):
             batch = split[start : start + size]
             totals += loss(batch.images, batch.labels)[1] * len(batch)
-    loss.model.train(was_training)
     return (totals / len(split)).tolist()
 
 

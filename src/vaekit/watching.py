@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from . import generation
+from .compute import evaluating
 from .config import TrainConfig, WatchConfig
 from .data import Dataset, freeze
 from .data.dataset import Batch, Settled
@@ -18,6 +19,7 @@ from .runs import Run
 from .vae import VAE
 
 if TYPE_CHECKING:
+    from .pictures import Movie
     from .training import Epoch
 
 FRAMES = 24
@@ -38,7 +40,7 @@ class Watch:
         some, few = spread(len(images), IMAGES), in_turn(images.labels, len(images), 20)
         self.sample = freeze(images.take(some), binarisation).to(device)
         self.few = freeze(images.take(few), binarisation).to(device)[:]
-        steps = -(-len(data.train) // config.batch_size)
+        steps = config.steps(len(data.train))
         self.warnings = Warnings(model.blueprint.settings, config, steps)
         self.every = max(1, STEPS // steps)
         self.film = Film(run, model, self.few, steps * config.epochs) if settings.record else None
@@ -117,13 +119,22 @@ class Film:
         from . import pictures
 
         self.shoot()
-        film = pictures.Movie(film_frames(self.run), 0.25, hold=1.0)
-        pictures.save(film, self.run.pictures / "progress.gif")
+        movie = film_of(self.run)
+        assert movie is not None
+        pictures.save(movie, self.run.pictures / "progress.gif")
 
 
 def frame_steps(steps: int) -> set[int]:
     """After which of the steps to take a picture: 0, 1, 2, ... further and further apart."""
     return {0, *(round(steps ** (i / (FRAMES - 1))) for i in range(FRAMES))}
+
+
+def film_of(run: Run) -> Movie | None:
+    """The film of a training so far, if it is filmed."""
+    from . import pictures
+
+    frames = film_frames(run)
+    return pictures.Movie(frames, 0.25, hold=1.0) if frames else None
 
 
 def film_frames(run: Run) -> list[Path]:
@@ -137,10 +148,8 @@ def draw_epoch(run: Run, model: VAE, few: Batch, epoch: int) -> None:
 
     folder = run.pictures / EPOCHS_FOLDER
     folder.mkdir(exist_ok=True)
-    was_training = model.training
-    model.eval()
-    redrawn = generation.reconstruct(model, few.images, few.labels)
-    model.train(was_training)
+    with evaluating(model):
+        redrawn = generation.reconstruct(model, few.images, few.labels)
     for name, figure in [
         ("reconstructions", pictures.pairs(few.images, redrawn, title=f"epoch {epoch}")),
         (

@@ -11,12 +11,12 @@ from matplotlib.figure import Figure
 
 from ..checks import closest, override, require
 from ..config import PlotConfig
-from ..pictures import Movie
+from ..pictures import Movie, save
 from ..runs import Run
 from .names import PICTURES, DoesNotApply
 from .scene import Scene
 
-__all__ = ["PICTURES", "Scene", "draw", "draw_each"]
+__all__ = ["PICTURES", "Scene", "draw", "draw_each", "write_each"]
 
 
 def draw(
@@ -51,3 +51,13 @@ def draw_each(
             continue
         for pair in found.items():
             yield name, pair
+
+
+def write_each(
+    scene: Scene, names: tuple[str, ...], folder: Path, kind: str = "png"
+) -> Iterator[Path]:
+    """Draw pictures as `draw_each`, and write each to a file in `folder`, which is made: of `kind`, a movie as GIF."""
+    for _, (name, picture) in draw_each(scene, names):
+        folder.mkdir(parents=True, exist_ok=True)
+        ending = "gif" if isinstance(picture, Movie) else kind
+        yield save(picture, folder / f"{name}.{ending}")

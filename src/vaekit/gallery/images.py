@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -106,9 +105,9 @@ def analogies(scene: Scene) -> Figures:
         raise DoesNotApply("analogies need a model with --condition label, such as cvae")
     rows = scene.rows(10)[: len(scene.settings.images) or 10]
     images = scene.images(rows)
-    at = torch.searchsorted(scene.exhibits.code_rows, rows)
-    assert scene.exhibits.code_labels is not None
-    drawn = generation.analogies(scene.model, images, scene.exhibits.code_labels[at])
+    labels = scene.exhibits.code_labels
+    assert labels is not None
+    drawn = generation.analogies(scene.model, images, labels[scene.exhibits.places(rows)])
     classes = scene.model.blueprint.classes
     return {
         "analogies": pictures.image_grid(
@@ -150,9 +149,8 @@ def clusters(scene: Scene) -> Figures:
     )
 
     batch = scene.exhibits.batches["test"]
-    few = batch[by_class(batch, 10)]
-    chosen = scene.exhibits.rows["test"][by_class(batch, 10)]
-    at = torch.searchsorted(scene.exhibits.code_rows, chosen)
+    chosen = by_class(batch, 10)
+    few, at = batch[chosen], scene.exhibits.places(scene.exhibits.rows["test"][chosen])
     redrawn = generation.reconstruct(scene.model, few.images, few.labels)
     bars = pictures.bars(few.images, redrawn, probabilities[at].numpy())
     return {"clusters": surest, "clusters-bars": bars}
@@ -173,6 +171,5 @@ def confusion(scene: Scene) -> Figures:
     if labels is None:
         raise DoesNotApply("the confusion of clusters and classes needs a data set with labels")
     counts = contingency(probabilities.argmax(1).numpy(), labels.numpy(), probabilities.shape[1])
-    assert isinstance(counts, np.ndarray)
     title = f"{len(labels):,} test images by cluster and label"
     return {"confusion": pictures.confusion(counts, scene.classes[: counts.shape[1]], title)}

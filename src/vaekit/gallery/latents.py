@@ -164,7 +164,7 @@ def manifold(scene: Scene) -> Figures:
         heads = [f"{name}[2] = {depth:.2f}" for depth in chosen]
         return {
             "manifold": in_blocks(scene, blocks, heads, title),
-            "manifold-slices": Movie([cut(scene, name, prior, depth) for depth in depths]),
+            "manifold-slices": Movie(slices(scene, name, prior, depths)),
         }
     x = values(scene, name, prior, 0, count)
     if dim == 1:
@@ -258,13 +258,14 @@ def in_blocks(scene: Scene, blocks: list[Tensor], heads: list[str], title: str) 
     )
 
 
-def cut(scene: Scene, name: str, prior: PriorShape, depth: Tensor) -> Figure:
-    """One frame of a walk through a latent of 3 dimensions."""
+def slices(scene: Scene, name: str, prior: PriorShape, depths: Tensor) -> list[Figure]:
+    """The frames of a walk through a latent of 3 dimensions."""
     few = min(scene.settings.grid, 10)
     x, y = (values(scene, name, prior, d, few) for d in (0, 1))
-    return grid_figure(
-        scene, decoded_grid(scene, name, x, y, depth), x, y, f"{name}[2] = {depth:.2f}"
-    )
+    return [
+        grid_figure(scene, decoded_grid(scene, name, x, y, depth), x, y, f"{name}[2] = {depth:.2f}")
+        for depth in depths
+    ]
 
 
 def plane_of_images(scene: Scene, count: int) -> Figure:
@@ -301,16 +302,14 @@ def traversals(scene: Scene) -> Figures:
     all_of_them = [(name, d) for name in names for d in range(codes[name].shape[1])]
     dimensions = sorted(all_of_them, key=lambda at: -information(scene, *at))[:MOST_DIMENSIONS]
     labels = scene.labels(rows)
+    reaches = {name: reach(scene, name, labels) for name in names}
     images, row_names = [], []
     for name, d in dimensions:
-        prior = scene.prior(name, None if labels is None else int(labels[0]))
-        reach = prior.draws(10_000)[:, d].quantile(torch.tensor([0.002, 0.998]))
-        if isinstance(scene.model.prior[name], StandardNormal):
-            reach = torch.tensor([-3.0, 3.0])
+        low, high = reaches[name][:, d].tolist()
         # Latents drawn after this one follow from it.
         known = names[: names.index(name) + 1]
         fixed = {other: codes[other].repeat(STEPS, 1) for other in known}
-        fixed[name][:, d] = torch.linspace(float(reach[0]), float(reach[1]), STEPS)
+        fixed[name][:, d] = torch.linspace(low, high, STEPS)
         images.append(
             decode_latents(scene.model, fixed, None if labels is None else labels.repeat(STEPS))
         )
@@ -323,6 +322,15 @@ def traversals(scene: Scene) -> Figures:
         which = f"the {len(dimensions)} strongest of {len(all_of_them)} dimensions, each"
     title = f"test image {int(rows[0])}: {which} in turn {span}"
     return {"traversals": pictures.image_grid(torch.cat(images), STEPS, row_names, title=title)}
+
+
+def reach(scene: Scene, name: str, labels: Tensor | None) -> Tensor:
+    """From where to where the dimensions of a latent are traversed, (2, D): 99.6 % of its prior, given the label of
+    the image."""
+    if isinstance(scene.model.prior[name], StandardNormal):
+        return torch.tensor([[-3.0], [3.0]]).expand(2, scene.exhibits.codes[name].shape[1])
+    prior = scene.prior(name, None if labels is None else int(labels[0]))
+    return prior.draws(10_000).quantile(torch.tensor([0.002, 0.998]), dim=0)
 
 
 def information(scene: Scene, name: str, d: int) -> float:

@@ -95,7 +95,7 @@ class Scene:
 
     def codes(self, rows: Tensor) -> dict[str, Tensor]:
         """The latents' posterior means (n, D) of test images, by latent."""
-        at = torch.searchsorted(self.exhibits.code_rows, rows)
+        at = self.exhibits.places(rows)
         return {name: codes[at] for name, codes in self.exhibits.codes.items()}
 
     def labels(self, rows: Tensor) -> Tensor | None:
@@ -106,7 +106,7 @@ class Scene:
             return same_label(self.model.blueprint, len(rows), self.settings.label)
         labels = self.exhibits.code_labels
         assert labels is not None
-        return labels[torch.searchsorted(self.exhibits.code_rows, rows)]
+        return labels[self.exhibits.places(rows)]
 
     def images(self, rows: Tensor) -> Tensor:
         """The test images of these rows (n, C, H, W): those the run keeps, or from its data. Raises UserError."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from .. import pictures
-from ..pictures import Movie
-from ..watching import film_frames
+from ..watching import film_of
 from .names import DoesNotApply
 from .scene import Figures, Scene
 
@@ -23,7 +22,7 @@ def curves(scene: Scene) -> Figures:
 
 def progress(scene: Scene) -> Figures:
     """The film of a training, of the frames so far."""
-    frames = film_frames(scene.run)
-    if not frames:
+    film = film_of(scene.run)
+    if film is None:
         raise DoesNotApply("the run was not filmed; `vaekit train --record` does")
-    return {"progress": Movie(frames, 0.25, hold=1.0)}
+    return {"progress": film}

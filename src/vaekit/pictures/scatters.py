@@ -78,10 +78,9 @@ def scatter(
     figure.suptitle(plain(title), fontsize=11)
     add_legend(figure, found, panels)
     with any_glyph():
-        for _ in range(
-            2
-        ):  # where the aspect is given, the layout settles late, and would cut labels
-            figure.draw_without_rendering()
+        # Where the aspect is given, the layout settles late, and would cut labels.
+        figure.draw_without_rendering()
+        figure.draw_without_rendering()
     return figure
 
 
@@ -151,18 +150,7 @@ def draw_prior(axes: Axes, panel: Panel) -> None:
 
 
 def add_legend(figure: Figure, found: Sequence[Group], panels: Sequence[Panel]) -> None:
-    handles: list[Any] = [
-        Line2D(
-            [],
-            [],
-            marker=group.marker,
-            color=group.colour,
-            linestyle="",
-            label=plain(group.name[:24]),
-        )
-        for group in found
-        if group.name
-    ]
+    handles = class_handles(found)
     if any(panel.density for panel in panels):
         shares = ", ".join(f"{mass * 100:g}" for mass in MASSES)
         handles.append(
@@ -176,6 +164,15 @@ def add_legend(figure: Figure, found: Sequence[Group], panels: Sequence[Panel]) 
         handles.append(diamond)
     if handles:
         figure.legend(handles=handles, loc="outside right center", fontsize=9, frameon=False)
+
+
+def class_handles(found: Sequence[Group]) -> list[Any]:
+    """What a legend says of the classes."""
+    return [
+        Line2D([], [], marker=g.marker, color=g.colour, linestyle="", label=plain(g.name[:24]))
+        for g in found
+        if g.name
+    ]
 
 
 def scatter_3d(
@@ -204,11 +201,7 @@ def scatter_3d(
         xlabel=f"{name}[0]", ylabel=f"{name}[1]", zlabel=f"{name}[2]",
     )  # fmt: skip
     figure.suptitle(plain(title), fontsize=11)
-    handles = [
-        Line2D([], [], marker=g.marker, color=g.colour, linestyle="", label=plain(g.name[:24]))
-        for g in found
-        if g.name
-    ]
+    handles = class_handles(found)
     if handles:
         figure.legend(handles=handles, loc="center right", fontsize=9, frameon=False)
     return figure

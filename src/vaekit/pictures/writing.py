@@ -11,7 +11,7 @@ from typing import BinaryIO
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..checks import UserError, require
+from ..checks import UserError, require, require_folder
 from ..replacing import replacing
 from .style import any_glyph
 
@@ -37,7 +37,7 @@ def save(figure: Figure | Movie, path: Path) -> Path:
     kind = path.suffix[1:].lower()
     kinds = KINDS if isinstance(figure, Figure) else ("gif",)
     require(kind in kinds, f"cannot write {path}: its ending must be one of {', '.join(kinds)}")
-    require(path.parent.is_dir(), f"cannot write {path}: its folder does not exist")
+    require_folder(path)
     with replacing(path) as file, any_glyph():
         if isinstance(figure, Figure):
             figure.savefig(file, format=kind)
@@ -48,22 +48,24 @@ def save(figure: Figure | Movie, path: Path) -> Path:
 
 def write_gif(movie: Movie, file: BinaryIO) -> None:
     """A GIF without end."""
-    images = of_one_size([pixels(frame) for frame in movie.frames])
+    images, times = rendered(movie)
     # One palette for all frames: palettes of their own would flicker.
     palette = images[-1].quantize(256)
     first, *rest = (image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images)
-    times = [round(movie.seconds * 1000)] * len(images)
-    times[-1] += round(movie.hold * 1000)
     first.save(file, "GIF", save_all=True, append_images=rest, duration=times, loop=0)
 
 
-def of_one_size(images: Sequence[Image.Image]) -> list[Image.Image]:
-    """Images on white of the largest width and height, for a title may widen one of them."""
+def rendered(movie: Movie) -> tuple[list[Image.Image], list[int]]:
+    """The frames on white of the largest width and height, for a title may widen one of them; and how long each is
+    shown, milliseconds."""
+    images = [pixels(frame) for frame in movie.frames]
     size = max(image.width for image in images), max(image.height for image in images)
     canvases = [Image.new("RGB", size, "white") for _ in images]
     for canvas, image in zip(canvases, images, strict=True):
         canvas.paste(image)
-    return canvases
+    times = [round(movie.seconds * 1000)] * len(images)
+    times[-1] += round(movie.hold * 1000)
+    return canvases, times
 
 
 def pixels(frame: Figure | Path) -> Image.Image:
