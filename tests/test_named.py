@@ -591,6 +591,10 @@ def test_a_variant_is_by_name(offered):
     assert [len(split) for split in ordered.splits.values()] == [1572, 196, 197]
     shuffled = load_data("freyface", progress=False)
     assert same_images(np.concatenate(pixels(ordered)), np.concatenate(pixels(shuffled)))
+    of_paper = load_data("freyface:aevb", progress=False)
+    assert [len(split) for split in of_paper.splits.values()] == [1365, 200, 400]
+    halves = torch.cat([shuffled.validation.images, shuffled.test.images])
+    assert torch.equal(of_paper.test.images, halves)
     with pytest.raises(UserError, match="did you mean 'ordered'"):
         load_data("freyface:orderd")
 

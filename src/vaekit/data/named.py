@@ -61,6 +61,7 @@ CIFAR_MD5 = {
 }
 BACKGROUND = "BACKGROUND_Google"
 FREY_SEED = 777
+FREY_SIZES = {"": [1565, 200, 200], "aevb": [1365, 200, 400], "ordered": [1572, 196, 197]}
 
 
 def idx(folder: Path, name: str) -> Dataset:
@@ -112,11 +113,12 @@ def amat_text(bits: torch.Tensor) -> bytes:
 
 def freyface(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
     """B. Frey's face, 1,965 frames of a video: 1,565 drawn by a fixed seed to train on, as Kingma and Welling's
-    followers have it, the other 400 halved (Tomczak and Welling 2018); or, ordered, 1,572 / 196 / 197."""
+    followers have it, the other 400 halved (Tomczak and Welling 2018), or, aevb, all to test on, with 200 of the 1,565
+    to validate on; or, ordered, 1,572 / 196 / 197."""
     (file,) = shelf.SHELVES["freyface"].files
     frames = read_mat(folder / file.name, "ff", file.digest).T
     images = torch.from_numpy(np.ascontiguousarray(frames)).view(-1, 1, 28, 20)
-    sizes = [1572, 196, 197] if variant == "ordered" else [1565, 200, 200]
+    sizes = FREY_SIZES[variant]
     if variant != "ordered":
         images = images[torch.from_numpy(np.random.default_rng(FREY_SEED).permutation(len(images)))]
     return Dataset.of("freyface", map(Split, images.split(sizes)))

@@ -113,7 +113,10 @@ SHELVES: dict[str, Shelf] = {
                 "md5:5aeb024d42b8a6091f30e5eb18c8a48d", 1100584,
             ),
         ),
-        variants={"ordered": "1,572 / 196 / 197, in the order of the video"},
+        variants={
+            "aevb": "1,365 / 200 / 400, the 1,565 and 400 of Kingma and Welling's followers",
+            "ordered": "1,572 / 196 / 197, in the order of the video",
+        },
     ),
     "cifar10": Shelf(
         "small photographs of ten things", "32 x 32 colour", "45,000 / 5,000 / 10,000", 10, "licence not stated",
