@@ -17,6 +17,7 @@ from torch.distributions import Independent, Normal
 
 from conftest import random_dataset
 from vaekit import UserError, build
+from vaekit.bounds import random_pixels
 from vaekit.catalog import MODELS
 from vaekit.conditions import Quadrants
 from vaekit.config import Blueprint, ModelConfig, ObjectiveConfig
@@ -31,14 +32,15 @@ from vaekit.distributions import (
     independent,
     posterior_head,
 )
-from vaekit.evaluation import Shown, measure_nll, monte_carlo_error, random_pixels
 from vaekit.fitness import check_labels
 from vaekit.generation import completions
+from vaekit.importance import measure_nll
 from vaekit.mmd import Kernel, squared_mmd
 from vaekit.models import make_objective
 from vaekit.objectives import capacity, elbo, infovae, iwae, weighed
 from vaekit.pixels import CategoricalHead, ContinuousBernoulliHead, Hidden
 from vaekit.priors import FixedMixture, LearnedMixture, StandardNormal, VampPrior
+from vaekit.progress import Shown
 from vaekit.training import Loss
 from vaekit.vae import VAE, Inference, Latent
 
@@ -225,9 +227,8 @@ def test_pseudo_inputs_start_as_training_images():
 
 
 def check_nll(model, log_p, images, y=None, samples=20_000):
-    sums = measure_nll(model, Split(images, y), samples, Shown(False))
-    error = monte_carlo_error(sums, samples)
-    nll = -(sums[0] - math.log(samples)).mean()
+    found = measure_nll(model, Split(images, y), samples, Shown(False))
+    error, nll = found.standard_error, -found.first.mean()
     assert error < 0.015
     assert abs(float(nll + log_p.mean())) < 4 * error
 

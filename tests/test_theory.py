@@ -12,14 +12,16 @@ import torch
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from vaekit import build
+from vaekit import build, importance
+from vaekit.bounds import measure_elbo
 from vaekit.config import Blueprint, ModelConfig
 from vaekit.data import Split
 from vaekit.distributions import Conditional, LocationScaleHead, gaussian, posterior_head
-from vaekit.evaluation import Shown, measure_elbo, measure_nll, monte_carlo_error
+from vaekit.importance import measure_nll
 from vaekit.objectives import elbo, iwae
 from vaekit.pixels import BernoulliHead, DiscretisedLogistic, gaussian_head, logistic_head
 from vaekit.priors import StandardNormal
+from vaekit.progress import Shown
 from vaekit.training import Loss
 from vaekit.vae import VAE, Inference, Latent
 
@@ -328,9 +330,8 @@ def test_importance_sampled_nll_equals_quadrature(dim):
     assert exact.exp().sum().item() == pytest.approx(
         1, abs=1e-6
     )  # it is a distribution over images
-    log_sums = measure_nll(vae, Split(ALL_2X2), samples, Shown(False))
-    error = monte_carlo_error(log_sums, samples)
-    nll = -(log_sums[0] - math.log(samples)).mean()
+    found = measure_nll(vae, Split(ALL_2X2), samples, Shown(False))
+    error, nll = found.standard_error, -found.first.mean()
     assert error < 0.01
     assert abs(nll + exact.mean()) < 3 * error
     bound = measure_elbo(vae, Split(ALL_2X2), 100, Shown(False))
@@ -342,9 +343,9 @@ def test_nll_error_is_the_spread_over_repeats():
     """Delta method against 200 repeats; the ratio of two such spreads is within 20 % but for 1 seed in 10,000."""
     vae, samples = small_vae(2), 500
     images = Split(ALL_2X2)
-    sums = [measure_nll(vae, images, samples, Shown(False)) for _ in range(200)]
-    repeats = torch.stack([(s[0] - math.log(samples)).mean() for s in sums])
-    stated = sum(monte_carlo_error(s, samples) for s in sums) / len(sums)
+    found = [measure_nll(vae, images, samples, Shown(False)) for _ in range(200)]
+    repeats = torch.stack([means.first.mean() for means in found])
+    stated = sum(means.standard_error for means in found) / len(found)
     assert stated == pytest.approx(repeats.std().item(), rel=0.2)
 
 
@@ -358,11 +359,12 @@ def test_nll_does_not_depend_on_how_it_is_cut_into_chunks(monkeypatch):
         lambda shape, dtype, device: torch.full(shape, 0.3, dtype=dtype, device=device),
     )
     log_weight = vae(ALL_2X2, samples=(7,)).log_weight
-    for pixels in (4, 4 * 3, 4 * 7 * 5, 10**6):
-        monkeypatch.setattr("vaekit.evaluation.CHUNK_NUMBERS", pixels)
-        sums = measure_nll(vae, Split(ALL_2X2), 7, Shown(False))
-        assert torch.allclose(sums[0], log_weight.logsumexp(0), atol=1e-10)
-        assert torch.allclose(sums[1], (2 * log_weight).logsumexp(0), atol=1e-10)
+    for pixels, rows in ((4, 1), (4 * 3, 3), (4 * 7 * 5, 20), (10**6, 20), (10**6, 10**6)):
+        monkeypatch.setattr(importance, "BLOCK_NUMBERS", pixels)
+        monkeypatch.setattr(importance, "DRAWN_ROWS", rows)
+        found = measure_nll(vae, Split(ALL_2X2), 7, Shown(False))
+        assert torch.allclose(found.first, log_weight.logsumexp(0) - math.log(7), atol=1e-10)
+        assert torch.allclose(found.second, (2 * log_weight).logsumexp(0) - math.log(7), atol=1e-10)
     assert q.batch_shape == (16,)
 
 

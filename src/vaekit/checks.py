@@ -71,6 +71,17 @@ def require_seed(value: Any, name: str = "seed") -> None:
     )
 
 
+def parse_duration(text: str, name: str) -> float:
+    """Seconds of "90s", "30m" or "1.5h". Raises UserError."""
+    units = {"s": 1, "m": 60, "h": 3600}
+    try:
+        seconds = float(text[:-1]) * units[text[-1:]]
+    except (KeyError, ValueError):
+        seconds = 0.0
+    require(0 < seconds < 1e9, f"{name} {text} is no time; give one such as 30m or 2h")
+    return seconds
+
+
 def override(settings: Settings, changes: Mapping[str, Any], what: str) -> Settings:
     """`settings` with some fields replaced; UserError for an unknown name or a value of another type."""
     return from_dict(type(settings), {**dataclasses.asdict(settings), **changes}, what)

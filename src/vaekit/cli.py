@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,11 +15,12 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 from tyro.extras import SubcommandApp
 
-from . import __version__, cli_data, cli_see
+from . import __version__, cli_data, cli_see, cli_words
 from .catalog import MODELS, ModelEntry
-from .checks import UserError, one_line
-from .config import ObjectiveConfig, TrainConfig, WatchConfig
-from .data.settings import DataConfig, SourceConfig
+from .checks import UserError, one_line, parse_duration, require_count
+from .config import EvaluateConfig, ObjectiveConfig, SweepConfig, TrainConfig, WatchConfig
+from .data.settings import DataConfig
+from .plans import Plan
 from .refusals import reject
 
 RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
@@ -40,6 +41,22 @@ Args:
 """
 
 
+SWEEP_HELP = """{summary} Many trainings of it: a setting with commas takes each value in turn.
+
+For example:
+  vaekit sweep {name} --latent-dim 2,5,10,20 --seed 0,1,2
+  vaekit sweep {name} --learning-rate 1e-3,3e-4 --epochs 20 --out runs/rates
+
+Args:
+    out: Folder of the runs, instead of runs/<model>-<data>-sweep; the same command again goes on where it was.
+    run_name: Goes into the folder's name.
+    init: Run directory whose weights to start from.
+"""
+
+
+Asked = tuple[Plan, SweepConfig, str | None, str]  # a plan, how to measure, --out and --name
+
+
 def make_train(name: str, entry: ModelEntry) -> Callable[..., None]:
     def train(
         model: Any = entry.settings,
@@ -51,73 +68,97 @@ def make_train(name: str, entry: ModelEntry) -> Callable[..., None]:
         run_name: Annotated[str, tyro.conf.arg(name="name")] = "",
         init: str | None = None,
     ) -> None:
-        from .data import load
-        from .models import build, make_objective
-        from .training import train as train_model
-
-        where = {f.name: getattr(data, f.name) for f in fields(SourceConfig)}
-        dataset = load(**where)
-        built = build(name, dataset, seed=training.seed, **asdict(model))
-        run = train_model(
-            built,
-            dataset,
-            objective=make_objective(objective, built.blueprint.settings, entry.objective),
-            out=out,
-            name=run_name,
-            init=init,
-            binarisation=data.binarisation,
-            **asdict(watch),
-            **asdict(training),
-        )
-        best = [epoch for epoch in run.metrics if epoch["best"]][-1]
-        found = best["validation_elbo"]
-        print(
-            f"{run}: best at epoch {best['epoch']}, "
-            + ("" if found is None else f"validation ELBO {found:.2f} nats ")
-            + f"(binarisation {run.data.binarisation})"
-        )
-        print(f"next: vaekit evaluate {run}  or  vaekit plot {run}")
+        plan = Plan(name, model, objective, data, training, watch, init, entry.objective)
+        carry_out(plan, out, run_name)
 
     train.__annotations__["model"] = type(entry.settings)
     train.__doc__ = TRAIN_HELP.format(name=name, summary=entry.summary)
     return train
 
 
+def make_sweep(name: str, entry: ModelEntry, found: list[Asked]) -> Callable[..., None]:
+    """The same flags and those of SweepConfig; what they ask for is added to `found`."""
+
+    def sweep(
+        model: Any = entry.settings,
+        objective: ObjectiveConfig = entry.objective,
+        data: DataConfig = entry.data,
+        training: TrainConfig = entry.training,
+        watch: WatchConfig = WatchConfig(),  # noqa: B008
+        measure: SweepConfig = SweepConfig(),  # noqa: B008
+        out: str | None = None,
+        run_name: Annotated[str, tyro.conf.arg(name="name")] = "",
+        init: str | None = None,
+    ) -> None:
+        plan = Plan(name, model, objective, data, training, watch, init, entry.objective)
+        found.append((plan, measure, out, run_name))
+
+    sweep.__annotations__["model"] = type(entry.settings)
+    sweep.__doc__ = SWEEP_HELP.format(name=name, summary=entry.summary)
+    return sweep
+
+
+def sweep(arguments: list[str]) -> None:
+    """Train and measure every combination of the settings that have several values."""
+    from rich.console import Console
+
+    from .figures import COMPARED
+    from .ranking import as_terminal, rank
+    from .sweeps import named
+    from .sweeps import sweep as carry_out_all
+
+    found: list[Asked] = []
+    plans: dict[str, Plan] = {}
+    for grid, each in cli_words.combinations(arguments):
+        run_app(each, found)
+        if len(found) <= len(plans):
+            return  # it was --help
+        plans[named(grid) or found[-1][0].model] = found[-1][0]
+    plan, measure, out, name = found[0]
+    stem = "-".join(filter(None, (plan.model, Path(plan.data.data).stem, name, "sweep")))
+    folder = Path(out or f"runs/{stem}")
+    runs = carry_out_all(plans, folder, **measure.evaluation)
+    Console(highlight=False).print(as_terminal(rank(runs, COMPARED)))
+    print(f"written to {folder}/compare.md, compare.csv and compare.png")
+
+
+def carry_out(plan: Plan, out: str | None, name: str) -> None:
+    run = plan.train(out, name)
+    best = [epoch for epoch in run.metrics if epoch["best"]][-1]
+    found = best["validation_elbo"]
+    print(
+        f"{run}: best at epoch {best['epoch']}, "
+        + ("" if found is None else f"validation ELBO {found:.2f} nats ")
+        + f"(binarisation {run.data.binarisation})"
+    )
+    print(f"next: vaekit evaluate {run}  or  vaekit plot {run}")
+
+
 def evaluate(
     run: RunArgument,
-    split: Literal["train", "validation", "test"] = "test",
-    samples: int = 1000,
-    limit: int | None = None,
-    seed: int = 0,
+    settings: EvaluateConfig = EvaluateConfig(),  # noqa: B008
     data_dir: str | None = None,
-    device: str = "auto",
     json: bool = False,
 ) -> None:
-    """Measure a run: ELBO, importance-weighted NLL, bits/dim, active units.
+    """Measure a run: likelihoods, how it uses its latent, images redrawn and new, labels and clusters in the latent.
 
     For example:
       vaekit evaluate runs/vae-mnist-1
-      vaekit evaluate runs/vae-mnist-1 --split validation --samples 5000 --limit 1000
+      vaekit evaluate runs/vae-mnist-1 --metrics nll --samples 5000 --limit 10000
+      vaekit evaluate runs/mmdvae-mnist-1 --metrics nll --estimator ais
+      vaekit evaluate runs/vae-mnist-1 --split validation --json
 
     Args:
         run: Run directory.
-        split: Images to measure on.
-        samples: Draws an image for the NLL.
-        limit: Measure on this many images, chosen by the seed; without it the ELBO is of all, and the NLL of
-            as many as take two minutes.
-        seed: Seed of the draws, and of the choice of images.
         data_dir: Folder that holds the data set's files.
-        device: auto, cpu, cuda, cuda:1, mps.
         json: Print evaluation.json instead of the table.
     """
     from rich.console import Console
 
-    from .evaluation import as_table
     from .evaluation import evaluate as measure
+    from .figures import as_table
 
-    result = measure(
-        run, split, samples, limit, seed, data_dir=data_dir, device=device, progress=True
-    )
+    result = measure(run, data_dir=data_dir, progress=True, **asdict(settings))
     file = Path(run) / "evaluation.json"
     if json:
         print(file.read_text(), end="")
@@ -291,6 +332,48 @@ def presets() -> None:
     Console(highlight=False).print(as_table())
 
 
+def reproduce(
+    row: Annotated[str, Positional, tyro.conf.arg(metavar="[ROW]")] = "",
+    seeds: int = 1,
+    budget: str | None = None,
+    out: str = "runs/reproduce",
+    report: str = "docs/results/reproduction.md",
+) -> None:
+    """Train and measure what a paper published, and say how close it comes; without ROW, list what there is.
+
+    For example:
+      vaekit reproduce
+      vaekit reproduce aevb-mnist-20 --seeds 3
+      vaekit reproduce vae-dynamic --budget 30m
+
+    Args:
+        row: Which.
+        seeds: Trainings, of the seeds 0, 1 ...
+        budget: Time for all of them, such as 30m or 2h; the trainings are shortened to fit.
+        out: Folder of the runs; what is there already is kept.
+        report: File to add a line to.
+    """
+    from rich.console import Console
+
+    from . import reproductions
+
+    console = Console(highlight=False)
+    if not row:
+        console.print(reproductions.as_table())
+        return
+    require_count("seeds", seeds, largest=1000)
+    seconds = None if budget is None else parse_duration(budget, "--budget")
+    outcome = reproductions.reproduce(row, seeds, seconds, out)
+    wanted = reproductions.published(row)
+    reproductions.append(outcome, Path(report))
+    said = "within" if outcome.within else "NOT within"
+    print(
+        f"{row}: {wanted.figure} {outcome.written}; published {wanted.value:g} ({wanted.source}); {said} the tolerance "
+        f"of {wanted.tolerance:g}"
+    )
+    print(f"added to {report}")
+
+
 def demo(epochs: int = 15, out: str | None = None) -> None:
     """Train a VAE on MNIST, measure it, draw pictures, and say what the numbers mean: about two minutes.
 
@@ -338,6 +421,13 @@ For example:
   vaekit train vae --help               all settings
   vaekit train --preset aevb-mnist      the settings of a published experiment (`vaekit presets` lists them)
 """
+SWEEP_SUMMARY = """Train a model with many settings, measure all, and compare; goes on after a kill.
+
+For example:
+  vaekit sweep vae --latent-dim 2,5,10,20 --seed 0,1,2
+  vaekit sweep vae,vampprior --data fashionmnist --epochs 20
+  vaekit sweep --preset aevb-mnist --optimizer adam,adagrad
+"""
 VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
     "generate": generate,
@@ -345,13 +435,16 @@ VERBS: dict[str, Callable[..., None]] = {
     "cluster": cluster,
     **cli_see.VERBS,
     "presets": presets,
+    "reproduce": reproduce,
     "demo": demo,
     "completion": completion,
     **{f"data {name}": verb for name, verb in cli_data.VERBS.items()},
 }
 
 
-def make_app(arguments: list[str], models: Mapping[str, ModelEntry]) -> SubcommandApp:
+def make_app(
+    arguments: list[str], models: Mapping[str, ModelEntry], found: list[Asked]
+) -> SubcommandApp:
     """The tree of verbs. Its lists show a sentence of each; a verb's own page shows its examples too."""
 
     def add(app: SubcommandApp, name: str, verb: Any, text: str) -> None:
@@ -363,6 +456,11 @@ def make_app(arguments: list[str], models: Mapping[str, ModelEntry]) -> Subcomma
         verb = make_train(name, entry)
         add(train_app, name, verb, verb.__doc__ or "")
     add(app, "train", train_app, TRAIN_SUMMARY)
+    sweep_app = SubcommandApp()
+    for name, entry in (models if "sweep" in arguments else dict(list(models.items())[:1])).items():
+        verb = make_sweep(name, entry, found)
+        add(sweep_app, name, verb, verb.__doc__ or "")
+    add(app, "sweep", sweep_app, SWEEP_SUMMARY)
     for name, verb in VERBS.items():
         group, _, word = name.rpartition(" ")
         add(data_app if group else app, word, verb, inspect.getdoc(verb) or "")
@@ -370,9 +468,11 @@ def make_app(arguments: list[str], models: Mapping[str, ModelEntry]) -> Subcomma
     return app
 
 
-def run_app(arguments: list[str]) -> None:
+def run_app(arguments: list[str], found: list[Asked] | None = None) -> None:
+    if arguments[:1] == ["sweep"] and found is None:
+        return sweep(arguments)
     arguments, models = take_preset(arguments)
-    make_app(arguments, models).cli(
+    make_app(arguments, models, [] if found is None else found).cli(
         prog="vaekit", description=HELP, args=arguments, config=(OmitArgPrefixes,)
     )
 
@@ -380,7 +480,7 @@ def run_app(arguments: list[str]) -> None:
 def take_preset(arguments: list[str]) -> tuple[list[str], Mapping[str, ModelEntry]]:
     """Arguments whose `--preset NAME` is replaced by its model's name, and the models, that one with its settings."""
     given = [i for i, word in enumerate(arguments) if word.split("=")[0] == "--preset"]
-    if arguments[:1] != ["train"] or not given:
+    if arguments[:1] not in (["train"], ["sweep"]) or not given:
         return arguments, MODELS
     from .presets import preset
 
@@ -398,7 +498,7 @@ def take_preset(arguments: list[str]) -> tuple[list[str], Mapping[str, ModelEntr
         if rest[0] != chosen.model:
             raise UserError(f"--preset {name} is of the model {chosen.model}, not {rest[0]}")
         rest = rest[1:]
-    return ["train", chosen.model, *rest], {**MODELS, chosen.model: chosen.entry}
+    return [arguments[0], chosen.model, *rest], {**MODELS, chosen.model: chosen.entry}
 
 
 def main() -> None:

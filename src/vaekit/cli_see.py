@@ -63,23 +63,40 @@ def plot(
         print(path, flush=True)
 
 
-def compare(runs: RunsArgument, out: str = "compare.png") -> None:
-    """Draw several runs in one figure: validation ELBO by epoch and by training samples seen.
+def compare(runs: RunsArgument, out: tuple[str, ...] = ("compare.png",)) -> None:
+    """Compare runs: a table of the settings that differ and of results, and a figure of validation ELBOs.
 
-    Runs that differ in their seed alone are one line, their mean, with a band of one standard deviation.
+    Runs that differ in their seed alone are one row, mean and standard deviation, and one line with a band. The best is
+    in bold only where it is better by more than chance would have it.
 
     For example:
       vaekit compare runs/vae-mnist-1 runs/vampprior-mnist-1
-      vaekit compare runs/* --out sweep.pdf
+      vaekit compare runs/* --out table.md table.tex figure.pdf
 
     Args:
         runs: Run directories.
-        out: Picture to write, PNG, PDF or SVG.
+        out: Files to write: tables .md, .csv or .tex, figures .png, .pdf or .svg.
     """
-    from .comparing import compare as draw
-    from .pictures import save
+    from rich.console import Console
 
-    print(save(draw(runs), Path(out)))
+    from .comparing import compare as draw
+    from .figures import COMPARED
+    from .pictures import save
+    from .ranking import WRITERS, as_terminal, rank, write
+    from .runs import Run
+
+    found = [Run(run) for run in runs]
+    table = None
+    if any((run.path / "evaluation.json").exists() for run in found):
+        table = rank(found, COMPARED)
+        Console(highlight=False).print(as_terminal(table))
+    for file in map(Path, out):
+        if file.suffix.lower() not in WRITERS:
+            print(save(draw(found), file))
+        elif table is None:
+            raise UserError(f"no run is evaluated yet; first: vaekit evaluate {found[0]}")
+        else:
+            print(write(table, file))
 
 
 def report(run: RunArgument, out: str | None = None, data_dir: str | None = None) -> None:

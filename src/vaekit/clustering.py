@@ -15,8 +15,8 @@ from .compute import fast_float32, find_device, seeded
 from .data import Dataset, Frozen
 from .data.dataset import Batch
 from .distributions import GaussianMixture
-from .evaluation import evaluation_images
 from .models import load
+from .run_data import evaluation_images
 from .runs import Run, write, write_json
 from .vae import VAE
 
@@ -32,12 +32,15 @@ class Agreement:
 
     `many_to_one`: each cluster takes the commonest label of its images. `most_confident`: that of the image it is
     surest of, as Dilokthanakul et al. 2016, section 5.1, have it. `hungarian`: one label a cluster and one cluster a
-    label, at best (Yang et al. 2010, eq. 12); images of further clusters count as wrong.
+    label, at best (Yang et al. 2010, eq. 12); images of further clusters count as wrong. `nmi`: mutual information of
+    cluster and label over the mean of their entropies; `ari`: adjusted Rand index, 0 by chance (scikit-learn's).
     """
 
     many_to_one: float
     most_confident: float
     hungarian: float
+    nmi: float
+    ari: float
 
 
 def cluster(
@@ -126,6 +129,7 @@ def agreement(
 ) -> Agreement:
     """Cluster indices (N,), their probabilities (N,), labels (N,)."""
     from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
     counts = contingency(assigned, labels, clusters)
     rows, columns = linear_sum_assignment(counts, maximize=True)
@@ -138,6 +142,8 @@ def agreement(
         many_to_one=float(counts.max(1).sum() / len(labels)),
         most_confident=confident / len(labels),
         hungarian=float(counts[rows, columns].sum() / len(labels)),
+        nmi=float(normalized_mutual_info_score(labels, assigned)),
+        ari=float(adjusted_rand_score(labels, assigned)),
     )
 
 
@@ -159,7 +165,8 @@ def as_table(result: dict[str, Any]) -> Table:
         table.caption = (
             f"accuracy {result['many_to_one']:.2%} many-to-one (a cluster's commonest label), "
             f"{result['most_confident']:.2%} by its surest image's label, "
-            f"{result['hungarian']:.2%} one-to-one (Hungarian)"
+            f"{result['hungarian']:.2%} one-to-one (Hungarian); "
+            f"NMI {result['nmi']:.3f}, ARI {result['ari']:.3f}"
         )
         table.caption_justify = "left"
     return table

@@ -6,7 +6,8 @@ from rich.console import Console
 
 from .config import PlotConfig
 from .data import load as load_data
-from .evaluation import as_table, evaluate
+from .evaluation import evaluate
+from .figures import as_table
 from .gallery import Scene, write_each
 from .models import build
 from .training import train

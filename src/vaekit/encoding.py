@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .bounds import ELBO_SAMPLES, chunked
 from .checks import UserError, printable, require, require_count, require_seed
 from .compute import fast_float32, find_device, seeded
 from .data import Dataset, Frozen, Split, freeze, load_again
@@ -19,11 +19,12 @@ from .data.dataset import choose_split
 from .data.images import endings, image_files, read_images
 from .data.stored import PARTS
 from .distributions import stddev
-from .evaluation import ELBO_SAMPLES, chunked, evaluation_images, measure_nll
 from .generation import latent_sizes, same_label
+from .importance import measure_nll
 from .latent_space import decode_latents
 from .models import load
 from .progress import Shown
+from .run_data import evaluation_images
 from .runs import Run
 from .tables import Table
 from .vae import VAE
@@ -158,9 +159,9 @@ def encode_images(model: VAE, images: Frozen, samples: int, shown: Shown) -> Tab
         bounds.append((inference.log_likelihood - inference.kl).mean(0).cpu())
     table: Table = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
     if has_density:
-        log_sums = measure_nll(model, images, samples, shown)
+        means = measure_nll(model, images, samples, shown)
         table["elbo"] = torch.cat(bounds).numpy()
-        table["nll"] = (math.log(samples) - log_sums[0]).numpy()
+        table["nll"] = (-means.first).numpy()
     return table
 
 

@@ -18,8 +18,8 @@ from .data import Dataset, Frozen, Split, freeze, load_again
 from .data.dataset import Batch, Settled
 from .data.splits import in_turn, spread
 from .distributions import GaussianMixture, stddev
-from .evaluation import evaluation_images
 from .health import batch_size, kl_per_dimension
+from .run_data import evaluation_images
 from .runs import Run, write
 from .vae import VAE
 

@@ -17,7 +17,7 @@ from .data import Split, freeze
 from .data.dataset import Batch
 from .data.images import read_images
 from .data.splits import spread
-from .evaluation import evaluation_images
+from .run_data import evaluation_images
 from .runs import Run
 from .vae import VAE
 

@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from .catalog import MODELS
-from .checks import UserError, from_dict, require_folder
+from .checks import UserError, require_folder
 from .config import PlotConfig
-from .evaluation import Evaluation, described, measured_on
+from .figures import described, measured_on
 from .gallery import PICTURES, Scene, draw_each
 from .pictures import Movie
 from .pictures.writing import pixels, rendered
@@ -25,6 +25,7 @@ from .runs import Run, parse_json, write
 BUDGET = 4_500_000  # bytes of all pictures, in base64
 LARGE = 200_000  # bytes of a picture, from which on it is kept less exactly
 WIDEST = 4096  # pixels of a side
+READ = {"nll", "split", "images", "samples", "likelihood", "binarisation"}
 SETTINGS = ("model", "training", "data")
 
 
@@ -64,7 +65,9 @@ def report(
     return path
 
 
-def tiles(metrics: list[dict[str, Any]], evaluation: Evaluation | None) -> list[tuple[str, str]]:
+def tiles(
+    metrics: list[dict[str, Any]], evaluation: dict[str, Any] | None
+) -> list[tuple[str, str]]:
     """The first numbers to look at."""
     if not metrics:
         return []
@@ -73,8 +76,8 @@ def tiles(metrics: list[dict[str, Any]], evaluation: Evaluation | None) -> list[
     elbo = best[-1].get("validation_elbo")
     if elbo is not None:
         found.append(("validation ELBO, nats", f"{elbo:.2f}"))
-    if evaluation is not None and evaluation.nll is not None:
-        found.append((f"NLL, {evaluation.split} images, nats", f"{evaluation.nll:.2f}"))
+    if evaluation is not None and evaluation["nll"] is not None:
+        found.append((f"NLL, {evaluation['split']} images, nats", f"{evaluation['nll']:.2f}"))
     examined = [epoch for epoch in metrics if epoch.get("active_units") is not None]
     if examined:
         found.append(
@@ -87,15 +90,16 @@ def tiles(metrics: list[dict[str, Any]], evaluation: Evaluation | None) -> list[
     ]
 
 
-def read_evaluation(run: Run) -> Evaluation | None:
-    """What `evaluate` measured; None where it was not run, or by another version."""
+def read_evaluation(run: Run) -> dict[str, Any] | None:
+    """What `evaluate` measured; None where it was not run, or the file is not whole."""
     path = run.path / "evaluation.json"
     if not path.is_file():
         return None
     try:
-        return from_dict(Evaluation, parse_json(path.read_bytes(), str(path)), str(path))
+        found = parse_json(path.read_bytes(), str(path))
     except UserError:
         return None
+    return found if found.keys() >= READ else None
 
 
 def settings(section: dict[str, Any]) -> list[tuple[str, str]]:

@@ -12,7 +12,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -170,6 +170,13 @@ class Run:
         *whole, _ = path.read_bytes().split(b"\n")
         return [parse_json(line, f"{path}, line {n}") for n, line in enumerate(whole, 1)]
 
+    @property
+    def evaluation(self) -> dict[str, Any]:
+        """What `evaluate` wrote. Raises UserError where it has not."""
+        path = self.path / "evaluation.json"
+        require(path.is_file(), f"{self} is not evaluated yet; first: vaekit evaluate {self}")
+        return parse_json(path.read_bytes(), str(path))
+
     def append_metrics(self, epoch: Mapping[str, Any]) -> None:
         """Add a line to metrics.jsonl; JSON has no infinity and no NaN, so these become null."""
         finite = {k: None if v != v or v in (math.inf, -math.inf) else v for k, v in epoch.items()}
@@ -257,6 +264,11 @@ def parse_json(content: bytes, where: str) -> dict[str, Any]:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps(content, indent=2, default=str, allow_nan=False)
     write(path, (text + "\n").encode())
+
+
+def plain(settings: Any) -> dict[str, Any]:
+    """A dataclass as JSON gives it back."""
+    return json.loads(json.dumps(asdict(settings)))
 
 
 def write(path: Path, content: bytes) -> None:

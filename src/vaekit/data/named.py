@@ -77,7 +77,8 @@ def idx(folder: Path, name: str) -> Dataset:
 
 
 def mnist(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
-    return idx(folder, "mnist")
+    whole = idx(folder, "mnist")
+    return dataclasses.replace(whole, train=whole.train[:1000]) if variant == "1000" else whole
 
 
 def fashionmnist(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:

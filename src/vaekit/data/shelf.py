@@ -67,6 +67,7 @@ SHELVES: dict[str, Shelf] = {
             },
         ),
         (IDX,),
+        {"1000": "1,000 / 10,000 / 10,000: of the training images the first thousand"},
     ),
     "binarizedmnist": Shelf(
         "the digits made black and white once (Larochelle and Murray 2011)", "28 x 28, 1 bit",

@@ -14,12 +14,12 @@ from ..checks import UserError, require
 from ..config import PlotConfig
 from ..data.dataset import Batch
 from ..data.splits import in_turn
-from ..evaluation import evaluation_images
 from ..exhibits import Exhibits
 from ..generation import same_label
 from ..latent_space import ANCESTORS, PriorShape, prior_shape
 from ..models import load
 from ..pictures import Movie
+from ..run_data import evaluation_images
 from ..runs import Run
 from ..vae import VAE
 

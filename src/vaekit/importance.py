@@ -1,0 +1,240 @@
+"""log p(x) by importance sampling: an image is encoded once, its draws are decoded in blocks that stay in the cache."""
+
+from __future__ import annotations
+
+import copy
+import math
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Distribution, Independent
+
+from .checks import UserError
+from .compute import seeded
+from .data import Frozen
+from .distributions import Conditional, GaussianMixture
+from .models import decoded_numbers
+from .priors import VampPrior
+from .progress import Shown
+from .vae import VAE, Values
+
+# Numbers that the decoder gives in one block: 1.6 MB in float32, so that the passes over them stay in the cache of a
+# core, and memory is not given back to the system in between. A GPU needs larger ones to be busy.
+BLOCK_NUMBERS, GPU_BLOCK_NUMBERS = 400_000, 2**25
+DRAWN_ROWS = 20_000  # images x samples whose latents are drawn at once
+MEMORY = "1GB"
+CURVE = (1, 10, 100, 1000, 5000)
+
+
+@dataclass(frozen=True)
+class LogMeans:
+    """Of each image's weights w = p(x, z) / q(z | x), S draws: log 1/S sum w, and log 1/S sum w^2, (N,), float64, nats;
+    and by K in CURVE the mean of log 1/K sum_K w over disjoint groups of K, (N,)."""
+
+    first: Tensor
+    second: Tensor
+    samples: int
+    curve: dict[int, Tensor]
+
+    @classmethod
+    def of(cls, weights: Tensor) -> LogMeans:
+        """Of log weights (S, N)."""
+        samples = len(weights)
+        sizes = [k for k in CURVE if k <= samples]
+        curve = [
+            (weights[: samples // k * k].unflatten(0, (-1, k)).logsumexp(1) - math.log(k)).mean(0)
+            for k in sizes
+        ]
+        first, second = weights.logsumexp(0), (2 * weights).logsumexp(0)
+        log_count = math.log(samples)
+        return cls(
+            first - log_count, second - log_count, samples, dict(zip(sizes, curve, strict=True))
+        )
+
+    @property
+    def standard_error(self) -> float | None:
+        """Of the mean NLL over images, from its draws: Var[log mean w] = Var[w] / (S E[w]^2) for each image (delta
+        method). None for one sample, which does not say how far another would be."""
+        if self.samples == 1:
+            return None
+        relative = (self.second - 2 * self.first).exp() - 1
+        return float((relative.clamp(min=0) / (self.samples - 1)).sum().sqrt()) / len(self.first)
+
+    @property
+    def effective_samples(self) -> float:
+        """(sum w)^2 / sum w^2, a mean over images: 1 where one draw has all the weight."""
+        return float((2 * self.first - self.second).exp().mean()) * self.samples
+
+
+def measure_nll(
+    model: VAE,
+    images: Frozen,
+    samples: int,
+    shown: Shown,
+    memory: str = MEMORY,
+    precision: str = "float32",
+) -> LogMeans:
+    """log p(x) of every image from `samples` draws (Burda et al. 2016, eq. 8). In bfloat16 the decoder computes in that
+    precision; densities and their sums do not. Raises UserError for a `memory` that holds not one row."""
+    prepared = settled(model if precision == "float32" else in_bfloat16(model))
+    parts = [LogMeans.of(w) for w in log_weights(prepared, images, samples, shown, memory)]
+    return LogMeans(
+        torch.cat([part.first for part in parts]).cpu(),
+        torch.cat([part.second for part in parts]).cpu(),
+        samples,
+        {k: torch.cat([part.curve[k] for part in parts]).cpu() for k in parts[0].curve},
+    )
+
+
+def log_weights(
+    model: VAE, images: Frozen, samples: int, shown: Shown, memory: str
+) -> Iterator[Tensor]:
+    """log p(x | latents) + log p(latents) - log q(latents | x) of one chunk of images after the other, (S, B), float64
+    (float32 on MPS, which has no other)."""
+    rows, drawn = block_rows(model, images, memory)
+    chunk = min(rows, max(1, drawn // samples))
+    exact = torch.float32 if images[:1].images.device.type == "mps" else torch.float64
+    for start in shown.track(range(0, len(images), chunk), "NLL"):
+        batch = images[start : start + chunk]
+        parts = []
+        for part in split_evenly(samples, max(1, drawn // chunk)):
+            values = model.given(batch.images, batch.labels)
+            latents = model.infer(values, (part, len(batch)))
+            total = decoded(model, values, set(latents), batch.images, max(1, rows // len(batch)))
+            for latent in latents.values():
+                total = total + latent.log_ratio
+            parts.append(total.to(exact))
+        yield torch.cat(parts)
+
+
+def decoded(model: VAE, values: Values, latents: set[str], x: Tensor, block: int) -> Tensor:
+    """log p(x | latents), (S, B), decoding `block` samples of each image at a time."""
+    count = next(len(z) for name, z in values.items() if name in latents and z is not None)
+    found, start = [], 0
+    for size in split_evenly(count, block):
+        some = {
+            name: value[start : start + size] if name in latents and value is not None else value
+            for name, value in values.items()
+        }
+        found.append(log_likelihood(model.decoder(some), x))
+        start += size
+    return torch.cat(found)
+
+
+def log_likelihood(likelihood: Distribution, x: Tensor) -> Tensor:
+    """log p(x | latents) without a gradient, summed over pixels; of black-and-white ones 3 times as fast as log_prob.
+
+    log p(x) = sum_i (x_i - 1/2) l_i - |l_i| / 2 + log sigmoid(|l_i|), the last as one logarithm of the product of up to
+    32 factors, each in [1/2, 1].
+    """
+    if not (isinstance(likelihood, Independent) and isinstance(likelihood.base_dist, Bernoulli)):
+        return likelihood.log_prob(x)
+    logits, x = likelihood.base_dist.logits.flatten(-3), x.flatten(-3)
+    factors = logits.abs()
+    total = (logits * (x - 0.5)).sum(-1) - 0.5 * factors.sum(-1)
+    factors.sigmoid_()
+    for _ in range(5):
+        half = factors.shape[-1] // 2
+        if factors.shape[-1] % 2:
+            total = total + factors[..., -1].log()
+        if half == 0:
+            return total
+        factors = factors[..., :half] * factors[..., half : 2 * half]
+    return total + factors.log_().sum(-1)
+
+
+class Known(nn.Module):
+    """A prior that depends on nothing, computed once."""
+
+    def __init__(self, distribution: Distribution) -> None:
+        super().__init__()
+        self.distribution = distribution
+
+    def forward(self, values: Values) -> Distribution:
+        return self.distribution
+
+
+def settled(model: VAE) -> VAE:
+    """The model with the mixture that its VampPrior is, so that pseudo-inputs are encoded once."""
+    priors = {
+        name: Known(prior({})) if isinstance(prior, VampPrior) else prior
+        for name, prior in model.prior.items()
+    }
+    parts = dict(model.posterior.items())
+    return VAE(priors, parts, model.decoder, model.blueprint, model.condition).eval()
+
+
+class InBfloat16(nn.Module):
+    """A network that computes in bfloat16; float32 in and out."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = copy.deepcopy(network).bfloat16()
+
+    def forward(self, *inputs: Tensor | None) -> Tensor:
+        return self.network(*(v if v is None else v.bfloat16() for v in inputs)).float()
+
+
+def in_bfloat16(model: VAE) -> VAE:
+    """The model with a decoder whose network computes in bfloat16."""
+    decoder = copy.deepcopy(model.decoder)
+    for module in list(decoder.modules()):
+        if isinstance(module, Conditional):
+            module.network = InBfloat16(module.network)
+    priors, posteriors = dict(model.prior.items()), dict(model.posterior.items())
+    return VAE(priors, posteriors, decoder, model.blueprint, model.condition).eval()
+
+
+def block_rows(model: VAE, images: Frozen, memory: str) -> tuple[int, int]:
+    """Images x samples to decode, and to draw latents of, at once, within `memory`."""
+    limit, each = parse_memory(memory), row_bytes(model, images)
+    if each > limit:
+        raise UserError(
+            f"--memory {memory} holds not one image, which takes {each:,} bytes; give more"
+        )
+    numbers = BLOCK_NUMBERS if images[:1].images.device.type == "cpu" else GPU_BLOCK_NUMBERS
+    fitting = limit // each
+    return min(fitting, max(1, numbers // decoded_numbers(model.blueprint))), min(
+        fitting, DRAWN_ROWS
+    )
+
+
+def row_bytes(model: VAE, images: Frozen) -> int:
+    """An upper bound of the memory that one row of images x samples takes: what every layer gives it, all at once."""
+    given: list[int] = []
+
+    def note(module: nn.Module, inputs: object, output: object) -> None:
+        if isinstance(output, Tensor):
+            given.append(output.numel() * max(4, output.element_size()) // 2)
+
+    leaves = [module for module in model.modules() if not list(module.children())]
+    hooks = [module.register_forward_hook(note) for module in leaves]
+    batch = images[0:1]
+    try:
+        with seeded(0, batch.images.device):  # so that no noise is used up
+            values = model.given(batch.images, batch.labels)
+            latents = model.infer(values, (2, 1))
+            model.decoder(values)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    mixtures = [v.prior for v in latents.values() if isinstance(v.prior, GaussianMixture)]
+    scored = 24 * sum(prior.loc.shape[-2] for prior in mixtures)
+    return sum(given) + scored + 16 * decoded_numbers(model.blueprint)
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of "500MB" or "2GB". Raises UserError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmgt])i?b?", text.strip().lower())
+    if match is None or float(match[1]) == 0:
+        raise UserError(f"--memory {text} is no size; give one such as 500MB or 2GB")
+    return int(float(match[1]) * 1024 ** (1 + "kmgt".index(match[2])))
+
+
+def split_evenly(count: int, largest: int) -> list[int]:
+    """`count` as a sum of nearly equal parts, none above `largest`."""
+    parts = math.ceil(count / largest)
+    return [count // parts + (i < count % parts) for i in range(parts)]

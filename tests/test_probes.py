@@ -1,0 +1,105 @@
+"""Reconstruction, probes and clusters against numbers by hand or scikit-learn."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
+
+from conftest import random_dataset
+from vaekit import build, load
+from vaekit.clustering import agreement
+from vaekit.data import freeze
+from vaekit.probes import codes, measure_clusters, measure_probes, measure_reconstruction
+
+
+def test_errors_are_summed_over_pixels_and_averaged_over_images(small_run, small_mnist):
+    model, images = load(small_run), freeze(small_mnist.test, "dynamic")
+    found = measure_reconstruction(model, images)
+    with torch.no_grad():
+        x = images[:].images
+        redrawn = model.reconstruct(x).mean
+    assert found["squared_error"] == pytest.approx(
+        float(((redrawn - x) ** 2).flatten(1).sum(1).mean()), rel=1e-5
+    )
+    assert found["psnr"] == pytest.approx(
+        float(peak_signal_noise_ratio(redrawn, x, data_range=1.0)), rel=1e-5
+    )
+    whole = structural_similarity_index_measure(redrawn, x, data_range=1.0)
+    assert found["ssim"] == pytest.approx(float(whole), rel=1e-4)
+
+
+def test_small_images_have_no_ssim():
+    data = random_dataset()
+    model = build("vae", data, latent_dim=2, hidden_dim=8).eval()
+    found = measure_reconstruction(model, freeze(data.test, "dynamic"))
+    assert found["ssim"] is None
+    assert found["squared_error"] > 0
+
+
+def test_codes_are_posterior_means(small_run, small_mnist):
+    model, images = load(small_run), freeze(small_mnist.test, "dynamic")
+    with torch.no_grad():
+        means = model.posterior["z"]({"x": images[:].images, "y": None}).mean
+    assert np.allclose(codes(model, images), means, atol=1e-5)
+
+
+def test_probes_find_labels_that_are_there_and_no_others():
+    chance = np.random.default_rng(0)
+    labels = chance.integers(0, 4, 2000)
+    apart = np.eye(4)[labels] * 5 + chance.normal(size=(2000, 4))
+    nothing = chance.normal(size=(2000, 4))
+    ring = np.stack([labels % 2 * 3 + 1.0, np.zeros(2000)], 1) * chance.choice([-1, 1], (2000, 1))
+    split = slice(0, 1000), slice(1000, 2000)
+
+    def probe(latents, labels):
+        return measure_probes(*((latents[part], labels[part]) for part in split))
+
+    assert min(probe(apart, labels)[key] for key in ("linear_probe", "knn")) > 0.98
+    # A quarter by chance, with a deviation of 0.014: beyond 0.33 for less than 1 seed in 10,000.
+    assert max(probe(nothing, labels)[key] for key in ("linear_probe", "knn")) < 0.33
+    # Two classes on both sides of zero, which no line tells apart, and neighbours do.
+    assert probe(ring, labels % 2)["knn"] > 0.99
+    assert probe(ring, labels % 2)["linear_probe"] < 0.8
+
+
+def test_agreement_is_scikit_learns():
+    chance = np.random.default_rng(1)
+    labels = chance.integers(0, 5, 500)
+    assigned = np.where(chance.random(500) < 0.7, labels, chance.integers(0, 7, 500))
+    found = agreement(assigned, chance.random(500), labels, 7)
+    assert found.nmi == pytest.approx(normalized_mutual_info_score(labels, assigned))
+    assert found.ari == pytest.approx(adjusted_rand_score(labels, assigned))
+    commonest = sum(np.bincount(labels[assigned == k]).max() for k in range(7))
+    assert found.many_to_one == pytest.approx(commonest / 500)
+
+
+def test_other_models_are_clustered_by_gaussians_on_the_latent():
+    data = random_dataset()
+    model = build("vae", data, latent_dim=2, hidden_dim=8).eval()
+    images = freeze(data.test, "dynamic")
+    labels = np.arange(len(images)) % 2
+    latents = np.where(labels[:, None], 4.0, -4.0) + np.random.default_rng(0).normal(
+        size=(len(images), 2)
+    )
+    found = measure_clusters(model, images, latents, latents, labels, 0)
+    assert found["hungarian"] == found["many_to_one"] == 1
+    assert found["nmi"] == pytest.approx(1)
+    assert found["clusters"] == "2 Gaussians fitted to the latent"
+
+
+def test_a_mixture_of_its_own_is_used(tmp_path):
+    data = random_dataset()
+    settings = {"latent_dim": 2, "hidden_dim": 8, "clusters": 3, "start_epochs": 0}
+    model = build("gmvae", data, **settings).eval()
+    images = freeze(data.test, "dynamic")
+    latents = codes(model, images)
+    labels = np.arange(len(images)) % 2
+    found = measure_clusters(model, images, latents, latents, labels, 0)
+    assert found["clusters"] == "3 of the prior"
+    assert math.isfinite(found["ari"])

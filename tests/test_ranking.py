@@ -1,0 +1,431 @@
+"""The table of runs: exact means and errors, bold only where a difference exceeds its error, four ways to write it."""
+
+import csv
+import io
+import json
+import math
+import statistics
+
+import numpy as np
+import pytest
+import scipy.stats
+from rich.console import Console
+
+from conftest import random_dataset
+from vaekit import Run, UserError, build, train
+from vaekit.ranking import (
+    PAD,
+    Cell,
+    Figure,
+    as_csv,
+    as_latex,
+    as_markdown,
+    as_terminal,
+    best,
+    exceeds,
+    rank,
+    write,
+    written,
+)
+
+NLL = Figure(
+    "nll", "NLL", "nats", "", "lower", 2, "nll_standard_error", depends=("samples", "nll_images")
+)
+ELBO = Figure("elbo", "ELBO", "nats", "", "higher", 1)
+KNN = Figure("knn", "k-NN", "%", "", "higher", 1, "knn_error")
+UNITS = Figure("active_units", "active units", digits=0)
+
+
+@pytest.fixture(scope="module")
+def configs(tmp_path_factory):
+    """config.json by model."""
+    out, data = tmp_path_factory.mktemp("models"), random_dataset()
+    return {
+        name: train(
+            build(name, data, latent_dim=2, hidden_dim=8), data, out=out / name, epochs=1, progress=False
+        ).config
+        for name in ("vae", "hvae")
+    }  # fmt: skip
+
+
+@pytest.fixture
+def make(configs, tmp_path):
+    """A run directory of config.json, with other settings, and evaluation.json, which figures of {} leave out."""
+
+    def made(folder, figures, seed=0, model="vae", data=(), init=None, **settings):
+        config = json.loads(json.dumps(configs[model]))
+        config["model"]["settings"] |= settings
+        config["model"]["seed"] = config["training"]["seed"] = seed
+        config["data"] |= dict(data)
+        config["init"] = init
+        path = tmp_path / folder
+        path.mkdir()
+        (path / "config.json").write_text(json.dumps(config))
+        about = {"split": "test", "images": 20, "nll_images": 20, "samples": 100, "seed": 0}
+        if figures:
+            (path / "evaluation.json").write_text(json.dumps(about | figures))
+        return Run(path)
+
+    return made
+
+
+@pytest.fixture
+def several(make):
+    """Runs of two settings, and of as many seeds as there are values."""
+
+    def made(first, second, key="nll", **more):
+        return [
+            make(f"{dim}-{seed}", {key: value, **more}, seed=seed, latent_dim=dim)
+            for dim, values in ((2, first), (3, second))
+            for seed, value in enumerate(values)
+        ]
+
+    return made
+
+
+def bold(table):
+    return [[False if c is None else c.bold for c in row.cells] for row in table.rows]
+
+
+def cell(mean, error, count=3):
+    return Cell(mean, None if count == 1 else error * math.sqrt(count), count, error)
+
+
+def test_seeds_are_one_row_of_means_and_standard_deviations(several):
+    table = rank(several([98.0, 99.0, 101.5], [90.0, 92.0]), [NLL])
+    assert table.settings == ("latent_dim",)
+    assert table.header == ["latent dim", "seeds", "NLL, nats"]
+    assert [(row.settings, row.seeds) for row in table.rows] == [((2,), 3), ((3,), 2)]
+    (first,), (second,) = (row.cells for row in table.rows)
+    assert first.mean == pytest.approx(99.5, abs=1e-12)
+    assert first.sd == pytest.approx(math.sqrt((1.5**2 + 0.5**2 + 2**2) / 2), abs=1e-12)
+    assert first.error == pytest.approx(first.sd / math.sqrt(3), abs=1e-12)
+    assert (second.mean, second.sd, second.count) == (91.0, pytest.approx(math.sqrt(2)), 2)
+    assert (first.text, second.text) == ("99.50 ± 1.80", "91.00 ± 1.41")
+
+
+def test_a_single_seed_has_its_own_error(make):
+    table = rank([make("a", {"nll": 98.0, "nll_standard_error": 0.25, "elbo": -99})], [NLL, ELBO])
+    assert table.rows[0].cells == (
+        Cell(98.0, None, 1, 0.25, "98.00"),
+        Cell(-99.0, None, 1, None, "-99.0"),
+    )
+    assert not any("±" in note for note in table.notes)
+
+
+def test_only_settings_that_differ_are_columns(make):
+    figures = {"nll": 1.0}
+    plain = make("plain", figures)
+    assert rank([plain], [NLL]).settings == ("model",)
+    assert rank([plain, make("seed", figures, seed=1)], [NLL]).rows[0].settings == ("vae",)
+    table = rank(
+        [plain, make("wide", figures, hidden_dim=9), make("parts", figures, components=3, prior="mixture")],
+        [NLL],
+    )  # fmt: skip
+    assert table.settings == ("prior", "components", "hidden_dim")
+    assert [row.settings for row in table.rows] == [
+        ("standard", None, 8),
+        ("standard", None, 9),
+        ("mixture", 3, 8),
+    ]
+    assert [text for text, _ in table.grid[0][:4]] == ["standard", "-", "8", "1"]
+
+
+def test_what_a_model_has_of_its_own_goes_without_saying(make):
+    table = rank([make("a", {"nll": 1.0}), make("b", {"nll": 2.0}, model="hvae")], [NLL])
+    assert table.settings == ("model",)
+    assert [row.settings for row in table.rows] == [("vae",), ("hvae",)]
+
+
+@pytest.mark.parametrize(("better", "winner"), [("higher", 1), ("lower", 0), (None, None)])
+def test_better_is_higher_or_lower(better, winner):
+    assert best([cell(1.0, 0.01), cell(2.0, 0.01), None], better) == winner
+
+
+def test_bold_needs_a_difference_above_its_error(several):
+    # Two seeds each of standard deviation 1: the error of the difference is 1, v = 2, t = 4.3027.
+    half = math.sqrt(0.5)
+    for apart, bolder in ((4.302, False), (4.304, True)):
+        first, second = cell(90.0, half, 2), cell(90.0 + apart, half, 2)
+        assert exceeds(first, second) == exceeds(second, first) == bolder
+    runs = several([90 - half, 90 + half], [94.31 - half, 94.31 + half])
+    table = rank(runs, [NLL])
+    assert bold(table) == [[True], [False]]
+    assert any(note.startswith("bold:") for note in table.notes)
+    path = runs[2].path / "evaluation.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"nll": 94.2 - half}))
+    table = rank(runs, [NLL])
+    assert bold(table) == [[False], [False]]
+    assert not any(note.startswith("bold") for note in table.notes)
+
+
+def test_the_rule_over_seeds_is_welchs_test():
+    generator = np.random.default_rng(0)
+    seen = set()
+    for _ in range(200):
+        a, b = (
+            generator.normal(m, s, n) for m, s, n in ((0, 1, generator.integers(2, 6)), (2, 3, 4))
+        )
+        expected = scipy.stats.ttest_ind(a, b, equal_var=False).pvalue < 0.05
+        cells = [cell(x.mean(), statistics.stdev(x) / math.sqrt(len(x)), len(x)) for x in (a, b)]
+        assert exceeds(*cells) == expected
+        seen.add(bool(expected))
+    assert seen == {True, False}
+
+
+def test_equal_settings_are_seldom_bold():
+    """Three equal groups of three seeds, the best in bold: at most 5% (400 tables of a fixed seed; chance of more
+    than 8% if it were 5%: 0.5%)."""
+    generator = np.random.default_rng(1)
+    found = 0
+    for values in generator.normal(size=(400, 3, 3)):
+        cells = [cell(v.mean(), v.std(ddof=1) / math.sqrt(3)) for v in values]
+        found += best(cells, "higher") is not None
+    assert found / 400 <= 0.08
+
+
+def test_one_tie_with_the_best_leaves_none_bold():
+    beaten = cell(1.0, 0.1)
+    assert best([cell(5.0, 0.1), beaten, cell(4.9, 0.1)], "higher") is None
+    assert best([cell(5.0, 0.1), beaten, cell(2.0, 0.1)], "higher") == 0
+    # The second best is beaten, a third of a larger error is not.
+    assert best([cell(5.0, 0.1), cell(4.0, 0.1), cell(3.0, 2.0)], "higher") is None
+    assert best([beaten], "higher") is None
+    assert best([cell(5.0, 0.1), cell(5.0, 0.1)], "higher") is None
+
+
+def test_runs_of_one_seed_are_told_apart_by_their_own_errors(several):
+    # Errors 0.3 and 0.4 would differ by 0.5 x 1.96 = 0.98.
+    assert exceeds(cell(0.981, 0.3, 1), cell(0.0, 0.4, 1))
+    assert not exceeds(cell(0.979, 0.3, 1), cell(0.0, 0.4, 1))
+    table = rank(several([90.0], [91.0], nll_standard_error=0.3), [NLL])
+    assert bold(table) == [[True], [False]]
+    assert "bold of one seed is of that run: other seeds may differ by more" in table.notes
+
+
+def test_with_an_error_unknown_nothing_is_bold(several):
+    table = rank(several([90.0], [191.0], nll_image_standard_error=0.01), [NLL, ELBO])
+    assert bold(table) == [[False], [False]]
+    assert not exceeds(cell(9.0, 0.1, 3), cell(1.0, 0.1, 1))  # how the second one's seeds spread
+    assert not exceeds(cell(9.0, 0.0, 3), cell(1.0, 0.0, 3))  # whole numbers, all alike
+    assert exceeds(cell(9.0, 0.0, 3), cell(1.0, 0.1, 3))
+
+
+def test_what_is_no_number_is_left_out(make):
+    runs = [
+        make("a", {"nll": 90.0, "elbo": None, "knn": True, "active_units": "3"}),
+        make("b", {"nll": None, "knn": 0.5}, latent_dim=3),
+        make("c", {"knn": 0.75}, latent_dim=4),
+    ]
+    table = rank(runs, [NLL, ELBO, KNN, UNITS, Figure("absent", "absent")])
+    assert table.figures == (NLL, KNN)
+    assert [[c and c.mean for c in row.cells] for row in table.rows] == [
+        [90.0, None],
+        [None, 0.5],
+        [None, 0.75],
+    ]
+    assert [text for text, _ in table.grid[1]] == ["3", "1", "-", "0.5"]
+
+
+def test_a_figure_of_fewer_seeds_says_so(make):
+    runs = [
+        make("a", {"nll": 90.0, "knn": 0.5}, seed=0),
+        make("b", {"nll": 92.0}, seed=1),
+        make("c", {"nll": 94.0, "knn": 0.7}, seed=2),
+    ]
+    table = rank(runs, [NLL, KNN])
+    assert [c.count for c in table.rows[0].cells] == [3, 2]
+    assert [text for text, _ in table.grid[0]][2:] == ["92.00 ± 2.00", "0.6 ± 0.1 [1]"]
+    assert table.footnotes[0] == "[1] 2 of 3 seeds"
+
+
+def test_runs_not_evaluated_have_dashes_and_a_note(make):
+    runs = [
+        make("a", {"nll": 90.0}),
+        make("b", {}, seed=1),
+        make("c", {}, latent_dim=3),
+    ]
+    table = rank(runs, [NLL])
+    assert [[text for text, _ in row] for row in table.grid] == [
+        ["2", "1", "90.00"],
+        ["3", "0", "-"],
+    ]
+    assert table.notes == tuple(f"not evaluated yet: vaekit evaluate {run}" for run in runs[1:])
+    with pytest.raises(
+        UserError, match=f"no run is evaluated yet; first: vaekit evaluate {runs[1]}"
+    ):
+        rank(runs[1:], [NLL])
+    with pytest.raises(UserError, match="there are no runs"):
+        rank([], [NLL])
+
+
+def test_a_run_and_a_seed_count_once(make, tmp_path):
+    first, again = make("a", {"nll": 90.0}), make("b", {"nll": 92.0})
+    make("c", {"nll": 94.0}, seed=1)
+    table = rank([first, again, str(first), str(tmp_path / "b" / ".." / "c")], [NLL])
+    assert (table.rows[0].seeds, table.rows[0].cells[0].mean) == (2, 92.0)
+    said = [note for note in table.notes if note.startswith("not counted")]
+    assert said == [f"not counted, having another's settings and seed: {again}"]
+
+
+@pytest.mark.parametrize(
+    ("other", "said"),
+    [
+        (
+            {"figures": {"split": "train"}},
+            "the split of one is train, of the other test; evaluate both",
+        ),
+        (
+            {"figures": {"images": 19}},
+            "the number of images of one is 19, of the other 20; evaluate both",
+        ),
+        (
+            {"data": {"sha256": "f" * 64}},
+            r"the data set of one is random \(ffffffff\), .*; leave one out",
+        ),
+        ({"data": {"binarisation": "threshold"}}, "the binarisation of one is threshold"),
+        ({"likelihood": "continuous-bernoulli"}, "the likelihood of one is continuous-bernoulli"),
+    ],
+)
+def test_different_images_do_not_stand_in_one_table(make, other, said):
+    first = make("first", {"nll": 90.0})
+    second = make("second", {"nll": 91.0, **other.pop("figures", {})}, **other)
+    with pytest.raises(UserError, match=f"second and .*first cannot be compared: {said}"):
+        rank([first, second], [NLL])
+
+
+def test_the_seed_tells_images_apart_where_they_are_not_all(make):
+    whole = [make("a", {"nll": 90.0, "seed": 0}), make("b", {"nll": 91.0, "seed": 1})]
+    assert len(rank(whole, [NLL]).rows) == 1
+    for key in ("images", "nll_images"):
+        a, b = (make(f"{key}-{s}", {"nll": 90.0, "images": 20, key: 10, "seed": s}) for s in (0, 1))
+        with pytest.raises(
+            UserError, match="the seed that chose the images of one is 1, of the other 0"
+        ):
+            rank([a, b], [NLL])  # fmt: skip
+
+
+def test_other_sample_counts_are_marked_and_not_bold(several):
+    runs = several([90.0, 90.1, 90.2], [99.0, 99.1, 99.2], elbo=-100.0)
+    assert bold(rank(runs, [NLL]))[0] == [True]
+    path = runs[5].path / "evaluation.json"
+    path.write_text(path.read_text().replace('"samples": 100', '"samples": 5'))
+    table = rank(runs, [NLL, ELBO])
+    assert bold(table) == [[False, False]] * 2
+    assert [[text for text, _ in row][2:] for row in table.grid] == [
+        ["90.10 ± 0.10 [1]", "-100.0 ± 0.0"],
+        ["99.10 ± 0.10 [2]", "-100.0 ± 0.0"],
+    ]
+    assert table.footnotes[:2] == [
+        "[1] samples 100, nll images 20",
+        "[2] samples 100 and 5, nll images 20",
+    ]
+
+
+def test_digits_stand_below_each_other():
+    cells = [cell(-103.2, None, 1), cell(-0.001, 10 / math.sqrt(3)), None, Cell(5, 0.25, 2, 0.1)]
+    assert written(cells, 2) == [
+        "-103.20" + PAD * 8,
+        PAD * 3 + "0.00 ± 10.00",
+        PAD * 15,
+        PAD * 3 + f"5.00 ± {PAD}0.25",
+    ]
+    assert len(set(map(len, written(cells, 2)))) == 1
+
+
+@pytest.fixture
+def table(make):
+    """Two settings, three seeds each, and names of all that Markdown and LaTeX read otherwise."""
+    odd = {"encoder": r"8|8*2_a&b%c#d$e{f}~g^h\i<j>[k", "init": "[i] -0.5"}
+    runs = [
+        make(f"{i}-{seed}", {"nll": 98 + 8 * i + seed / 3, "elbo": -100 - i - seed}, seed, **settings)
+        for i, settings in enumerate(({}, odd))
+        for seed in range(3)
+    ]  # fmt: skip
+    return rank([*runs, make("late_r", {}, seed=9)], [NLL, ELBO])
+
+
+def test_markdown(table):
+    header, rule, first, second, *notes = as_markdown(table).splitlines()
+    assert header == "| init | encoder | seeds | NLL, nats | ELBO, nats |"
+    assert rule == "| --- | --- | ---: | ---: | ---: |"
+    assert first == "| - | - | 3 | **98.33 ± 0.33** | -101.0 ± 1.0 |"
+    assert second == (
+        r"| \[i\] -0.5 | 8\|8\*2\_a&b%c\#d$e\{f\}\~g^h\\i\<j\>\[k | 3 | 106.33 ± 0.33 | -102.0 ± 1.0 |"
+    )
+    assert notes[:2] == ["", "mean ± standard deviation over seeds"]
+    assert notes[-1].startswith("not evaluated yet: vaekit evaluate ")
+    assert notes[-1].endswith(r"late\_r")
+
+
+def test_latex(table):
+    lines = as_latex(table).splitlines()
+    assert lines[1:7] == [
+        r"\begin{tabular}{llrll}",
+        r"\toprule",
+        r"init & encoder & seeds & NLL, nats & ELBO, nats \\",
+        r"\midrule",
+        r"- & - & 3 & \textbf{\phantom{0}98.33 $\pm$ 0.33} & $-$101.0 $\pm$ 1.0 \\",
+        r"{[}i] $-$0.5 & 8|8*2\_a\&b\%c\#d\$e\{f\}\textasciitilde{}g\textasciicircum{}h\textbackslash{}i\textless{}j"
+        r"\textgreater{}{[}k & 3 & 106.33 $\pm$ 0.33 & $-$102.0 $\pm$ 1.0 \\",
+    ]
+    assert lines[7:9] == [r"\bottomrule", r"\end{tabular}"]
+    assert lines[9] == r"\par{\footnotesize mean $\pm$ standard deviation over seeds\par}"
+    assert lines[-1].endswith(r"late\_r\par}")
+
+
+def test_a_unit_is_escaped(make):
+    table = rank([make("a", {"knn": 91.25})], [KNN])
+    assert table.header[-1] == "k-NN, %"
+    assert r"k-NN, \% \\" in as_latex(table)
+
+
+def test_csv_has_all_digits(table, make):
+    first, second = csv.DictReader(io.StringIO(as_csv(table)))
+    for row, found in zip((first, second), table.rows, strict=True):
+        assert int(row["seeds"]) == found.seeds == 3
+        for figure, c in zip(table.figures, found.cells, strict=True):
+            read = [float(row[f"{figure.key}_{part}"]) for part in ("mean", "sd", "count", "error")]
+            assert read == [c.mean, c.sd, c.count, c.error]
+    assert first["nll_mean"] == repr(statistics.fmean([98, 98 + 1 / 3, 98 + 2 / 3]))
+    assert (first["encoder"], second["init"]) == ("", "[i] -0.5")
+    runs = [make("one", {"nll": 90.0}), make("none", {}, latent_dim=3)]
+    rows = list(csv.reader(io.StringIO(as_csv(rank(runs, [NLL])))))
+    assert rows == [
+        ["latent_dim", "seeds", "nll_mean", "nll_sd", "nll_count", "nll_error", "nll_note"],
+        ["2", "1", "90.0", "", "1", "", ""],
+        ["3", "0", "", "", "0", "", ""],
+    ]
+
+
+def test_csv_says_how_a_figure_was_measured(several):
+    runs = several([90.0], [91.0])
+    path = runs[1].path / "evaluation.json"
+    path.write_text(path.read_text().replace('"samples": 100', '"samples": 5'))
+    notes = [row["nll_note"] for row in csv.DictReader(io.StringIO(as_csv(rank(runs, [NLL]))))]
+    assert notes == ["samples 100, nll images 20", "samples 5, nll images 20"]
+
+
+def test_the_screen_shows_bold_and_takes_brackets_as_they_are(table):
+    console = Console(width=160, record=True, file=io.StringIO())
+    shown = as_terminal(table)
+    console.print(shown)
+    plain = console.export_text()
+    assert "[i] -0.5" in plain
+    assert "mean ± standard deviation over seeds" in plain
+    bolds = [text for column in shown.columns for text in column.cells if text.style == "bold"]
+    assert [text.plain for text in bolds] == [f"{PAD}98.33 ± 0.33"]
+    narrow = Console(width=40, record=True, file=io.StringIO())
+    narrow.print(shown)
+    assert "…" not in narrow.export_text()
+
+
+def test_files_are_written_by_their_ending(table, tmp_path):
+    for name, content in (("a.md", as_markdown), ("a.CSV", as_csv), ("a.tex", as_latex)):
+        path = write(table, tmp_path / name)
+        assert path.read_bytes().decode() == content(table)
+    with pytest.raises(UserError, match=r"a\.txt has not one of the endings \.md, \.csv, \.tex"):
+        write(table, tmp_path / "a.txt")
+    with pytest.raises(UserError, match="its folder does not exist"):
+        write(table, str(tmp_path / "no" / "a.md"))
+    assert sorted(p.name for p in tmp_path.glob("*.*")) == ["a.CSV", "a.md", "a.tex"]

@@ -1,0 +1,170 @@
+"""Sweeps: every combination, kept through kills, the same table whatever happened on the way."""
+
+import csv
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+from vaekit import Run, UserError
+from vaekit import sweeps as module
+from vaekit.cli_words import combinations
+from vaekit.plans import Plan
+from vaekit.sweeps import named, sweep
+
+FLAGS = [
+    "--data",
+    "digits",
+    "--latent-dim",
+    "2,3",
+    "--seed",
+    "0,1",
+    "--epochs",
+    "2",
+    "--hidden-dim",
+    "16",
+]
+SMALL = {"data": "digits", "epochs": 1, "hidden_dim": 8, "latent_dim": 2}
+QUICK = {"metrics": ("elbo",), "limit": 20}
+
+
+def plans(**changes):
+    return {f"seed-{seed}": Plan.of("vae", **{**SMALL, "seed": seed, **changes}) for seed in (0, 1)}
+
+
+def test_every_combination_once():
+    found = list(
+        combinations(["sweep", "vae,hvae", "--seed=0,1", "--latent-dim", "5", "--name", "a,b"])
+    )
+    assert [taken for taken, _ in found] == [
+        {"model": model, "seed": seed} for model in ("vae", "hvae") for seed in ("0", "1")
+    ]
+    assert found[1][1] == ["sweep", "vae", "--seed=1", "--latent-dim", "5", "--name", "a,b"]
+    assert len(list(combinations(["sweep", "vae", "--seed", "1,1,2,"]))) == 2
+    assert list(combinations(["sweep", "vae"])) == [({}, ["sweep", "vae"])]
+
+
+def test_names_of_runs_are_folders():
+    assert named({"latent-dim": "5", "seed": "0"}) == "latent-dim-5_seed-0"
+    assert named({"encoder": "32@3/2 500:tanh"}) == "encoder-32-3-2-500-tanh"
+
+
+def test_a_plan_knows_its_settings():
+    plan = Plan.of("iwae", latent_dim=3, samples=7, epochs=2, data="digits")
+    assert (plan.settings.latent_dim, plan.objective.samples, plan.training.epochs) == (3, 7, 2)
+    assert Plan.of(preset="aevb-mnist").settings.activation == "tanh"
+    with pytest.raises(UserError, match="did you mean 'latent_dim'"):
+        Plan.of("vae", latent_dims=3)
+    with pytest.raises(UserError, match="--epochs is 0"):
+        Plan.of("vae", epochs=0)
+
+
+def test_what_is_done_is_kept(tmp_path, monkeypatch):
+    sweep(plans(), tmp_path / "s", progress=False, **QUICK)
+    before = (tmp_path / "s" / "seed-0" / "model.safetensors").stat().st_mtime_ns
+    table = (tmp_path / "s" / "compare.csv").read_text()
+    (tmp_path / "s" / "seed-1" / "evaluation.json").unlink()
+    measured = []
+    real = module.evaluate
+    monkeypatch.setattr(
+        module, "evaluate", lambda run, **options: measured.append(str(run)) or real(run, **options)
+    )
+    runs = sweep(plans(), tmp_path / "s", progress=False, **QUICK)
+    assert measured == [str(tmp_path / "s" / "seed-1")]
+    assert [run.path.name for run in runs] == ["seed-0", "seed-1"]
+    assert (tmp_path / "s" / "seed-0" / "model.safetensors").stat().st_mtime_ns == before
+    assert (tmp_path / "s" / "compare.csv").read_text() == table
+    # Another way to measure measures again, and trains nothing.
+    sweep(plans(), tmp_path / "s", progress=False, **{**QUICK, "limit": 30})
+    assert len(measured) == 3
+    assert Run(tmp_path / "s" / "seed-0").evaluation["images"] == 30
+    assert (tmp_path / "s" / "seed-0" / "model.safetensors").stat().st_mtime_ns == before
+
+
+def test_a_folder_of_another_sweep_is_refused(tmp_path):
+    one = {"seed-0": plans()["seed-0"]}
+    sweep(one, tmp_path / "s", progress=False, **QUICK)
+    with pytest.raises(UserError, match="another sweep, whose seed-0 has other settings"):
+        sweep(plans(epochs=2), tmp_path / "s", progress=False, **QUICK)
+    (tmp_path / "t" / "seed-0").mkdir(parents=True)
+    with pytest.raises(UserError, match="is of no sweep"):
+        sweep(one, tmp_path / "t", progress=False, **QUICK)
+    assert list((tmp_path / "t" / "seed-0").iterdir()) == []
+    with (
+        FileLock(tmp_path / "s" / ".lock"),
+        pytest.raises(UserError, match="another sweep is at work"),
+    ):
+        sweep(one, tmp_path / "s", progress=False, **QUICK)
+
+
+def test_a_training_that_fails_does_not_stop_the_others(tmp_path):
+    found = {
+        "bad": Plan.of("vae", **SMALL, learning_rate=1e30, optimizer="rmsprop"),
+        "good": plans()["seed-0"],
+    }
+    with pytest.raises(
+        UserError, match="1 of 2 trainings failed, the first, bad: the loss is not finite"
+    ):
+        sweep(found, tmp_path / "s", progress=False, **QUICK)
+    assert Run(tmp_path / "s" / "good").evaluation["elbo"] < 0
+    assert (tmp_path / "s" / "compare.md").exists()
+
+
+def test_bad_settings_stop_it_before_the_first_training(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    process = start("--latent-dim", "2,zero", "--epochs", "1")
+    _, err = process.communicate()
+    assert process.returncode == 2
+    assert b"--latent-dim has a value that is not a whole number" in err
+    assert not Path("runs").exists()
+
+
+def start(*flags, folder=None):
+    return subprocess.Popen(
+        [sys.executable, "-m", "vaekit", "sweep", "vae", *flags],
+        cwd=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+
+
+def killed(folder, after):
+    """A sweep that SIGKILL ends once `after` holds of its folder, or soon after."""
+    process = start(*FLAGS, folder=folder)
+    out = folder / "runs" / "vae-digits-sweep"
+    while process.poll() is None and not after(out):
+        time.sleep(0.005)
+    time.sleep(random.random() / 20)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def test_two_kills_leave_the_table_of_an_unbroken_sweep(tmp_path):
+    broken, whole = tmp_path / "broken", tmp_path / "whole"
+    for folder in (broken, whole):
+        folder.mkdir()
+    killed(broken, lambda out: (out / "latent-dim-2_seed-1.part" / "metrics.jsonl").exists())
+    assert not (broken / "runs" / "vae-digits-sweep" / "latent-dim-2_seed-1").exists()
+    killed(broken, lambda out: (out / "latent-dim-3_seed-0").exists())
+    for folder in (broken, whole):
+        process = start(*FLAGS, folder=folder)
+        _, err = process.communicate()
+        assert process.returncode == 0, err
+    results = [folder / "runs" / "vae-digits-sweep" for folder in (broken, whole)]
+    tables = [(result / "compare.csv").read_text() for result in results]
+    assert tables[0] == tables[1]
+    rows = list(csv.DictReader(tables[0].splitlines()))
+    assert [row["latent_dim"] for row in rows] == ["2", "3"]
+    assert all(row["nll_count"] == "2" and float(row["nll_sd"]) > 0 for row in rows)
+    assert not list(results[0].glob("*.part"))
+    runs = json.loads((results[0] / "sweep.json").read_text())["runs"]
+    assert list(runs) == [f"latent-dim-{d}_seed-{s}" for d in (2, 3) for s in (0, 1)]
