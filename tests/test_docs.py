@@ -7,6 +7,7 @@ import pytest
 
 from vaekit import MODELS, build, evaluate, load
 from vaekit.data.shelf import SHELVES
+from vaekit.figures import METRICS
 from vaekit.models import BUILDERS
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -42,6 +43,16 @@ def test_every_model_is_on_its_page():
     text = (DOCS / "models.md").read_text()
     for name in MODELS:
         assert f"`{name}`" in text
+
+
+def test_every_metric_is_on_its_page_whose_python_runs(tmp_path, monkeypatch):
+    text = (DOCS / "measuring.md").read_text()
+    for metric in METRICS:
+        assert f"| `{metric}` |" in text
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    assert "5" in (tmp_path / "runs" / "my-sweep" / "compare.csv").read_text()
 
 
 def test_every_data_set_is_on_its_page_whose_python_runs(capsys):

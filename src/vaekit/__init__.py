@@ -26,8 +26,12 @@ if TYPE_CHECKING:
     from .gallery import draw
     from .models import build, load, register
     from .objectives import capacity, elbo, infovae, iwae
+    from .plans import Plan
+    from .ranking import rank
     from .reporting import report
+    from .reproductions import reproduce
     from .runs import Run
+    from .sweeps import sweep
     from .training import train
     from .vae import VAE, Inference, Latent
 
@@ -49,8 +53,12 @@ _HOME = {
     "elbo": "objectives",
     "infovae": "objectives",
     "iwae": "objectives",
+    "Plan": "plans",
+    "rank": "ranking",
     "report": "reporting",
+    "reproduce": "reproductions",
     "Run": "runs",
+    "sweep": "sweeps",
     "train": "training",
     "VAE": "vae",
     "Inference": "vae",

@@ -102,7 +102,6 @@ def sweep(arguments: list[str]) -> None:
     """Train and measure every combination of the settings that have several values."""
     from rich.console import Console
 
-    from .figures import COMPARED
     from .ranking import as_terminal, rank
     from .sweeps import named
     from .sweeps import sweep as carry_out_all
@@ -118,7 +117,7 @@ def sweep(arguments: list[str]) -> None:
     stem = "-".join(filter(None, (plan.model, Path(plan.data.data).stem, name, "sweep")))
     folder = Path(out or f"runs/{stem}")
     runs = carry_out_all(plans, folder, **measure.evaluation)
-    Console(highlight=False).print(as_terminal(rank(runs, COMPARED)))
+    Console(highlight=False).print(as_terminal(rank(runs)))
     print(f"written to {folder}/compare.md, compare.csv and compare.png")
 
 

@@ -80,7 +80,6 @@ def compare(runs: RunsArgument, out: tuple[str, ...] = ("compare.png",)) -> None
     from rich.console import Console
 
     from .comparing import compare as draw
-    from .figures import COMPARED
     from .pictures import save
     from .ranking import WRITERS, as_terminal, rank, write
     from .runs import Run
@@ -88,7 +87,7 @@ def compare(runs: RunsArgument, out: tuple[str, ...] = ("compare.png",)) -> None
     found = [Run(run) for run in runs]
     table = None
     if any((run.path / "evaluation.json").exists() for run in found):
-        table = rank(found, COMPARED)
+        table = rank(found)
         Console(highlight=False).print(as_terminal(table))
     for file in map(Path, out):
         if file.suffix.lower() not in WRITERS:

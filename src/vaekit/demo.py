@@ -12,6 +12,8 @@ from .gallery import Scene, write_each
 from .models import build
 from .training import train
 
+METRICS = ("elbo", "nll", "reconstruction", "probes", "clusters")
+
 
 def demo(epochs: int, out: str | None) -> None:
     """Train the default VAE on MNIST, evaluate it, write pictures, say where they are."""
@@ -19,7 +21,7 @@ def demo(epochs: int, out: str | None) -> None:
     data = load_data("mnist")
     console.print(f"Training a VAE with 20 latent dimensions on MNIST for {epochs} epochs.")
     run = train(build("vae", data), data, epochs=epochs, out=out, name="demo")
-    console.print(as_table(evaluate(run, data=data, progress=True)))
+    console.print(as_table(evaluate(run, data=data, progress=True, metrics=METRICS)))
 
     for _ in write_each(Scene.of(run, PlotConfig()), (), run.pictures):
         pass
@@ -32,5 +34,6 @@ Everything is in {run}:
   pictures/curves.png           ELBO, log-likelihood and KL by epoch
   pictures/...                  what else `vaekit plot --list` explains
   evaluation.json, metrics.jsonl, config.json, model.safetensors
-Next: vaekit report {run}
+Next: vaekit evaluate {run}
+      vaekit report {run}
       vaekit train convvae --epochs 20""")

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from .checks import require, require_folder
 from .comparing import grouped, measured, name_of, settings_of
-from .figures import Figure
+from .figures import COMPARED, Figure
 from .runs import Run, parse_json
 from .runs import write as write_file
 
@@ -95,7 +95,7 @@ class Ranking:
         return [f"{mark[1:]} {note}" for note, mark in self.marks.items() if note] + [*self.notes]
 
 
-def rank(runs: Sequence[Run | str | Path], figures: Sequence[Figure]) -> Ranking:
+def rank(runs: Sequence[Run | str | Path], figures: Sequence[Figure] = COMPARED) -> Ranking:
     """The table of runs, from what `evaluate` wrote; a run without has no part in its row, and a note of what to do.
 
     Raises UserError where none is evaluated, and for figures of different things or of different images.

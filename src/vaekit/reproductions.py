@@ -6,7 +6,7 @@ samples, and the split are those of the source, or the row says how they differ.
 
 from __future__ import annotations
 
-import platform
+import os
 import statistics
 import tempfile
 import time
@@ -278,6 +278,8 @@ def shortened(plan: Plan, seconds: float, shown: Shown) -> Plan:
 
 def append(outcome: Outcome, report: Path) -> None:
     """Add a line to the report, which is begun where it is not there."""
+    import torch
+
     from . import __version__
 
     row = ROWS[outcome.name]
@@ -298,7 +300,7 @@ def append(outcome: Outcome, report: Path) -> None:
         "yes" if outcome.within else "no",
         epochs,
         __version__,
-        platform.processor() or platform.machine(),
+        f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
     ]
     report.parent.mkdir(parents=True, exist_ok=True)
     with replacing(report) as file:

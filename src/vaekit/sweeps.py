@@ -15,7 +15,6 @@ from .checks import UserError, require
 from .comparing import compare
 from .config import EvaluateConfig
 from .evaluation import evaluate
-from .figures import COMPARED
 from .pictures import save
 from .plans import Plan
 from .progress import Shown, clock
@@ -82,7 +81,7 @@ def carry_out(
                 as_table(states, done / (number + 1) * (len(plans) - number - 1)), markup=True
             )
     if runs:
-        table = rank(runs, COMPARED)
+        table = rank(runs)
         write(table, folder / "compare.md")
         write(table, folder / "compare.csv")
         draw(runs, folder / "compare.png", shown)
