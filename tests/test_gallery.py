@@ -13,7 +13,6 @@ from scipy.stats import norm
 from conftest import random_dataset
 from test_models import CASES
 from vaekit import Run, UserError, build, load, train
-from vaekit.config import PlotConfig
 from vaekit.data import freeze
 from vaekit.data.splits import in_turn, spread
 from vaekit.exhibits import of_run
@@ -21,6 +20,7 @@ from vaekit.gallery import PICTURES, Scene, draw
 from vaekit.gallery import latents as latent_pictures
 from vaekit.generation import analogies, completions, generate, reconstruct
 from vaekit.latent_space import decode_latents, principal_axes
+from vaekit.options import PlotConfig
 from vaekit.pictures import Movie, save
 from vaekit.pictures.grids import GAP
 

@@ -15,122 +15,13 @@ import tyro
 from tyro.conf import OmitArgPrefixes, Positional
 from tyro.extras import SubcommandApp
 
-from . import __version__, cli_data, cli_see, cli_words
+from . import __version__, cli_data, cli_see, cli_train
 from .catalog import MODELS, ModelEntry
-from .checks import UserError, one_line, parse_duration, require_count
-from .config import EvaluateConfig, ObjectiveConfig, SweepConfig, TrainConfig, WatchConfig
-from .data.settings import DataConfig
-from .plans import Plan
+from .checks import UserError, one_line
+from .options import EvaluateConfig
 from .refusals import reject
 
 RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
-
-TRAIN_HELP = """{summary}
-
-For example:
-  vaekit train {name}
-  vaekit train {name} --latent-dim 2 --epochs 20 --seed 1
-  vaekit train {name} --likelihood gaussian --scale 0.1 --name grey
-  vaekit train {name} --kl-warmup 10 --optimizer adamw --patience 10 --out runs/mine
-  vaekit train {name} --record --pictures-every 5 --tensorboard
-
-Args:
-    out: Run directory to make, instead of runs/<model>-<data>-<n>; never one that exists.
-    run_name: Goes into the folder's name.
-    init: Run directory whose weights to start from.
-"""
-
-
-SWEEP_HELP = """{summary} Many trainings of it: a setting with commas takes each value in turn.
-
-For example:
-  vaekit sweep {name} --latent-dim 2,5,10,20 --seed 0,1,2
-  vaekit sweep {name} --learning-rate 1e-3,3e-4 --epochs 20 --out runs/rates
-
-Args:
-    out: Folder of the runs, instead of runs/<model>-<data>-sweep; the same command again goes on where it was.
-    run_name: Goes into the folder's name.
-    init: Run directory whose weights to start from.
-"""
-
-
-Asked = tuple[Plan, SweepConfig, str | None, str]  # a plan, how to measure, --out and --name
-
-
-def make_train(name: str, entry: ModelEntry) -> Callable[..., None]:
-    def train(
-        model: Any = entry.settings,
-        objective: ObjectiveConfig = entry.objective,
-        data: DataConfig = entry.data,
-        training: TrainConfig = entry.training,
-        watch: WatchConfig = WatchConfig(),  # noqa: B008
-        out: str | None = None,
-        run_name: Annotated[str, tyro.conf.arg(name="name")] = "",
-        init: str | None = None,
-    ) -> None:
-        plan = Plan(name, model, objective, data, training, watch, init, entry.objective)
-        carry_out(plan, out, run_name)
-
-    train.__annotations__["model"] = type(entry.settings)
-    train.__doc__ = TRAIN_HELP.format(name=name, summary=entry.summary)
-    return train
-
-
-def make_sweep(name: str, entry: ModelEntry, found: list[Asked]) -> Callable[..., None]:
-    """The same flags and those of SweepConfig; what they ask for is added to `found`."""
-
-    def sweep(
-        model: Any = entry.settings,
-        objective: ObjectiveConfig = entry.objective,
-        data: DataConfig = entry.data,
-        training: TrainConfig = entry.training,
-        watch: WatchConfig = WatchConfig(),  # noqa: B008
-        measure: SweepConfig = SweepConfig(),  # noqa: B008
-        out: str | None = None,
-        run_name: Annotated[str, tyro.conf.arg(name="name")] = "",
-        init: str | None = None,
-    ) -> None:
-        plan = Plan(name, model, objective, data, training, watch, init, entry.objective)
-        found.append((plan, measure, out, run_name))
-
-    sweep.__annotations__["model"] = type(entry.settings)
-    sweep.__doc__ = SWEEP_HELP.format(name=name, summary=entry.summary)
-    return sweep
-
-
-def sweep(arguments: list[str]) -> None:
-    """Train and measure every combination of the settings that have several values."""
-    from rich.console import Console
-
-    from .ranking import as_terminal, rank
-    from .sweeps import named
-    from .sweeps import sweep as carry_out_all
-
-    found: list[Asked] = []
-    plans: dict[str, Plan] = {}
-    for grid, each in cli_words.combinations(arguments):
-        run_app(each, found)
-        if len(found) <= len(plans):
-            return  # it was --help
-        plans[named(grid) or found[-1][0].model] = found[-1][0]
-    plan, measure, out, name = found[0]
-    stem = "-".join(filter(None, (plan.model, Path(plan.data.data).stem, name, "sweep")))
-    folder = Path(out or f"runs/{stem}")
-    runs = carry_out_all(plans, folder, **measure.evaluation)
-    Console(highlight=False).print(as_terminal(rank(runs)))
-    print(f"written to {folder}/compare.md, compare.csv and compare.png")
-
-
-def carry_out(plan: Plan, out: str | None, name: str) -> None:
-    run = plan.train(out, name)
-    best = [epoch for epoch in run.metrics if epoch["best"]][-1]
-    found = best["validation_elbo"]
-    print(
-        f"{run}: best at epoch {best['epoch']}, "
-        + ("" if found is None else f"validation ELBO {found:.2f} nats ")
-        + f"(binarisation {run.data.binarisation})"
-    )
-    print(f"next: vaekit evaluate {run}  or  vaekit plot {run}")
 
 
 def evaluate(
@@ -331,48 +222,6 @@ def presets() -> None:
     Console(highlight=False).print(as_table())
 
 
-def reproduce(
-    row: Annotated[str, Positional, tyro.conf.arg(metavar="[ROW]")] = "",
-    seeds: int = 1,
-    budget: str | None = None,
-    out: str = "runs/reproduce",
-    report: str = "docs/results/reproduction.md",
-) -> None:
-    """Train and measure what a paper published, and say how close it comes; without ROW, list what there is.
-
-    For example:
-      vaekit reproduce
-      vaekit reproduce aevb-mnist-20 --seeds 3
-      vaekit reproduce vae-dynamic --budget 30m
-
-    Args:
-        row: Which.
-        seeds: Trainings, of the seeds 0, 1 ...
-        budget: Time for all of them, such as 30m or 2h; the trainings are shortened to fit.
-        out: Folder of the runs; what is there already is kept.
-        report: File to add a line to.
-    """
-    from rich.console import Console
-
-    from . import reproductions
-
-    console = Console(highlight=False)
-    if not row:
-        console.print(reproductions.as_table())
-        return
-    require_count("seeds", seeds, largest=1000)
-    seconds = None if budget is None else parse_duration(budget, "--budget")
-    outcome = reproductions.reproduce(row, seeds, seconds, out)
-    wanted = reproductions.published(row)
-    reproductions.append(outcome, Path(report))
-    said = "within" if outcome.within else "NOT within"
-    print(
-        f"{row}: {wanted.figure} {outcome.written}; published {wanted.value:g} ({wanted.source}); {said} the tolerance "
-        f"of {wanted.tolerance:g}"
-    )
-    print(f"added to {report}")
-
-
 def demo(epochs: int = 15, out: str | None = None) -> None:
     """Train a VAE on MNIST, measure it, draw pictures, and say what the numbers mean: about two minutes.
 
@@ -434,7 +283,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "cluster": cluster,
     **cli_see.VERBS,
     "presets": presets,
-    "reproduce": reproduce,
+    "reproduce": cli_train.reproduce,
     "demo": demo,
     "completion": completion,
     **{f"data {name}": verb for name, verb in cli_data.VERBS.items()},
@@ -442,7 +291,7 @@ VERBS: dict[str, Callable[..., None]] = {
 
 
 def make_app(
-    arguments: list[str], models: Mapping[str, ModelEntry], found: list[Asked]
+    arguments: list[str], models: Mapping[str, ModelEntry], found: list[cli_train.Asked]
 ) -> SubcommandApp:
     """The tree of verbs. Its lists show a sentence of each; a verb's own page shows its examples too."""
 
@@ -452,12 +301,12 @@ def make_app(
 
     app, train_app, data_app = SubcommandApp(), SubcommandApp(), SubcommandApp()
     for name, entry in models.items():
-        verb = make_train(name, entry)
+        verb = cli_train.make_train(name, entry)
         add(train_app, name, verb, verb.__doc__ or "")
     add(app, "train", train_app, TRAIN_SUMMARY)
     sweep_app = SubcommandApp()
     for name, entry in (models if "sweep" in arguments else dict(list(models.items())[:1])).items():
-        verb = make_sweep(name, entry, found)
+        verb = cli_train.make_sweep(name, entry, found)
         add(sweep_app, name, verb, verb.__doc__ or "")
     add(app, "sweep", sweep_app, SWEEP_SUMMARY)
     for name, verb in VERBS.items():
@@ -467,9 +316,9 @@ def make_app(
     return app
 
 
-def run_app(arguments: list[str], found: list[Asked] | None = None) -> None:
+def run_app(arguments: list[str], found: list[cli_train.Asked] | None = None) -> None:
     if arguments[:1] == ["sweep"] and found is None:
-        return sweep(arguments)
+        return cli_train.sweep(arguments, run_app)
     arguments, models = take_preset(arguments)
     make_app(arguments, models, [] if found is None else found).cli(
         prog="vaekit", description=HELP, args=arguments, config=(OmitArgPrefixes,)

@@ -10,7 +10,7 @@ import tyro
 from tyro.conf import Positional
 
 from .checks import UserError, require
-from .config import PlotConfig
+from .options import PlotConfig
 
 RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
 RunsArgument = Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]

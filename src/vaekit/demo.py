@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from rich.console import Console
 
-from .config import PlotConfig
 from .data import load as load_data
 from .evaluation import evaluate
 from .figures import as_table
 from .gallery import Scene, write_each
 from .models import build
+from .options import PlotConfig
 from .training import train
 
 METRICS = ("elbo", "nll", "reconstruction", "probes", "clusters")

@@ -19,12 +19,13 @@ from .annealing import annealed_log_weights, reciprocal_log_likelihood
 from .bounds import ELBO_SAMPLES, chunked, measure_elbo, random_pixels
 from .checks import UserError, override, require
 from .compute import fast_float32, find_device, seeded
-from .config import DISCRETE, EvaluateConfig
+from .config import DISCRETE
 from .data import Dataset, Frozen, freeze
 from .features import classifier_of, frechet
 from .figures import METRICS
 from .importance import LogMeans, measure_nll
 from .models import load
+from .options import EvaluateConfig
 from .probes import codes, measure_clusters, measure_probes, measure_reconstruction
 from .progress import Shown
 from .run_data import run_data, run_images

@@ -15,9 +15,9 @@ from PIL import Image
 
 from .catalog import MODELS
 from .checks import UserError, require_folder
-from .config import PlotConfig
 from .figures import described, measured_on
 from .gallery import PICTURES, Scene, draw_each
+from .options import PlotConfig
 from .pictures import Movie
 from .pictures.writing import pixels, rendered
 from .runs import Run, parse_json, write

@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 
 from .checks import UserError, require
 from .comparing import compare
-from .config import EvaluateConfig
 from .evaluation import evaluate
+from .options import EvaluateConfig
 from .pictures import save
 from .plans import Plan
 from .progress import Shown, clock

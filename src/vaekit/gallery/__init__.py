@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ..checks import closest, override, require
-from ..config import PlotConfig
+from ..options import PlotConfig
 from ..pictures import Movie, save
 from ..runs import Run
 from .names import PICTURES, DoesNotApply

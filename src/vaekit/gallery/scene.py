@@ -11,13 +11,13 @@ from torch import Tensor
 
 from .. import exhibits as exhibits_room
 from ..checks import UserError, require
-from ..config import PlotConfig
 from ..data.dataset import Batch
 from ..data.splits import in_turn
 from ..exhibits import Exhibits
 from ..generation import same_label
 from ..latent_space import ANCESTORS, PriorShape, prior_shape
 from ..models import load
+from ..options import PlotConfig
 from ..pictures import Movie
 from ..run_data import evaluation_images
 from ..runs import Run

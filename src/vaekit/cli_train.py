@@ -1,0 +1,171 @@
+"""The verbs that train: train, sweep, reproduce."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from tyro.conf import Positional
+
+from . import cli_words
+from .catalog import ModelEntry
+from .checks import parse_duration, require_count
+from .config import ObjectiveConfig, TrainConfig, WatchConfig
+from .data.settings import DataConfig
+from .options import SweepConfig
+from .plans import Plan
+
+TRAIN_HELP = """{summary}
+
+For example:
+  vaekit train {name}
+  vaekit train {name} --latent-dim 2 --epochs 20 --seed 1
+  vaekit train {name} --likelihood gaussian --scale 0.1 --name grey
+  vaekit train {name} --kl-warmup 10 --optimizer adamw --patience 10 --out runs/mine
+  vaekit train {name} --record --pictures-every 5 --tensorboard
+
+Args:
+    out: Run directory to make, instead of runs/<model>-<data>-<n>; never one that exists.
+    run_name: Goes into the folder's name.
+    init: Run directory whose weights to start from.
+"""
+
+
+SWEEP_HELP = """{summary} Many trainings of it: a setting with commas takes each value in turn.
+
+For example:
+  vaekit sweep {name} --latent-dim 2,5,10,20 --seed 0,1,2
+  vaekit sweep {name} --learning-rate 1e-3,3e-4 --epochs 20 --out runs/rates
+
+Args:
+    out: Folder of the runs, instead of runs/<model>-<data>-sweep; the same command again goes on where it was.
+    run_name: Goes into the folder's name.
+    init: Run directory whose weights to start from.
+"""
+
+
+Asked = tuple[Plan, SweepConfig, str | None, str]  # a plan, how to measure, --out and --name
+
+
+def make_train(name: str, entry: ModelEntry) -> Callable[..., None]:
+    def train(
+        model: Any = entry.settings,
+        objective: ObjectiveConfig = entry.objective,
+        data: DataConfig = entry.data,
+        training: TrainConfig = entry.training,
+        watch: WatchConfig = WatchConfig(),  # noqa: B008
+        out: str | None = None,
+        run_name: Annotated[str, tyro.conf.arg(name="name")] = "",
+        init: str | None = None,
+    ) -> None:
+        plan = Plan(name, model, objective, data, training, watch, init, entry.objective)
+        carry_out(plan, out, run_name)
+
+    train.__annotations__["model"] = type(entry.settings)
+    train.__doc__ = TRAIN_HELP.format(name=name, summary=entry.summary)
+    return train
+
+
+def make_sweep(name: str, entry: ModelEntry, found: list[Asked]) -> Callable[..., None]:
+    """The same flags and those of SweepConfig; what they ask for is added to `found`."""
+
+    def sweep(
+        model: Any = entry.settings,
+        objective: ObjectiveConfig = entry.objective,
+        data: DataConfig = entry.data,
+        training: TrainConfig = entry.training,
+        watch: WatchConfig = WatchConfig(),  # noqa: B008
+        measure: SweepConfig = SweepConfig(),  # noqa: B008
+        out: str | None = None,
+        run_name: Annotated[str, tyro.conf.arg(name="name")] = "",
+        init: str | None = None,
+    ) -> None:
+        plan = Plan(name, model, objective, data, training, watch, init, entry.objective)
+        found.append((plan, measure, out, run_name))
+
+    sweep.__annotations__["model"] = type(entry.settings)
+    sweep.__doc__ = SWEEP_HELP.format(name=name, summary=entry.summary)
+    return sweep
+
+
+def sweep(arguments: list[str], read: Callable[[list[str], list[Asked]], None]) -> None:
+    """Train and measure every combination of the settings that have several values; `read` takes the command line."""
+    from rich.console import Console
+
+    from .ranking import as_terminal, rank
+    from .sweeps import named
+    from .sweeps import sweep as carry_out_all
+
+    found: list[Asked] = []
+    plans: dict[str, Plan] = {}
+    for grid, each in cli_words.combinations(arguments):
+        read(each, found)
+        if len(found) <= len(plans):
+            return  # it was --help
+        plans[named(grid) or found[-1][0].model] = found[-1][0]
+    plan, measure, out, name = found[0]
+    models = "-".join(dict.fromkeys(each.model for each in plans.values()))
+    stem = "-".join(filter(None, (models, Path(plan.data.data).stem, name, "sweep")))
+    folder = Path(out or f"runs/{stem}")
+    runs = carry_out_all(plans, folder, **measure.evaluation)
+    Console(highlight=False).print(as_terminal(rank(runs)))
+    print(f"written to {folder}/compare.md, compare.csv and compare.png")
+
+
+def carry_out(plan: Plan, out: str | None, name: str) -> None:
+    run = plan.train(out, name)
+    best = [epoch for epoch in run.metrics if epoch["best"]][-1]
+    found = best["validation_elbo"]
+    print(
+        f"{run}: best at epoch {best['epoch']}, "
+        + ("" if found is None else f"validation ELBO {found:.2f} nats ")
+        + f"(binarisation {run.data.binarisation})"
+    )
+    print(f"next: vaekit evaluate {run}  or  vaekit plot {run}")
+
+
+def reproduce(
+    row: Annotated[str, Positional, tyro.conf.arg(metavar="[ROW]")] = "",
+    seeds: int = 1,
+    budget: str | None = None,
+    out: str = "runs/reproduce",
+    report: str | None = None,
+) -> None:
+    """Train and measure what a paper published, and say how close it comes; without ROW, list what there is.
+
+    For example:
+      vaekit reproduce
+      vaekit reproduce aevb-mnist-20 --seeds 3
+      vaekit reproduce vae-dynamic --budget 30m
+
+    Args:
+        row: Which.
+        seeds: Trainings, of the seeds 0, 1 ...
+        budget: Time for all of them, such as 30m or 2h; the trainings are shortened to fit.
+        out: Folder of the runs; what is there already is kept.
+        report: File to add a line to; docs/results/reproduction.md where that folder is, else OUT/reproduction.md.
+    """
+    from rich.console import Console
+
+    from . import reproductions
+
+    console = Console(highlight=False)
+    if not row:
+        console.print(reproductions.as_table())
+        return
+    require_count("seeds", seeds, largest=1000)
+    seconds = None if budget is None else parse_duration(budget, "--budget")
+    outcome = reproductions.reproduce(row, seeds, seconds, out)
+    wanted = reproductions.published(row)
+    if report is None:
+        here = reproductions.REPORT.parent.is_dir()
+        report = str(reproductions.REPORT if here else Path(out) / reproductions.REPORT.name)
+    reproductions.append(outcome, Path(report))
+    said = "within" if outcome.within else "NOT within"
+    print(
+        f"{row}: {wanted.figure} {outcome.written}; published {wanted.value:g} ({wanted.source}); {said} the tolerance "
+        f"of {wanted.tolerance:g}"
+    )
+    print(f"added to {report}")

@@ -1,0 +1,123 @@
+"""Published figures: each row's training is one that can be had, and its verdict is right."""
+
+import json
+
+import pytest
+
+from vaekit import Run, UserError
+from vaekit import reproductions as module
+from vaekit.figures import FIGURES
+from vaekit.plans import Plan
+from vaekit.presets import PRESETS
+from vaekit.progress import Shown
+from vaekit.reproductions import ROWS, Outcome, Published, append, reproduce, shortened
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_each_row_is_a_training_that_can_be_had(name):
+    row = ROWS[name]
+    plan = Plan.of(**row.plan)
+    assert row.figure in {figure.key for figure in FIGURES}
+    (figure,) = (figure for figure in FIGURES if figure.key == row.figure)
+    assert row.better == figure.better
+    assert row.tolerance >= 0
+    assert row.source
+    if row.folder:
+        assert Plan.of(**ROWS[row.folder].plan) == plan if row.folder in ROWS else True
+    if "preset" in row.plan:
+        assert row.plan["preset"] in PRESETS
+
+
+def test_the_papers_settings_are_in_the_rows():
+    aevb = Plan.of(**ROWS["aevb-mnist-20"].plan)
+    assert (aevb.settings.encoder, aevb.settings.latent_dim) == ("500", 20)
+    assert aevb.training.optimizer == "adagrad"
+    assert aevb.training.weight_decay == pytest.approx(1 / 50_000)
+    assert aevb.training.epochs * 50_000 == 10**7
+    frey = Plan.of(**ROWS["aevb-frey-5"].plan)
+    assert frey.training.epochs * 1365 == pytest.approx(10**7, rel=1e-3)
+    assert frey.training.weight_decay == pytest.approx(1 / 1365, rel=0.01)
+    assert frey.data.data == "freyface:aevb"
+    hvae = Plan.of(**ROWS["hvae-static"].plan)
+    assert (hvae.settings.prior, hvae.data.data) == ("standard", "binarizedmnist")
+    assert Plan.of(**ROWS["iwae-50"].plan).objective.samples == 50
+    theirs = Plan.of(**ROWS["novicestone-frey-2"].plan)
+    assert theirs.training.epochs == 2000
+
+
+def row(better, value=-100.0, tolerance=1.5):
+    return Published("", "", "elbo", value, tolerance, better, {})
+
+
+@pytest.mark.parametrize(
+    ("better", "ours", "reached"),
+    [
+        ("higher", -101.4, True),
+        ("higher", -101.6, False),
+        ("higher", -50.0, True),
+        ("lower", -98.6, True),
+        ("lower", -98.4, False),
+    ],
+)
+def test_within_is_no_worse_than_the_tolerance(better, ours, reached):
+    assert row(better).reached(ours) is reached
+
+
+def test_an_unknown_row_is_named():
+    with pytest.raises(UserError, match="did you mean 'aevb-mnist-20'"):
+        reproduce("aevb-mnist-21")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    plan = {
+        "model": "vae",
+        "data": "digits",
+        "epochs": 4,
+        "hidden_dim": 8,
+        "latent_dim": 2,
+        "kl_warmup": 2.0,
+    }
+    monkeypatch.setitem(
+        ROWS, "small", Published("digits", "nobody", "nll", 25.0, 5.0, "lower", plan, samples=10)
+    )
+
+
+def test_a_row_is_trained_measured_and_written(small, tmp_path):
+    outcome = reproduce("small", seeds=2, out=tmp_path / "runs", progress=False)
+    runs = [Run(tmp_path / "runs" / "small" / f"seed-{seed}") for seed in (0, 1)]
+    assert outcome.values == tuple(run.evaluation["nll"] for run in runs)
+    assert outcome.values[0] != outcome.values[1]
+    assert all(run.evaluation["split"] == "test" for run in runs)
+    assert all(run.evaluation["samples"] == 10 for run in runs)
+    assert len(runs[0].metrics) == outcome.epochs == outcome.whole == 4
+    report = tmp_path / "deep" / "report.md"
+    append(outcome, report)
+    append(outcome, report)
+    *_, first, second = report.read_text().splitlines()
+    assert first == second
+    assert f"| `small` | nll | **{outcome.mean:.2f} ± " in first
+    assert "| 25 | 5 | " in first
+
+
+def test_a_budget_shortens_the_training_and_its_warm_ups(small, tmp_path, monkeypatch):
+    plan = Plan.of(**ROWS["small"].plan)
+    seconds = iter([1.0, 0.01])
+    real = module.Plan.train
+
+    def timed(self, *arguments, **options):
+        run = real(self, *arguments, **options)
+        lines = [{**line, "seconds": next(seconds)} for line in run.metrics]
+        (run.path / "metrics.jsonl").write_text("".join(json.dumps(e) + "\n" for e in lines))
+        return run
+
+    monkeypatch.setattr(module.Plan, "train", timed)
+    short = shortened(plan, 2.5, Shown(False)).training
+    assert (short.epochs, short.kl_warmup, short.schedule) == (2, 1.0, "cosine")
+    assert shortened(plan, 2.5, Shown(False)) == plan
+
+
+def test_a_shortened_training_says_so(tmp_path):
+    outcome = Outcome("vae-dynamic", (84.5,), 700, 2000)
+    append(outcome, tmp_path / "report.md")
+    assert "| 84.45 | 0.3 | yes | 700 of 2,000 |" in (tmp_path / "report.md").read_text()
