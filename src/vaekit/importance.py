@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent
 
 from .checks import UserError
-from .compute import seeded
+from .compute import memory_kept, seeded
 from .data import Frozen
 from .distributions import Conditional, GaussianMixture
 from .models import decoded_numbers
@@ -26,7 +26,7 @@ from .vae import VAE, Values
 BLOCK_NUMBERS, GPU_BLOCK_NUMBERS = 400_000, 2**25
 DRAWN_ROWS = 20_000  # images x samples whose latents are drawn at once
 MEMORY = "1GB"
-CURVE = (1, 10, 100, 1000, 5000)
+CURVE = (1, 10, 100, 1000, 5000)  # each a multiple of the one before
 
 
 @dataclass(frozen=True)
@@ -42,17 +42,15 @@ class LogMeans:
     @classmethod
     def of(cls, weights: Tensor) -> LogMeans:
         """Of log weights (S, N)."""
-        samples = len(weights)
-        sizes = [k for k in CURVE if k <= samples]
-        curve = [
-            (weights[: samples // k * k].unflatten(0, (-1, k)).logsumexp(1) - math.log(k)).mean(0)
-            for k in sizes
-        ]
+        samples, curve = len(weights), {}
+        groups, size = weights, 1  # log sums of disjoint groups, each of some of those before
+        for k in (k for k in CURVE if k <= samples):
+            of = k // size
+            groups, size = groups[: len(groups) // of * of].unflatten(0, (-1, of)).logsumexp(1), k
+            curve[k] = groups.mean(0) - math.log(k)
         first, second = weights.logsumexp(0), (2 * weights).logsumexp(0)
         log_count = math.log(samples)
-        return cls(
-            first - log_count, second - log_count, samples, dict(zip(sizes, curve, strict=True))
-        )
+        return cls(first - log_count, second - log_count, samples, curve)
 
     @property
     def standard_error(self) -> float | None:
@@ -69,6 +67,7 @@ class LogMeans:
         return float((2 * self.first - self.second).exp().mean()) * self.samples
 
 
+@torch.inference_mode()
 def measure_nll(
     model: VAE,
     images: Frozen,
@@ -80,7 +79,8 @@ def measure_nll(
     """log p(x) of every image from `samples` draws (Burda et al. 2016, eq. 8). In bfloat16 the decoder computes in that
     precision; densities and their sums do not. Raises UserError for a `memory` that holds not one row."""
     prepared = settled(model if precision == "float32" else in_bfloat16(model))
-    parts = [LogMeans.of(w) for w in log_weights(prepared, images, samples, shown, memory)]
+    with memory_kept():
+        parts = [LogMeans.of(w) for w in log_weights(prepared, images, samples, shown, memory)]
     return LogMeans(
         torch.cat([part.first for part in parts]).cpu(),
         torch.cat([part.second for part in parts]).cpu(),
@@ -103,25 +103,36 @@ def log_weights(
         for part in split_evenly(samples, max(1, drawn // chunk)):
             values = model.given(batch.images, batch.labels)
             latents = model.infer(values, (part, len(batch)))
-            total = decoded(model, values, set(latents), batch.images, max(1, rows // len(batch)))
+            total = decoded(model, values, set(latents), batch.images, rows)
             for latent in latents.values():
                 total = total + latent.log_ratio
             parts.append(total.to(exact))
         yield torch.cat(parts)
 
 
-def decoded(model: VAE, values: Values, latents: set[str], x: Tensor, block: int) -> Tensor:
-    """log p(x | latents), (S, B), decoding `block` samples of each image at a time."""
-    count = next(len(z) for name, z in values.items() if name in latents and z is not None)
-    found, start = [], 0
-    for size in split_evenly(count, block):
-        some = {
-            name: value[start : start + size] if name in latents and value is not None else value
-            for name, value in values.items()
-        }
-        found.append(log_likelihood(model.decoder(some), x))
-        start += size
-    return torch.cat(found)
+def decoded(model: VAE, values: Values, latents: set[str], x: Tensor, rows: int) -> Tensor:
+    """log p(x | latents), (S, B), decoding at most `rows` images x samples at once: several images where all of their
+    samples fit, else one image, whose pixels then meet all rows alike."""
+    samples, images = next(
+        (len(z), z.shape[1]) for z in (values[n] for n in latents) if z is not None
+    )
+    columns = []
+    for group in torch.arange(images).split(max(1, rows // samples)):
+        at = slice(int(group[0]), int(group[-1]) + 1)
+        parts, start = [], 0
+        for size in split_evenly(samples, max(1, rows // len(group))):
+            some = {
+                name: value
+                if value is None
+                else value[start : start + size, at]
+                if name in latents
+                else value[at]
+                for name, value in values.items()
+            }
+            parts.append(log_likelihood(model.decoder(some), x[at]))
+            start += size
+        columns.append(torch.cat(parts))
+    return torch.cat(columns, dim=1)
 
 
 def log_likelihood(likelihood: Distribution, x: Tensor) -> Tensor:

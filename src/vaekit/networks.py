@@ -25,7 +25,7 @@ class Tanh(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() or x.dtype == torch.float64:
             return torch.tanh(x)
-        return (2 * x.float()).sigmoid_().mul_(2).sub_(1).to(x.dtype)
+        return torch.rsub((2 * x.float()).sigmoid_(), -1, alpha=-2).to(x.dtype)
 
 
 ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
