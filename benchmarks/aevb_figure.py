@@ -88,8 +88,14 @@ def main() -> None:
             draw(axes, name, dim, given.runs)
         panels[0].set_ylabel("lower bound, nats an image")
         figure.supxlabel("training samples evaluated")
-        handles, labels = panels[0].get_legend_handles_labels()
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
+        shown = {
+            label: handle
+            for axes in panels
+            for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(
+            shown.values(), shown.keys(), loc="outside lower center", ncols=3, frameon=False
+        )
         print(save(figure, Path(f"{given.out}-{name}.png")))
 
 
