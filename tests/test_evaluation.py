@@ -11,7 +11,7 @@ import torch
 from conftest import random_dataset
 from vaekit import Run, UserError, bounds, build, evaluate, figures, load, train
 from vaekit import evaluation as module
-from vaekit.data import freeze
+from vaekit.data import Split, freeze
 
 KEYS = {
     "elbo", "log_likelihood", "kl", "nll", "nll_standard_error", "nll_image_standard_error",
@@ -211,3 +211,46 @@ def test_dropout_is_off(tmp_path):
     images = freeze(data.test, "dynamic")[:].images
     kl = load(run)(images).kl.mean().item()
     assert evaluate(run, samples=1, data=data)["kl"] == pytest.approx(kl, rel=1e-5)
+
+
+@pytest.mark.parametrize(("estimator", "chains"), [("ais", 16), ("hmc", 50)])
+def test_other_estimators_agree(run, estimator, chains):
+    """On images of random pixels and a decoder of 2 epochs the posterior is simple: all three within 0.5 nats."""
+    options = {"metrics": ("nll",), "limit": 6, "temperatures": 100}
+    exact = evaluate(run, samples=2000, **options)
+    found = evaluate(run, estimator=estimator, **options)
+    assert found["nll"] == pytest.approx(exact["nll"], abs=0.5)
+    assert (found["samples"], found["estimator"], found["nll_images"]) == (chains, estimator, 6)
+    assert f"({chains} " in {row[0]: row[2] for row in figures.described(found)}["NLL"]
+
+
+def test_a_code_of_one_point_is_annealed(tmp_path):
+    data = random_dataset()
+    model = build("mmdvae", data, latent_dim=2, hidden_dim=8, posterior="deterministic")
+    run = train(model, data, out=tmp_path / "a", epochs=1, progress=False)
+    found = evaluate(run, data=data, metrics=("nll",), estimator="ais", temperatures=10)
+    assert math.isfinite(found["nll"])
+    assert "nll" in evaluate(run, data=data, metrics=("nll",))["missing"]
+
+
+def test_only_what_is_asked_for_is_measured(run):
+    result = evaluate(run, samples=5, metrics=("reconstruction", "gap"))
+    assert result["metrics"] == ["reconstruction", "gap"]
+    assert result["squared_error"] > 0
+    assert result["elbo_gap"] == pytest.approx(
+        result["elbo_train"] - evaluate(run)["elbo"], abs=0.5
+    )
+    assert result["elbo"] is result["nll"] is result["knn"] is None
+    with pytest.raises(UserError, match="metrics is"):
+        evaluate(run, metrics=("elbow",))
+
+
+def test_what_cannot_be_had_is_null_and_said(tmp_path):
+    labelled = random_dataset()
+    data = labelled.with_splits([Split(split.images) for split in labelled.splits.values()])
+    model = build("vae", data, latent_dim=2, hidden_dim=8)
+    run = train(model, data, out=tmp_path / "a", epochs=1, progress=False)
+    result = evaluate(run, data=data, samples=5)
+    assert set(result["missing"]) == {"probes", "clusters", "frechet"}
+    assert result["linear_probe"] is result["ari"] is result["frechet_samples"] is None
+    assert result["units"]["nll"] == "nats"

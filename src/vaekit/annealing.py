@@ -18,6 +18,7 @@ ACCEPTANCE = 0.65  # that step sizes are chosen for, as by Wu et al. 2017
 FIRST_STEP = 0.5
 PILOTS = 4  # chains that choose the step sizes of the others
 HMC_DIMENSIONS = 5
+DRAWS = 50  # of an image's posterior, as in the paper
 
 Track = Callable[[Iterable[int]], Iterable[int]]
 
@@ -52,7 +53,7 @@ def annealed_log_weights(
 def reciprocal_log_likelihood(
     model: VAE,
     batch: Batch,
-    draws: int = 50,
+    draws: int = DRAWS,
     temperatures: int = 100,
     apart: int = 25,
     leapfrogs: int = 5,

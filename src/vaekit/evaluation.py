@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .aggregate import measure_aggregate
-from .annealing import annealed_log_weights, reciprocal_log_likelihood
+from .annealing import DRAWS, annealed_log_weights, reciprocal_log_likelihood
 from .bounds import ELBO_SAMPLES, chunked, measure_elbo, random_pixels
 from .checks import UserError, override, require
 from .compute import fast_float32, find_device, seeded
@@ -109,7 +109,7 @@ def evaluate(
     result: dict[str, Any] = {
         figure.key: None for figures in METRICS.values() for figure in figures
     }
-    result |= {"images": len(chosen), "nll_images": 0}
+    result |= {"images": len(chosen), "nll_images": 0, "samples": config.samples}
     missing = {}
     with torch.no_grad(), fast_float32(where):
         for name in config.metrics or METRICS:
@@ -128,7 +128,6 @@ def evaluate(
         "settings": plain(config),
         "metrics": list(config.metrics or METRICS),
         "units": {f.key: f.unit for figures in METRICS.values() for f in figures if f.unit},
-        "samples": config.samples,
         "estimator": config.estimator,
         "precision": config.precision,
         "split": config.split,
@@ -210,7 +209,7 @@ def other_estimators(subject: Subject) -> dict[str, Any]:
     batches = [few[start : start + ANNEALED_BATCH] for start in starts]
     if config.estimator == "hmc":
         found = [reciprocal_log_likelihood(model, batch).cpu() for batch in batches]
-        return nll_of(subject, -torch.cat(found), None)
+        return {**nll_of(subject, -torch.cat(found), None), "samples": DRAWS}
 
     def track(steps: Any) -> Any:
         return subject.shown.track(steps, "annealing", config.temperatures)
@@ -228,6 +227,7 @@ def other_estimators(subject: Subject) -> dict[str, Any]:
     return {
         **nll_of(subject, -means.first, means.standard_error),
         "effective_samples": means.effective_samples,
+        "samples": ANNEALED_CHAINS,
     }
 
 

@@ -122,8 +122,8 @@ def detail(figure: Figure, e: Mapping[str, Any]) -> str:
     if figure.key == "nll":
         some = e.get("nll_images", 0) < e.get("images", 0)
         subset = f", of {e['nll_images']:,} of the images" if some else ""
-        how = {"ais": "annealed from the prior, ", "hmc": "by HMC and a density, "}
-        return f" ({how.get(e.get('estimator', ''), '')}{e['samples']:,} samples{subset})"
+        how = {"ais": "chains annealed from the prior", "hmc": "draws by HMC and a density"}
+        return f" ({e['samples']:,} {how.get(e.get('estimator', ''), 'samples')}{subset})"
     if figure.key == "frechet_samples":
         right, weights = e["classifier_accuracy"], e["classifier_weights"]
         return f", one of {e['classifier']} with {right:.1%} right ({weights}); {e['frechet_images']:,} images"
