@@ -254,3 +254,30 @@ def test_what_cannot_be_had_is_null_and_said(tmp_path):
     assert set(result["missing"]) == {"probes", "clusters", "frechet"}
     assert result["linear_probe"] is result["ari"] is result["frechet_samples"] is None
     assert result["units"]["nll"] == "nats"
+
+
+def test_probes_are_blind(run, tmp_path):
+    """No labels are found from latents that were given them, nor from images that were learned from."""
+    data = random_dataset()
+    model = build("cvae", data, latent_dim=2, hidden_dim=8)
+    given = train(model, data, out=tmp_path / "a", epochs=1, progress=False)
+    found = evaluate(given, data=data, metrics=("probes", "clusters"))
+    assert set(found["missing"].values()) == {"the posterior is given the label"}
+    found = evaluate(run, metrics=("probes", "clusters"), split="train", limit=50)
+    assert set(found["missing"].values()) == {"they learn from the training images"}
+
+
+def test_errors_are_of_the_pixels_that_are_not_given(tmp_path):
+    data = random_dataset()
+    settings = {"latent_dim": 2, "hidden_dim": 8, "condition": "quadrants:1"}
+    run = train(build("cvae", data, **settings), data, out=tmp_path / "a", epochs=1, progress=False)
+    found = evaluate(run, data=data, metrics=("reconstruction", "aggregate"))
+    hidden = bounds.random_pixels(load(run))
+    assert hidden < 30
+    assert found["psnr"] == pytest.approx(-10 * math.log10(found["squared_error"] / hidden))
+    assert found["missing"] == {"aggregate": "the prior depends on what is given"}
+
+
+def test_memory_is_checked_before_anything_is_measured(run):
+    with pytest.raises(UserError, match="--memory 0 is no size"):
+        evaluate(run, metrics=("elbo",), memory="0")

@@ -8,6 +8,7 @@ from torch.distributions import Bernoulli, Independent
 
 from conftest import random_dataset
 from vaekit import UserError, build
+from vaekit.checks import parse_memory
 from vaekit.compute import seeded
 from vaekit.data import freeze
 from vaekit.importance import (
@@ -15,7 +16,6 @@ from vaekit.importance import (
     block_rows,
     log_likelihood,
     measure_nll,
-    parse_memory,
     row_bytes,
     settled,
     split_evenly,

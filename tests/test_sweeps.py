@@ -15,9 +15,9 @@ from filelock import FileLock
 
 from vaekit import Run, UserError
 from vaekit import sweeps as module
-from vaekit.cli_words import combinations
+from vaekit.cli_words import combinations, named
 from vaekit.plans import Plan
-from vaekit.sweeps import named, sweep
+from vaekit.sweeps import sweep
 
 FLAGS = [
     "--data",
@@ -27,7 +27,7 @@ FLAGS = [
     "--seed",
     "0,1",
     "--epochs",
-    "2",
+    "12",
     "--hidden-dim",
     "16",
 ]
@@ -47,7 +47,11 @@ def test_every_combination_once():
         {"model": model, "seed": seed} for model in ("vae", "hvae") for seed in ("0", "1")
     ]
     assert found[1][1] == ["sweep", "vae", "--seed=1", "--latent-dim", "5", "--name", "a,b"]
-    assert len(list(combinations(["sweep", "vae", "--seed", "1,1,2,"]))) == 2
+    assert len(list(combinations(["sweep", "vae", "--seed", "1,1, 2,"]))) == 2
+    with pytest.raises(UserError, match="--seed , has no value"):
+        list(combinations(["sweep", "vae", "--seed", ","]))
+    with pytest.raises(UserError, match="--seed is given twice"):
+        list(combinations(["sweep", "vae", "--seed", "1", "--seed=2"]))
     assert list(combinations(["sweep", "vae"])) == [({}, ["sweep", "vae"])]
 
 
@@ -168,3 +172,21 @@ def test_two_kills_leave_the_table_of_an_unbroken_sweep(tmp_path):
     assert not list(results[0].glob("*.part"))
     runs = json.loads((results[0] / "sweep.json").read_text())["runs"]
     assert list(runs) == [f"latent-dim-{d}_seed-{s}" for d in (2, 3) for s in (0, 1)]
+
+
+def test_runs_that_do_not_compare_are_refused_before_the_first_training(tmp_path):
+    mixed = {
+        "a": Plan.of("vae", **SMALL),
+        "b": Plan.of("vae", **SMALL, likelihood="gaussian"),
+    }
+    with pytest.raises(UserError, match="must have the same data, binarisation and likelihood"):
+        sweep(mixed, tmp_path / "s", progress=False, **QUICK)
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_sweep_grows(tmp_path):
+    both = plans()
+    for name in both:
+        sweep({name: both[name]}, tmp_path / "s", progress=False, **QUICK)
+    (row,) = csv.DictReader((tmp_path / "s" / "compare.csv").read_text().splitlines())
+    assert row["elbo_count"] == "2"

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Normal
 
+from .checks import Missing
 from .data import Frozen
 from .distributions import GaussianMixture
 from .health import batch_size
@@ -28,7 +29,8 @@ def measure_aggregate(model: VAE, images: Frozen) -> dict[str, Any]:
     mmd = squared MMD of these draws and the prior's, unbiased, kernel exp(-|x - y|^2 / 2d).
 
     Of two levels they are of the latent on top, whose posterior depends on the image alone; of latents side by side,
-    of all together. Null of a prior that differs between images; the first two where the posterior has no density.
+    of all together. The first two are null where the posterior has no density. Raises Missing where the prior differs
+    between images.
     """
     names = on_top(model)
     draws: list[Tensor] = []
@@ -37,7 +39,7 @@ def measure_aggregate(model: VAE, images: Frozen) -> dict[str, Any]:
     size = batch_size(model)
     given = any("y" in getattr(model.prior[name], "given", ()) for name in names)
     if given:
-        return {"aggregate_of": None, "missing": "the prior depends on what is given"}
+        raise Missing("the prior depends on what is given")
     for start in range(0, len(images), size):
         batch = images[start : start + size]
         latents = model.infer(model.given(batch.images, batch.labels), (len(batch),))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import numbers
+import re
 import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -18,6 +19,10 @@ Settings = TypeVar("Settings", bound="DataclassInstance")
 
 class UserError(ValueError):
     """Bad input: one line that says what is wrong and what to do. The command line exits with 2."""
+
+
+class Missing(Exception):
+    """Why a metric cannot be had of a run."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -80,6 +85,14 @@ def parse_duration(text: str, name: str) -> float:
         seconds = 0.0
     require(0 < seconds < 1e9, f"{name} {text} is no time; give one such as 30m or 2h")
     return seconds
+
+
+def parse_memory(text: str) -> int:
+    """Bytes of "500MB" or "2GB". Raises UserError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmgt])i?b?", text.strip().lower())
+    if match is None or float(match[1]) == 0:
+        raise UserError(f"--memory {text} is no size; give one such as 500MB or 2GB")
+    return int(float(match[1]) * 1024 ** (1 + "kmgt".index(match[2])))
 
 
 def override(settings: Settings, changes: Mapping[str, Any], what: str) -> Settings:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from .checks import UserError, require
+from .checks import UserError, require, require_folder
 from .options import PlotConfig
 
 RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
@@ -63,7 +63,7 @@ def plot(
         print(path, flush=True)
 
 
-def compare(runs: RunsArgument, out: tuple[str, ...] = ("compare.png",)) -> None:
+def compare(runs: RunsArgument, out: tuple[str, ...] = ()) -> None:
     """Compare runs: a table of the settings that differ and of results, and a figure of validation ELBOs.
 
     Runs that differ in their seed alone are one row, mean and standard deviation, and one line with a band. The best is
@@ -75,27 +75,41 @@ def compare(runs: RunsArgument, out: tuple[str, ...] = ("compare.png",)) -> None
 
     Args:
         runs: Run directories.
-        out: Files to write: tables .md, .csv or .tex, figures .png, .pdf or .svg.
+        out: Files to write: tables .md, .csv or .tex, figures .png, .pdf or .svg; compare.png by default.
     """
     from rich.console import Console
 
     from .comparing import compare as draw
     from .pictures import save
+    from .pictures.writing import KINDS
     from .ranking import WRITERS, as_terminal, rank, write
     from .runs import Run
 
-    found = [Run(run) for run in runs]
-    table = None
-    if any((run.path / "evaluation.json").exists() for run in found):
-        table = rank(found)
+    files = [Path(file) for file in out]
+    for file in files:
+        ending = file.suffix.lower()
+        endings = [*WRITERS, *(f".{kind}" for kind in KINDS)]
+        require(ending in endings, f"cannot write {file}: its ending must be one of {endings}")
+        require_folder(file)
+    found = [Run(run) for run in runs if not Path(run).is_file()]  # such as a sweep's own table
+    evaluated = [run for run in found if (run.path / "evaluation.json").exists()]
+    table = (
+        rank(found) if evaluated or any(file.suffix.lower() in WRITERS for file in files) else None
+    )
+    if table is not None:
         Console(highlight=False).print(as_terminal(table))
-    for file in map(Path, out):
-        if file.suffix.lower() not in WRITERS:
-            print(save(draw(found), file))
-        elif table is None:
-            raise UserError(f"no run is evaluated yet; first: vaekit evaluate {found[0]}")
-        else:
+    for file in files:
+        if table is not None and file.suffix.lower() in WRITERS:
             print(write(table, file))
+        else:
+            print(save(draw(found), file))
+    if not files:
+        try:
+            print(save(draw(found), Path("compare.png")))
+        except UserError as reason:
+            if table is None:
+                raise
+            print(f"no figure: {reason}")
 
 
 def report(run: RunArgument, out: str | None = None, data_dir: str | None = None) -> None:

@@ -33,7 +33,10 @@ Args:
 """
 
 
-SWEEP_HELP = """{summary} Many trainings of it: a setting with commas takes each value in turn.
+SWEEP_HELP = """{summary}
+
+Many trainings: a setting with commas takes each of its values in turn; --out, --name, --init and the flags of
+measuring are of the whole sweep.
 
 For example:
   vaekit sweep {name} --latent-dim 2,5,10,20 --seed 0,1,2
@@ -92,19 +95,18 @@ def make_sweep(name: str, entry: ModelEntry, found: list[Asked]) -> Callable[...
 
 def sweep(arguments: list[str], read: Callable[[list[str], list[Asked]], None]) -> None:
     """Train and measure every combination of the settings that have several values; `read` takes the command line."""
-    from rich.console import Console
-
-    from .ranking import as_terminal, rank
-    from .sweeps import named
-    from .sweeps import sweep as carry_out_all
-
     found: list[Asked] = []
     plans: dict[str, Plan] = {}
     for grid, each in cli_words.combinations(arguments):
         read(each, found)
         if len(found) <= len(plans):
             return  # it was --help
-        plans[named(grid) or found[-1][0].model] = found[-1][0]
+        plans[cli_words.named(grid) or found[-1][0].model] = found[-1][0]
+    from rich.console import Console
+
+    from .ranking import as_terminal, rank
+    from .sweeps import sweep as carry_out_all
+
     plan, measure, out, name = found[0]
     models = "-".join(dict.fromkeys(each.model for each in plans.values()))
     stem = "-".join(filter(None, (models, Path(plan.data.data).stem, name, "sweep")))

@@ -17,7 +17,7 @@ from torch import Tensor
 from .aggregate import measure_aggregate
 from .annealing import DRAWS, annealed_log_weights, reciprocal_log_likelihood
 from .bounds import ELBO_SAMPLES, chunked, measure_elbo, random_pixels
-from .checks import UserError, override, require
+from .checks import Missing, UserError, override, require
 from .compute import fast_float32, find_device, seeded
 from .config import DISCRETE
 from .data import Dataset, Frozen, freeze
@@ -36,10 +36,6 @@ TIME_BUDGET = 120.0
 LEARNED_IMAGES = 10_000  # training images that probes and clusters learn from
 TIMED_ROWS = 2000  # images x samples
 ANNEALED_IMAGES, ANNEALED_CHAINS, ANNEALED_BATCH = 100, 16, 100
-
-
-class Missing(Exception):
-    """Why a metric cannot be had of a run."""
 
 
 @dataclass
@@ -129,6 +125,7 @@ def evaluate(
         "metrics": list(config.metrics or METRICS),
         "units": {f.key: f.unit for figures in METRICS.values() for f in figures if f.unit},
         "estimator": config.estimator,
+        "temperatures": config.temperatures if config.estimator == "ais" else None,
         "precision": config.precision,
         "split": config.split,
         "likelihood": model.blueprint.settings.likelihood,
@@ -241,7 +238,16 @@ def reconstruction_figures(subject: Subject, result: dict[str, Any]) -> dict[str
     return measure_reconstruction(subject.model, images)
 
 
+def check_blind(subject: Subject) -> None:
+    """Raise Missing where labels could be told from more than the latents of new images."""
+    if subject.model.blueprint.settings.condition == "label":
+        raise Missing("the posterior is given the label")
+    if subject.config.split == "train":
+        raise Missing("they learn from the training images")
+
+
 def probe_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
+    check_blind(subject)
     labels, (latents, known) = subject.labels, subject.learned
     if len(np.unique(known)) < 2:
         raise Missing("the training images have one label")
@@ -249,6 +255,7 @@ def probe_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
 
 
 def cluster_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
+    check_blind(subject)
     labels, (latents, _) = subject.labels, subject.learned
     return measure_clusters(
         subject.model, subject.images, subject.latents, latents, labels, subject.config.seed

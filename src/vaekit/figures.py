@@ -29,7 +29,7 @@ class Figure:
     depends: tuple[str, ...] = ()
 
 
-SAMPLED = ("samples", "estimator", "nll_images")
+SAMPLED = ("samples", "estimator", "nll_images", "temperatures", "precision")
 FEATURES = ("classifier_weights", "frechet_images")
 METRICS: dict[str, tuple[Figure, ...]] = {
     "elbo": (

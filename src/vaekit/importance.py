@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent
 
-from .checks import UserError
+from .checks import UserError, parse_memory
 from .compute import memory_kept, seeded
 from .data import Frozen
 from .distributions import Conditional, GaussianMixture
@@ -235,14 +234,6 @@ def row_bytes(model: VAE, images: Frozen) -> int:
     mixtures = [v.prior for v in latents.values() if isinstance(v.prior, GaussianMixture)]
     scored = 24 * sum(prior.loc.shape[-2] for prior in mixtures)
     return sum(given) + scored + 16 * decoded_numbers(model.blueprint)
-
-
-def parse_memory(text: str) -> int:
-    """Bytes of "500MB" or "2GB". Raises UserError."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmgt])i?b?", text.strip().lower())
-    if match is None or float(match[1]) == 0:
-        raise UserError(f"--memory {text} is no size; give one such as 500MB or 2GB")
-    return int(float(match[1]) * 1024 ** (1 + "kmgt".index(match[2])))
 
 
 def split_evenly(count: int, largest: int) -> list[int]:

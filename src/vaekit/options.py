@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from .checks import require, require_count, require_seed
+from .checks import parse_memory, require, require_count, require_seed
 
 Metric = Literal[
     "elbo", "nll", "aggregate", "reconstruction", "probes", "clusters", "frechet", "gap"
@@ -24,7 +24,7 @@ class EvaluateConfig:
     """Draws an image for the NLL."""
     limit: int | None = None
     """Measure on this many images, chosen by the seed; without it the ELBO is of all, and the NLL of as many
-    as take two minutes."""
+    as take two minutes, by ais and hmc of 100."""
     estimator: Literal["importance", "ais", "hmc"] = "importance"
     """Of the NLL: importance sampling; ais, annealed importance sampling, which needs no posterior and is slower;
     hmc, that of Kingma and Welling 2014, for at most 5 latent dimensions."""
@@ -49,6 +49,7 @@ class EvaluateConfig:
             f"--precision {self.precision} is of --estimator importance; leave it out",
         )
         require_seed(self.seed)
+        parse_memory(self.memory)
 
 
 @dataclass(frozen=True)
@@ -61,13 +62,13 @@ class SweepConfig:
     """What to measure; see `vaekit evaluate --help`."""
     nll_samples: int = 1000
     """Draws an image for the NLL."""
-    nll_limit: int | None = 1000
-    """Measure on this many images; None for all."""
+    limit: int | None = 1000
+    """Measure on this many images, chosen by a fixed seed; None for all."""
 
     def __post_init__(self) -> None:
         require_count("nll_samples", self.nll_samples)
-        if self.nll_limit is not None:
-            require_count("nll_limit", self.nll_limit)
+        if self.limit is not None:
+            require_count("limit", self.limit)
 
     @property
     def evaluation(self) -> dict[str, Any]:
@@ -76,7 +77,7 @@ class SweepConfig:
             "split": self.split,
             "metrics": self.metrics,
             "samples": self.nll_samples,
-            "limit": self.nll_limit,
+            "limit": 2**31 if self.limit is None else self.limit,
         }
 
 

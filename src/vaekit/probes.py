@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .bounds import random_pixels
 from .clustering import agreement, responsibilities
+from .conditions import Quadrants
 from .config import ClusterConfig
 from .data import Frozen
 from .health import batch_size
@@ -24,11 +26,13 @@ SSIM_WINDOW = 11  # pixels that a Gaussian of scale 1.5 takes
 def measure_reconstruction(model: VAE, images: Frozen) -> dict[str, Any]:
     """Of images redrawn from the means of their latents, as the mean of their pixels: squared_error summed over pixels
     and channels, a mean over images; psnr, -10 log10 of the mean squared error of a pixel, dB; ssim (Wang et al. 2004),
-    null of images smaller than its window."""
+    null of images smaller than its window, and where pixels are given."""
     from torchmetrics.functional.image import structural_similarity_index_measure as similarity
 
     squares, alike = 0.0, 0.0
-    large = min(model.blueprint.shape[1:]) >= SSIM_WINDOW
+    # Where pixels are given, errors are of the others.
+    whole = not isinstance(model.condition, Quadrants)
+    large = whole and min(model.blueprint.shape[1:]) >= SSIM_WINDOW
     size = batch_size(model)
     for start in range(0, len(images), size):
         batch = images[start : start + size]
@@ -41,7 +45,7 @@ def measure_reconstruction(model: VAE, images: Frozen) -> dict[str, Any]:
     each = squares / len(images)
     return {
         "squared_error": each,
-        "psnr": -10 * math.log10(each / math.prod(model.blueprint.shape)) if each > 0 else None,
+        "psnr": -10 * math.log10(each / random_pixels(model)) if each > 0 else None,
         "ssim": alike / len(images) if large else None,
     }
 

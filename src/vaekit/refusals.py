@@ -11,9 +11,11 @@ from .catalog import MODELS, model_entry
 from .checks import UserError, closest, flag
 from .config import ObjectiveConfig, TrainConfig, WatchConfig
 from .data.settings import DataConfig
+from .options import SweepConfig
 
 Verbs = Mapping[str, Callable[..., None]]  # all but train, by name: "evaluate", "data get"
-GROUPS = ("train", "data")
+TRAINING = ("train", "sweep")
+GROUPS = (*TRAINING, "data")
 
 
 def reject(verbs: Verbs, arguments: list[str], event: Any) -> None:
@@ -31,9 +33,9 @@ def reject(verbs: Verbs, arguments: list[str], event: Any) -> None:
             if word in known:
                 raise UserError(f"{word} stands before the model's name; {page}")
             raise UserError(f"there is no flag {word} here{closest(word, known)}; {page}")
-        if verb == "train" and arguments[1:2] == [word]:
+        if verb in TRAINING and arguments[1:2] == [word]:
             model_entry(word)
-        names = list(dict.fromkeys(["train", *(name.split()[0] for name in verbs)]))
+        names = list(dict.fromkeys([*TRAINING, *(name.split()[0] for name in verbs)]))
         if verb == f"data {word}":
             names = [name.split()[1] for name in verbs if name.startswith("data ")]
         if verb in (word, f"data {word}"):
@@ -66,9 +68,10 @@ def reject(verbs: Verbs, arguments: list[str], event: Any) -> None:
 
 def flags(verbs: Verbs, verb: str) -> list[str]:
     """The flags of a verb, for suggestions."""
-    if verb == "train":
+    if verb in TRAINING:
         kinds = {type(entry.settings) for entry in MODELS.values()}
         groups = [*kinds, ObjectiveConfig, DataConfig, TrainConfig, WatchConfig]
+        groups += [SweepConfig] if verb == "sweep" else []
         settings = [field.name for kind in groups for field in fields(kind)]
         return [flag(name) for name in [*settings, "out", "name", "init", "preset"]]
     if verb not in verbs:

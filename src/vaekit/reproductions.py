@@ -19,6 +19,7 @@ from .checks import UserError, closest
 from .plans import Plan
 from .progress import Shown
 from .replacing import replacing
+from .runs import parse_json, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -223,8 +224,9 @@ def reproduce(
     row = published(name)
     plan = Plan.of(**row.plan)
     whole = plan.training.epochs
+    folder = Path(out) / (row.folder or name)
     if budget is not None:
-        plan = shortened(plan, budget / seeds, Shown(progress))
+        plan = once_shortened(plan, budget / seeds, folder, Shown(progress))
     plans = {
         f"seed-{seed}": plan.changed({"seed": plan.training.seed + seed}) for seed in range(seeds)
     }
@@ -252,6 +254,17 @@ def published(name: str) -> Published:
     return ROWS[name]
 
 
+def once_shortened(plan: Plan, seconds: float, folder: Path, shown: Shown) -> Plan:
+    """The plan shortened as it was before for as many seconds, so that what was begun goes on."""
+    file = folder / "budgets.json"
+    before = parse_json(file.read_bytes(), str(file)) if file.exists() else {}
+    known = before.get(str(seconds))
+    short = shortened(plan, seconds, shown) if known is None else with_epochs(plan, known)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(file, {**before, str(seconds): short.training.epochs})
+    return short
+
+
 def shortened(plan: Plan, seconds: float, shown: Shown) -> Plan:
     """The plan with as many epochs as fit, by the time of one; warm-ups shrink with it."""
     with tempfile.TemporaryDirectory() as folder:
@@ -260,11 +273,18 @@ def shortened(plan: Plan, seconds: float, shown: Shown) -> Plan:
         each = run.metrics[-1]["seconds"]
     training = plan.training
     epochs = max(1, min(training.epochs, int(seconds / each)))
-    if epochs == training.epochs:
+    if epochs < training.epochs:
+        shown.say(
+            f"{epochs:,} of {training.epochs:,} epochs fit ({each:.1f} s each), on a cosine schedule"
+        )
+    return with_epochs(plan, epochs)
+
+
+def with_epochs(plan: Plan, epochs: int) -> Plan:
+    """The plan with fewer epochs, its warm-ups shortened alike, its learning rate falling to 0."""
+    training = plan.training
+    if epochs >= training.epochs:
         return plan
-    shown.say(
-        f"{epochs:,} of {training.epochs:,} epochs fit ({each:.1f} s each), on a cosine schedule"
-    )
     share = epochs / training.epochs
     short = replace(
         training,

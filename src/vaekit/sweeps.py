@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Mapping
@@ -35,9 +34,16 @@ def sweep(
     or that another process is at; and, after all others, where a training failed.
     """
     require(len(plans) >= 1, "there is nothing to train")
+    for what in (lambda p: p.data, lambda p: (p.settings.likelihood, p.settings.condition)):
+        require(
+            len(set(map(what, plans.values()))) == 1,
+            "the runs of a sweep must have the same data, binarisation and likelihood, or their figures are of "
+            "different things; make a sweep of each",
+        )
     folder, shown = Path(out), Shown(progress)
     evaluation = {"split": "validation", **evaluation}
     EvaluateConfig(**evaluation)
+    require(folder.is_dir() or not folder.exists(), f"--out {folder} is a file; choose a folder")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
@@ -55,7 +61,8 @@ def carry_out(
     progress: bool,
     shown: Shown,
 ) -> list[Run]:
-    write_json(folder / "sweep.json", {"runs": agreed(plans, folder)})
+    every = agreed(plans, folder)
+    write_json(folder / "sweep.json", {"runs": every})
     started, states = time.perf_counter(), dict.fromkeys(plans, "to come")
     failed: dict[str, str] = {}
     runs = []
@@ -81,10 +88,13 @@ def carry_out(
                 as_table(states, done / (number + 1) * (len(plans) - number - 1)), markup=True
             )
     if runs:
-        table = rank(runs)
+        # Those of an earlier command too, where they were measured alike.
+        others = [Run(folder / name) for name in every if (folder / name).is_dir()]
+        together = [run for run in others if evaluated(run, evaluation)]
+        table = rank(together)
         write(table, folder / "compare.md")
         write(table, folder / "compare.csv")
-        draw(runs, folder / "compare.png", shown)
+        draw(together, folder / "compare.png", shown)
     for name, reason in failed.items():
         raise UserError(
             f"{len(failed)} of {len(plans)} trainings failed, the first, {name}: {reason}"
@@ -143,12 +153,3 @@ def draw(runs: list[Run], path: Path, shown: Shown) -> None:
         save(compare(runs), path)
     except UserError as reason:  # models without an ELBO have a table all the same
         shown.say(f"no figure: {reason}")
-
-
-def named(grid: Mapping[str, Any]) -> str:
-    """A folder's name from the settings that tell runs apart: latent-dim-5_seed-0."""
-    parts = [
-        f"{key.replace('_', '-')}-{re.sub(r'[^A-Za-z0-9.+-]+', '-', str(value))}"
-        for key, value in grid.items()
-    ]
-    return "_".join(parts)
