@@ -281,3 +281,19 @@ def test_errors_are_of_the_pixels_that_are_not_given(tmp_path):
 def test_memory_is_checked_before_anything_is_measured(run):
     with pytest.raises(UserError, match="--memory 0 is no size"):
         evaluate(run, metrics=("elbo",), memory="0")
+
+
+def test_further_metrics_are_added_and_other_settings_start_anew(run):
+    first = evaluate(run, samples=5, limit=50, metrics=("elbo", "nll"))
+    both = evaluate(run, samples=5, limit=50, metrics=("reconstruction",))
+    assert both["metrics"] == ["elbo", "nll", "reconstruction"]
+    assert (both["nll"], both["nll_by_samples"]) == (first["nll"], first["nll_by_samples"])
+    assert both["squared_error"] > 0
+    assert json.loads((run.path / "evaluation.json").read_text()) == both
+    assert evaluate(run, samples=6, limit=50, metrics=("elbo",))["nll"] is None
+    evaluate(run, samples=5, limit=50, metrics=("nll",))
+    model = load(run)
+    with torch.no_grad():
+        next(model.parameters()).mul_(1.5)
+    run.save_weights(model)  # other weights
+    assert evaluate(run, samples=5, limit=50, metrics=("elbo",))["nll"] is None

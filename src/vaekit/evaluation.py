@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -102,13 +103,14 @@ def evaluate(
     chosen = images.take(chosen_rows(len(images), config.limit, config.seed)).to(where)
     started = time.perf_counter()
     subject = Subject(run, model, data, chosen, config, where, shown, started)
-    result: dict[str, Any] = {
-        figure.key: None for figures in METRICS.values() for figure in figures
-    }
-    result |= {"images": len(chosen), "nll_images": 0, "samples": config.samples}
-    missing = {}
+    wanted: tuple[str, ...] = config.metrics or tuple(METRICS)
+    before = measured_alike(run, config)
+    result: dict[str, Any] = {"images": len(chosen), "nll_images": 0, "samples": config.samples}
+    result |= before
+    result |= {f.key: None for m in METRICS for f in METRICS[m] if m in wanted or not before}
+    missing = {m: why for m, why in before.get("missing", {}).items() if m not in wanted}
     with torch.no_grad(), fast_float32(where):
-        for name in config.metrics or METRICS:
+        for name in wanted:
             with seeded(config.seed, where):
                 try:
                     result |= MEASURES[name](subject, result)
@@ -121,8 +123,9 @@ def evaluate(
                 )
     result |= {
         "missing": missing,
-        "settings": plain(config),
-        "metrics": list(config.metrics or METRICS),
+        "settings": how(config),
+        "weights": weights_hash(run),
+        "metrics": [m for m in METRICS if m in wanted or m in before.get("metrics", ())],
         "units": {f.key: f.unit for figures in METRICS.values() for f in figures if f.unit},
         "estimator": config.estimator,
         "temperatures": config.temperatures if config.estimator == "ais" else None,
@@ -135,6 +138,26 @@ def evaluate(
     }
     write_json(run.path / "evaluation.json", result)
     return result
+
+
+def how(config: EvaluateConfig) -> dict[str, Any]:
+    """The settings but which metrics, as JSON gives them back."""
+    return {key: value for key, value in plain(config).items() if key != "metrics"}
+
+
+def measured_alike(run: Run, config: EvaluateConfig) -> dict[str, Any]:
+    """What was measured of these weights with the same settings before; else nothing."""
+    try:
+        before = run.evaluation
+    except UserError:  # there is none, or it is damaged: it is written anew
+        return {}
+    same = before.get("settings") == how(config) and before.get("weights") == weights_hash(run)
+    return before if same else {}
+
+
+def weights_hash(run: Run) -> str:
+    """sha256 of the file of weights."""
+    return hashlib.sha256(run.weights_path.read_bytes()).hexdigest()
 
 
 def chosen_rows(count: int, limit: int | None, seed: int) -> Tensor:

@@ -12,7 +12,8 @@ from filelock import FileLock, Timeout
 
 from .checks import UserError, require
 from .comparing import compare
-from .evaluation import evaluate
+from .evaluation import evaluate, how
+from .figures import METRICS
 from .options import EvaluateConfig
 from .pictures import save
 from .plans import Plan
@@ -125,7 +126,10 @@ def evaluated(run: Run, evaluation: Mapping[str, Any]) -> bool:
     """Whether the run was measured so already."""
     if not (run.path / "evaluation.json").is_file():
         return False
-    return run.evaluation.get("settings") == plain(EvaluateConfig(**evaluation))
+    wanted = EvaluateConfig(**evaluation)
+    found = run.evaluation
+    metrics = set(wanted.metrics or METRICS)
+    return found.get("settings") == how(wanted) and metrics <= set(found.get("metrics", ()))
 
 
 def state_of(run: Run) -> str:
