@@ -43,8 +43,8 @@ METRICS: dict[str, tuple[Figure, ...]] = {
     "nll": (
         Figure("nll", "NLL", "nats", "-log p(x), in expectation an upper bound of it; lower is better", "lower",
                error="nll_standard_error", depends=SAMPLED),
-        Figure("nll_standard_error", "  error, samples", "nats", "standard error from the draws", digits=3),
-        Figure("nll_image_standard_error", "  error, images", "nats", "standard error from the images", digits=3),
+        Figure("nll_standard_error", "NLL error, samples", "nats", "standard error from the draws", digits=3),
+        Figure("nll_image_standard_error", "NLL error, images", "nats", "standard error from the images", digits=3),
         Figure("bits_per_dim", "bits/dim", "bits", "NLL per pixel and channel", "lower", 4, depends=SAMPLED),
         Figure("effective_samples", "effective samples", None, "draws that the weights are worth, a mean", digits=1,
                depends=SAMPLED),
@@ -78,17 +78,17 @@ METRICS: dict[str, tuple[Figure, ...]] = {
         Figure("ari", "ARI", None, "adjusted Rand index, 0 by chance", "higher", 4, depends=("clusters",)),
     ),
     "frechet": (
-        Figure("frechet_samples", "Frechet distance, samples", None, "in features of a small classifier", "lower",
+        Figure("frechet_samples", "Frechet, samples", None, "distance in features of a small classifier", "lower",
                depends=FEATURES),
-        Figure("frechet_reconstructions", "  of reconstructions", None, "the same", "lower", depends=FEATURES),
-        Figure("frechet_training", "  of training images", None, "the same: what as many real images come to",
+        Figure("frechet_reconstructions", "Frechet, reconstructions", None, "the same", "lower", depends=FEATURES),
+        Figure("frechet_training", "Frechet, training images", None, "the same: what as many real images come to",
                depends=FEATURES),
         Figure("class_distance", "class distance", None, "of the samples' classes from the images', by the classifier",
                "lower", 4, depends=FEATURES),
     ),
     "gap": (
         Figure("elbo_train", "ELBO of training images", "nats", "as many of them", depends=("images",)),
-        Figure("elbo_gap", "  above the others'", "nats", "what is learned by heart; near 0 is good"),
+        Figure("elbo_gap", "train-test gap", "nats", "how far that lies above: what is learned by heart"),
     ),
 }  # fmt: skip
 FIGURES: tuple[Figure, ...] = tuple(figure for figures in METRICS.values() for figure in figures)

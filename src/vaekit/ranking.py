@@ -71,7 +71,7 @@ class Ranking:
 
     @property
     def header(self) -> list[str]:
-        names = [f"{c.name.strip()}, {c.unit}" if c.unit else c.name.strip() for c in self.figures]
+        names = [f"{c.name}, {c.unit}" if c.unit else c.name for c in self.figures]
         return [*(key.replace("_", " ") for key in self.settings), "seeds", *names]
 
     @property
