@@ -152,6 +152,7 @@ def killed(folder, after):
     process.communicate()
 
 
+@pytest.mark.long
 def test_two_kills_leave_the_table_of_an_unbroken_sweep(tmp_path):
     broken, whole = tmp_path / "broken", tmp_path / "whole"
     for folder in (broken, whole):
