@@ -49,6 +49,14 @@ def annealed_log_weights(
     return anneal(joint, z, PILOTS, temperatures, leapfrogs, track)[1][PILOTS:]
 
 
+def check_dimensions(count: int) -> None:
+    """Raise UserError where the latents have more dimensions than a density can be fitted in."""
+    require(
+        count <= HMC_DIMENSIONS,
+        f"--estimator hmc holds for at most {HMC_DIMENSIONS} latent dimensions; choose ais",
+    )
+
+
 @torch.no_grad()
 def reciprocal_log_likelihood(
     model: VAE,
@@ -72,10 +80,7 @@ def reciprocal_log_likelihood(
     """
     joint = Joint(model, batch)
     z = joint.sample(draws)
-    require(
-        z.shape[-1] <= HMC_DIMENSIONS,
-        f"--estimator hmc holds for at most {HMC_DIMENSIONS} latent dimensions; choose ais",
-    )
+    check_dimensions(z.shape[-1])
     point, log_weights, step = anneal(joint, z, draws, temperatures, leapfrogs, track)
     weights = log_weights.softmax(0).nan_to_num(1).T
     chosen = torch.multinomial(weights, draws, replacement=True).T.to(z.device)

@@ -16,7 +16,12 @@ import torch
 from torch import Tensor
 
 from .aggregate import measure_aggregate
-from .annealing import DRAWS, annealed_log_weights, reciprocal_log_likelihood
+from .annealing import (
+    DRAWS,
+    annealed_log_weights,
+    check_dimensions,
+    reciprocal_log_likelihood,
+)
 from .bounds import ELBO_SAMPLES, chunked, measure_elbo, random_pixels
 from .checks import Missing, UserError, override, require
 from .compute import fast_float32, find_device, seeded
@@ -24,6 +29,7 @@ from .config import DISCRETE
 from .data import Dataset, Frozen, freeze
 from .features import classifier_of, frechet
 from .figures import METRICS
+from .generation import latent_sizes
 from .importance import LogMeans, measure_nll
 from .models import load
 from .options import EvaluateConfig
@@ -98,6 +104,8 @@ def evaluate(
     config = override(EvaluateConfig(), settings, "evaluate()")
     run, where, shown = Run.of(run), find_device(config.device), Shown(progress)
     model = load(run).to(where)
+    if config.estimator == "hmc":
+        check_dimensions(sum(latent_sizes(model.blueprint).values()))
     data = run_data(run, data, data_dir)
     images, binarisation = run_images(run, data, config.split), run.data.binarisation
     chosen = images.take(chosen_rows(len(images), config.limit, config.seed)).to(where)
