@@ -260,6 +260,11 @@ def test_completion_knows_verbs_and_flags(vaekit, shell):
         assert word in out
 
 
+def test_completion_knows_the_models_of_a_sweep(vaekit):
+    _, out, _ = vaekit("completion", "zsh")
+    assert out.count("'--nll-samples'") == len(MODELS)
+
+
 BAD = [
     (["trian"], "did you mean 'train'"),
     (["train"], "needs one of: vae, convvae"),

@@ -305,7 +305,9 @@ def make_app(
         add(train_app, name, verb, verb.__doc__ or "")
     add(app, "train", train_app, TRAIN_SUMMARY)
     sweep_app = SubcommandApp()
-    for name, entry in (models if "sweep" in arguments else dict(list(models.items())[:1])).items():
+    # As many flags again as train has: they take time to build, and few command lines want them.
+    every = "sweep" in arguments or "--tyro-print-completion" in arguments
+    for name, entry in (models if every else dict(list(models.items())[:1])).items():
         verb = cli_train.make_sweep(name, entry, found)
         add(sweep_app, name, verb, verb.__doc__ or "")
     add(app, "sweep", sweep_app, SWEEP_SUMMARY)
