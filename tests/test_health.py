@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 from scipy import integrate, stats
-from torch.distributions import Independent, Normal
+from torch.distributions import Independent, MultivariateNormal, Normal
 
 from conftest import random_dataset
 from test_models import CASES, NO_DENSITY, images, small
-from vaekit import build, train
+from vaekit import build, evaluate, train
 from vaekit.config import ClusterConfig, ModelConfig, TrainConfig
 from vaekit.data import Frozen, Split
 from vaekit.distributions import Deterministic, GaussianMixture
@@ -315,6 +315,41 @@ def test_a_prior_of_ones_own_is_trained_measured_and_drawn(tmp_path, joined):
         assert {"latents-z", "manifold", "traversals", "samples"} <= set(draw(run, grid=3))
     finally:
         del MODELS[f"student-{joined}"], BUILDERS[f"student-{joined}"]
+
+
+class Tilted(torch.nn.Module):
+    """q(z | x) with a full covariance, which torch does not take for a product over dimensions."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, values):
+        q = self.inner(values)
+        factor = torch.diag_embed(q.stddev) + 0.1 * torch.ones(2, 2).tril(-1)
+        return MultivariateNormal(q.mean, scale_tril=factor)
+
+
+def test_a_posterior_of_ones_own_is_trained_and_measured(tmp_path):
+    from vaekit.catalog import MODELS
+    from vaekit.models import BUILDERS, build_graph, register
+
+    @register("tilted", "A test's own.")
+    def make(blueprint):
+        model = build_graph(blueprint)
+        model.posterior["z"] = Tilted(model.posterior["z"])
+        return model
+
+    try:
+        data = random_dataset()
+        model = build("tilted", data, latent_dim=2, hidden_dim=8)
+        run = train(model, data, out=tmp_path / "run", epochs=1, batch_size=5, progress=False)
+        found = evaluate(run, data, samples=1000, metrics=("elbo", "nll", "aggregate"))
+        assert found["kl_per_dimension"] is None
+        assert found["nll"] < -found["elbo"]
+        assert found["mutual_information"] is None
+    finally:
+        del MODELS["tilted"], BUILDERS["tilted"]
 
 
 def test_kl_from_the_draw_is_the_mean_log_ratio(float64):

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.distributions import Independent
 
 from .conditions import Quadrants
 from .data import Frozen
-from .health import ACTIVE_VARIANCE, is_diagonal, kl_per_dimension
+from .health import ACTIVE_VARIANCE, kl_per_dimension
 from .models import decoded_numbers
 from .pixels import SCALE_FLOOR
 from .progress import Shown
@@ -59,7 +60,7 @@ def measure_elbo(model: VAE, images: Frozen, samples: int, shown: Shown) -> Boun
         parts = inference.log_likelihood.mean() * size, inference.kl.mean() * size
         totals += torch.stack(parts).cpu().double()
         for name, latent in inference.latents.items():
-            if is_diagonal(latent.prior):
+            if isinstance(latent.prior, Independent):
                 kls[name] = kls.get(name, 0) + kl_per_dimension(latent) * size / len(images)
         latents = inference.latents.values()
         # Below another latent a posterior differs between draws: their average is the image's.
@@ -76,11 +77,12 @@ def measure_elbo(model: VAE, images: Frozen, samples: int, shown: Shown) -> Boun
     log_likelihood, kl = (totals / len(images)).tolist()
     spread = torch.cat(means).var(0, correction=0)
     dense = settings.posterior != "deterministic"
+    known = {name: value.tolist() for name, value in kls.items() if not value.isnan().any()}
     return Bound(
         log_likelihood - kl if dense else None,
         log_likelihood,
         kl if dense else None,
-        {name: value.tolist() for name, value in kls.items()} if dense and kls else None,
+        known or None,
         active_units=int((spread > ACTIVE_VARIANCE).sum()) if len(images) > 1 else None,
         latent_units=len(spread),
         minimum_scale=float(torch.stack(scales)[:, 0].min()) if gaussian else None,

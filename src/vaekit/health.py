@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, kl_divergence
+from torch.distributions import Independent, kl_divergence
 
 from .compute import evaluating, seeded
 from .config import ClusterConfig, ModelConfig, TrainConfig
@@ -128,11 +128,6 @@ def kl_per_dimension(latent: Latent) -> Tensor:
     else:
         return unknown
     return kl.flatten(0, -2).mean(0)
-
-
-def is_diagonal(p: Distribution) -> bool:
-    """Whether p is a product over dimensions."""
-    return isinstance(p, Independent)
 
 
 class Warnings:
