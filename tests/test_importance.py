@@ -16,8 +16,8 @@ from vaekit.importance import (
     block_rows,
     log_likelihood,
     measure_nll,
+    prepared,
     row_bytes,
-    settled,
     split_evenly,
 )
 from vaekit.progress import Shown
@@ -115,7 +115,7 @@ def test_pseudo_inputs_are_encoded_once():
         seen.count(5) == 1 + 0
     )  # of the pseudo-inputs; images come 1 (to size the blocks) or 20 at a time
     before = set(model.state_dict())
-    assert set(settled(model).state_dict()) <= before
+    assert set(prepared(model, "float32").state_dict()) <= before
 
 
 def test_bfloat16_is_near(small_run, small_mnist):

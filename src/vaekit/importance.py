@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent
 
 from .checks import UserError, parse_memory
-from .compute import memory_kept, seeded
+from .compute import evaluating, memory_kept, seeded
 from .data import Frozen
 from .distributions import Conditional, GaussianMixture
 from .models import decoded_numbers
@@ -24,7 +24,6 @@ from .vae import VAE, Values
 # core, and memory is not given back to the system in between. A GPU needs larger ones to be busy.
 BLOCK_NUMBERS, GPU_BLOCK_NUMBERS = 400_000, 2**25
 DRAWN_ROWS = 20_000  # images x samples whose latents are drawn at once
-MEMORY = "1GB"
 CURVE = (1, 10, 100, 1000, 5000)  # each a multiple of the one before
 
 
@@ -72,14 +71,14 @@ def measure_nll(
     images: Frozen,
     samples: int,
     shown: Shown,
-    memory: str = MEMORY,
+    memory: str = "1GB",
     precision: str = "float32",
 ) -> LogMeans:
     """log p(x) of every image from `samples` draws (Burda et al. 2016, eq. 8). In bfloat16 the decoder computes in that
     precision; densities and their sums do not. Raises UserError for a `memory` that holds not one row."""
-    prepared = settled(model if precision == "float32" else in_bfloat16(model))
-    with memory_kept():
-        parts = [LogMeans.of(w) for w in log_weights(prepared, images, samples, shown, memory)]
+    with memory_kept(), evaluating(model):
+        ready = prepared(model, precision)
+        parts = [LogMeans.of(w) for w in log_weights(ready, images, samples, shown, memory)]
     return LogMeans(
         torch.cat([part.first for part in parts]).cpu(),
         torch.cat([part.second for part in parts]).cpu(),
@@ -167,16 +166,6 @@ class Known(nn.Module):
         return self.distribution
 
 
-def settled(model: VAE) -> VAE:
-    """The model with the mixture that its VampPrior is, so that pseudo-inputs are encoded once."""
-    priors = {
-        name: Known(prior({})) if isinstance(prior, VampPrior) else prior
-        for name, prior in model.prior.items()
-    }
-    parts = dict(model.posterior.items())
-    return VAE(priors, parts, model.decoder, model.blueprint, model.condition).eval()
-
-
 class InBfloat16(nn.Module):
     """A network that computes in bfloat16; float32 in and out."""
 
@@ -188,14 +177,21 @@ class InBfloat16(nn.Module):
         return self.network(*(v if v is None else v.bfloat16() for v in inputs)).float()
 
 
-def in_bfloat16(model: VAE) -> VAE:
-    """The model with a decoder whose network computes in bfloat16."""
-    decoder = copy.deepcopy(model.decoder)
-    for module in list(decoder.modules()):
-        if isinstance(module, Conditional):
-            module.network = InBfloat16(module.network)
-    priors, posteriors = dict(model.prior.items()), dict(model.posterior.items())
-    return VAE(priors, posteriors, decoder, model.blueprint, model.condition).eval()
+def prepared(model: VAE, precision: str) -> VAE:
+    """The model with the mixture that its VampPrior is, so that pseudo-inputs are encoded once, and with a decoder
+    whose networks compute in `precision`."""
+    priors = {
+        name: Known(prior({})) if isinstance(prior, VampPrior) else prior
+        for name, prior in model.prior.items()
+    }
+    decoder = model.decoder
+    if precision == "bfloat16":
+        decoder = copy.deepcopy(decoder)
+        for module in list(decoder.modules()):
+            if isinstance(module, Conditional):
+                module.network = InBfloat16(module.network)
+    parts = dict(model.posterior.items())
+    return VAE(priors, parts, decoder, model.blueprint, model.condition)
 
 
 def block_rows(model: VAE, images: Frozen, memory: str) -> tuple[int, int]:
