@@ -35,7 +35,7 @@ from .models import load
 from .options import EvaluateConfig
 from .probes import codes, measure_clusters, measure_probes, measure_reconstruction
 from .progress import Shown
-from .run_data import run_data, run_images
+from .run_data import chosen_rows, run_data, run_images
 from .runs import Run, plain, write_json
 from .vae import VAE
 
@@ -68,6 +68,10 @@ class Subject:
         if self.images.labels is None or self.data.train.labels is None:
             raise Missing("the data set has no labels")
         return self.images.labels.cpu().numpy()
+
+    def first(self, count: int) -> Frozen:
+        """The first of the chosen images, or all."""
+        return self.images.take(torch.arange(min(count, len(self.images))))
 
     def training_images(self, count: int) -> Frozen:
         """That many training images, or all, chosen by the seed."""
@@ -168,12 +172,6 @@ def weights_hash(run: Run) -> str:
     return hashlib.sha256(run.weights_path.read_bytes()).hexdigest()
 
 
-def chosen_rows(count: int, limit: int | None, seed: int) -> Tensor:
-    """`limit` of `count` rows, or all, in an order of the seed's."""
-    order = np.random.default_rng(seed).permutation(count)
-    return torch.from_numpy(order[:limit])
-
-
 def elbo_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
     """ELBO parts of all images that were chosen, or of those that time allows."""
     model, images = subject.model, subject.images
@@ -183,13 +181,13 @@ def elbo_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
     count = affordable(
         subject, "ELBO", lambda some: measure_elbo(model, some, draws, quiet), few, TIME_BUDGET / 2
     )
-    found = measure_elbo(model, images.take(torch.arange(count)), draws, subject.shown)
+    found = measure_elbo(model, subject.first(count), draws, subject.shown)
     return {**asdict(found), "images": count}
 
 
 def nll_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
     """The NLL by the estimator that was chosen, its errors, and per pixel in bits where pixels are discrete."""
-    config, model, images = subject.config, subject.model, subject.images
+    config, model = subject.config, subject.model
     if config.estimator != "importance":
         return other_estimators(subject)
     if not subject.dense:
@@ -207,7 +205,7 @@ def nll_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
         max(1, TIMED_ROWS // config.samples),
         TIME_BUDGET - min(TIME_BUDGET / 2, time.perf_counter() - subject.started),
     )
-    found = measure(images.take(torch.arange(count)), subject.shown)
+    found = measure(subject.first(count), subject.shown)
     return {
         **nll_of(subject, -found.first, found.standard_error),
         "effective_samples": found.effective_samples,
@@ -232,7 +230,7 @@ def other_estimators(subject: Subject) -> dict[str, Any]:
     """The NLL of a hundred images, or `limit`, by annealing or by HMC; their chains stand for samples."""
     config, model = subject.config, subject.model
     count = min(len(subject.images), config.limit or ANNEALED_IMAGES)
-    few = subject.images.take(torch.arange(count))
+    few = subject.first(count)
     starts = range(0, count, ANNEALED_BATCH)
     batches = [few[start : start + ANNEALED_BATCH] for start in starts]
     if config.estimator == "hmc":
@@ -260,13 +258,11 @@ def other_estimators(subject: Subject) -> dict[str, Any]:
 
 
 def aggregate_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
-    images = subject.images.take(torch.arange(min(len(subject.images), LEARNED_IMAGES)))
-    return measure_aggregate(subject.model, images)
+    return measure_aggregate(subject.model, subject.first(LEARNED_IMAGES))
 
 
 def reconstruction_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
-    images = subject.images.take(torch.arange(min(len(subject.images), LEARNED_IMAGES)))
-    return measure_reconstruction(subject.model, images)
+    return measure_reconstruction(subject.model, subject.first(LEARNED_IMAGES))
 
 
 def check_blind(subject: Subject) -> None:
@@ -318,8 +314,7 @@ def gap_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
     train = subject.training_images(count)
     elbo = result["elbo"]
     if elbo is None:
-        some = subject.images.take(torch.arange(count))
-        elbo = measure_elbo(subject.model, some, ELBO_SAMPLES, subject.shown).elbo
+        elbo = measure_elbo(subject.model, subject.first(count), ELBO_SAMPLES, subject.shown).elbo
     bound = measure_elbo(subject.model, train, ELBO_SAMPLES, subject.shown)
     assert elbo is not None
     assert bound.elbo is not None
@@ -331,11 +326,11 @@ def affordable(
 ) -> int:
     """How many of the images `each` can take in `budget` seconds, from timing it with a few; all where there is a
     limit. Says so."""
-    images, times = subject.images, list[float]()
-    count, few = len(images), min(few, len(images))
+    count, times = len(subject.images), list[float]()
+    few = min(few, count)
     if subject.config.limit is not None and not subject.shown.enabled:
         return count
-    some = images.take(torch.arange(few))
+    some = subject.first(few)
     while len(times) < 4 and sum(times) < 1:
         started = time.perf_counter()
         with seeded(0, subject.device):

@@ -10,7 +10,6 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -26,6 +25,7 @@ from .data.dataset import Settled, choose_split
 from .health import batch_size
 from .layers import halvings
 from .progress import Shown
+from .run_data import chosen_rows
 from .runs import load_weights, write
 from .vae import VAE
 
@@ -244,7 +244,7 @@ def frechet(
 
     size = batch_size(model)
     with evaluating(model), seeded(seed, device):
-        for rows in chosen_rows(len(there), number, seed).split(size):
+        for rows in in_order(len(there), number, seed).split(size):
             batch = seen[rows]
             see("images", grey[rows].images)
             see("reconstructions", model.reconstruct(batch.images, batch.labels).mean)
@@ -252,7 +252,7 @@ def frechet(
                 drawn = labels[torch.randint(len(labels), (len(rows),))]
                 see("samples", model.sample(len(rows), drawn).mean)
         if split != "train":
-            for rows in chosen_rows(len(train), number, seed).split(size):
+            for rows in in_order(len(train), number, seed).split(size):
                 see("training", train[rows].images.to(device))
     features = {name: torch.cat(parts) for name, parts in found.items()}
     distance = {name: frechet_distance(f, features["images"]) for name, f in features.items()}
@@ -274,7 +274,6 @@ def frechet(
     )
 
 
-def chosen_rows(there: int, count: int, seed: int) -> Tensor:
+def in_order(there: int, count: int, seed: int) -> Tensor:
     """`count` rows by the seed, in order, as a file is best read."""
-    chosen = np.random.default_rng(seed).permutation(there)[:count]
-    return torch.from_numpy(np.sort(chosen))
+    return chosen_rows(there, count, seed).sort().values

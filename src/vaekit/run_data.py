@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+import torch
+from torch import Tensor
+
 from .checks import require
 from .data import Dataset, Frozen, freeze, load_again
 from .data.dataset import choose_split
@@ -24,6 +28,12 @@ def run_data(run: Run, data: Dataset | None, data_dir: str | Path | None) -> Dat
 def run_images(run: Run, data: Dataset, split: str) -> Frozen:
     """A split of a run's data set as its model is measured on it."""
     return freeze(choose_split(data, split), run.data.binarisation)
+
+
+def chosen_rows(count: int, limit: int | None, seed: int) -> Tensor:
+    """`limit` of `count` rows, or all, in an order of the seed's."""
+    order = np.random.default_rng(seed).permutation(count)
+    return torch.from_numpy(order[:limit])
 
 
 def evaluation_images(
