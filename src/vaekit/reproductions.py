@@ -123,8 +123,9 @@ def vampprior_rows() -> dict[str, Published]:
             rows[f"{model}-{kind}"] = Published(
                 f"{model}, gated layers of 300, 40 latent dimensions a level, {data}",
                 source, "nll", value, 0.3, "lower",
-                {"preset": presets[model], "data": data, **prior},
-                differs="plain Adam, not one of scaled gradients; scales are not clipped",
+                {"preset": presets[model], "data": data, "learning_rate": 2e-3, "schedule": "cosine", **prior},
+                differs="plain Adam whose learning rate falls from 2e-3 along a cosine, not one of scaled gradients at "
+                "5e-4; scales are not clipped",
             )  # fmt: skip
     return rows
 
