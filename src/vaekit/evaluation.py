@@ -163,8 +163,8 @@ def measured_alike(run: Run, config: EvaluateConfig) -> dict[str, Any]:
         before = run.evaluation
     except UserError:  # there is none, or it is damaged: it is written anew
         return {}
-    same = before.get("settings") == how(config) and before.get("weights") == weights_hash(run)
-    return before if same else {}
+    alike = before.get("settings") == how(config) and before.get("weights") == weights_hash(run)
+    return before if alike else {}
 
 
 def weights_hash(run: Run) -> str:

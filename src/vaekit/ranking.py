@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from .checks import require, require_folder
 from .comparing import grouped, measured, name_of, settings_of
 from .figures import COMPARED, Figure
-from .runs import Run, parse_json
+from .runs import Run
 from .runs import write as write_file
 
 if TYPE_CHECKING:
@@ -102,8 +102,7 @@ def rank(runs: Sequence[Run | str | Path], figures: Sequence[Figure] = COMPARED)
     """
     found = list({Run.of(run).path.resolve(): Run.of(run) for run in runs}.values())
     require(len(found) >= 1, "there are no runs to compare")
-    files = {run: run.path / "evaluation.json" for run in found}
-    read = {run: parse_json(f.read_bytes(), str(f)) for run, f in files.items() if f.is_file()}
+    read = {run: run.evaluation for run in found if (run.path / "evaluation.json").is_file()}
     require(len(read) >= 1, f"no run is evaluated yet; first: vaekit evaluate {found[0]}")
     things = {run: dict(zip(MEASURED, measured(run), strict=True)) for run in found}
     require_same(things, "leave one out")

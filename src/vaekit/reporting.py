@@ -20,7 +20,7 @@ from .gallery import PICTURES, Scene, draw_each
 from .options import PlotConfig
 from .pictures import Movie
 from .pictures.writing import pixels, rendered
-from .runs import Run, parse_json, write
+from .runs import Run, write
 
 BUDGET = 4_500_000  # bytes of all pictures, in base64
 LARGE = 200_000  # bytes of a picture, from which on it is kept less exactly
@@ -92,11 +92,8 @@ def tiles(
 
 def read_evaluation(run: Run) -> dict[str, Any] | None:
     """What `evaluate` measured; None where it was not run, or the file is not whole."""
-    path = run.path / "evaluation.json"
-    if not path.is_file():
-        return None
     try:
-        found = parse_json(path.read_bytes(), str(path))
+        found = run.evaluation
     except UserError:
         return None
     return found if found.keys() >= READ else None

@@ -235,13 +235,7 @@ def reproduce(
         plans = {f"{key}-epochs-{plan.training.epochs}": each for key, each in plans.items()}
     metrics = ("elbo", "nll") if row.figure in ("nll", "bits_per_dim") else ("elbo",)
     settings: dict[str, Any] = {"metrics": metrics, "samples": row.samples, "limit": 10_000}
-    runs = sweep(
-        plans,
-        Path(out) / (row.folder or name),
-        progress,
-        split="test",
-        **{**settings, **row.evaluation},
-    )
+    runs = sweep(plans, folder, progress, split="test", **{**settings, **row.evaluation})
     values = [run.evaluation[row.figure] for run in runs]
     return Outcome(name, tuple(values), plan.training.epochs, whole)
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from .checks import UserError, require
+from .checks import UserError, override, require
 from .comparing import compare
-from .evaluation import evaluate, how
+from .evaluation import evaluate, measured_alike
 from .figures import METRICS
 from .options import EvaluateConfig
 from .pictures import save
@@ -42,13 +43,12 @@ def sweep(
             "different things; make a sweep of each",
         )
     folder, shown = Path(out), Shown(progress)
-    evaluation = {"split": "validation", **evaluation}
-    EvaluateConfig(**evaluation)
+    measure = override(EvaluateConfig(split="validation"), evaluation, "sweep()")
     require(folder.is_dir() or not folder.exists(), f"--out {folder} is a file; choose a folder")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            return carry_out(plans, folder, evaluation, progress, shown)
+            return carry_out(plans, folder, measure, progress, shown)
     except Timeout:
         raise UserError(
             f"another sweep is at work in {folder}; wait for it, or choose --out"
@@ -58,7 +58,7 @@ def sweep(
 def carry_out(
     plans: Mapping[str, Plan],
     folder: Path,
-    evaluation: dict[str, Any],
+    measure: EvaluateConfig,
     progress: bool,
     shown: Shown,
 ) -> list[Run]:
@@ -79,8 +79,8 @@ def carry_out(
                 continue
             part.rename(final)
         run = Run(final)
-        if not evaluated(run, evaluation):
-            evaluate(run, progress=progress, **evaluation)
+        if not evaluated(run, measure):
+            evaluate(run, progress=progress, **asdict(measure))
         runs.append(run)
         states[name] = state_of(run)
         if shown.enabled:
@@ -91,7 +91,7 @@ def carry_out(
     if runs:
         # Those of an earlier command too, where they were measured alike.
         others = [Run(folder / name) for name in every if (folder / name).is_dir()]
-        together = [run for run in others if evaluated(run, evaluation)]
+        together = [run for run in others if evaluated(run, measure)]
         table = rank(together)
         write(table, folder / "compare.md")
         write(table, folder / "compare.csv")
@@ -122,14 +122,10 @@ def agreed(plans: Mapping[str, Plan], folder: Path) -> dict[str, Any]:
     return {**before, **mine}
 
 
-def evaluated(run: Run, evaluation: Mapping[str, Any]) -> bool:
+def evaluated(run: Run, wanted: EvaluateConfig) -> bool:
     """Whether the run was measured so already."""
-    if not (run.path / "evaluation.json").is_file():
-        return False
-    wanted = EvaluateConfig(**evaluation)
-    found = run.evaluation
-    metrics = set(wanted.metrics or METRICS)
-    return found.get("settings") == how(wanted) and metrics <= set(found.get("metrics", ()))
+    found = measured_alike(run, wanted)
+    return set(wanted.metrics or METRICS) <= set(found.get("metrics", ()))
 
 
 def state_of(run: Run) -> str:
