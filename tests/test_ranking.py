@@ -429,3 +429,13 @@ def test_files_are_written_by_their_ending(table, tmp_path):
     with pytest.raises(UserError, match="its folder does not exist"):
         write(table, str(tmp_path / "no" / "a.md"))
     assert sorted(p.name for p in tmp_path.glob("*.*")) == ["a.CSV", "a.md", "a.tex"]
+
+
+def test_a_file_from_before_there_were_estimators_is_of_importance_sampling(make):
+    figure = Figure(
+        "nll", "NLL", "nats", "", "lower", error="e", depends=("estimator", "precision")
+    )
+    new = {"nll": 90.0, "e": 0.1, "estimator": "importance", "precision": "float32"}
+    table = rank([make("a", {"nll": 80.0, "e": 0.1}), make("b", new, latent_dim=3)], [figure])
+    assert [row.cells[0].bold for row in table.rows] == [True, False]
+    assert not any(row.cells[0].note for row in table.rows)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 Evaluation = Mapping[str, Any]  # evaluation.json
 MEASURED = ("data set", "binarisation", "likelihood", "part of the image")
+EARLIER = {"estimator": "importance", "precision": "float32"}  # of files that do not say
 NARROW = 5  # figures that stand side by side on a screen
 PAD = "\N{FIGURE SPACE}"  # as wide as a digit
 LATEX = str.maketrans(
@@ -102,7 +103,8 @@ def rank(runs: Sequence[Run | str | Path], figures: Sequence[Figure] = COMPARED)
     """
     found = list({Run.of(run).path.resolve(): Run.of(run) for run in runs}.values())
     require(len(found) >= 1, "there are no runs to compare")
-    read = {run: run.evaluation for run in found if (run.path / "evaluation.json").is_file()}
+    files = [run for run in found if (run.path / "evaluation.json").is_file()]
+    read = {run: {**EARLIER, **run.evaluation} for run in files}
     require(len(read) >= 1, f"no run is evaluated yet; first: vaekit evaluate {found[0]}")
     things = {run: dict(zip(MEASURED, measured(run), strict=True)) for run in found}
     require_same(things, "leave one out")
