@@ -11,6 +11,13 @@ Metric = Literal[
     "elbo", "nll", "aggregate", "reconstruction", "probes", "clusters", "frechet", "gap"
 ]
 
+# Settings that one estimator alone has.
+ESTIMATORS_OWN = (
+    ("temperatures", 1000, "ais"),
+    ("precision", "float32", "importance"),
+    ("memory", "1GB", "importance"),
+)
+
 
 @dataclass(frozen=True)
 class EvaluateConfig:
@@ -44,10 +51,12 @@ class EvaluateConfig:
             require_count(name, getattr(self, name))
         if self.limit is not None:
             require_count("limit", self.limit)
-        require(
-            self.precision == "float32" or self.estimator == "importance",
-            f"--precision {self.precision} is of --estimator importance; leave it out",
-        )
+        for name, default, estimator in ESTIMATORS_OWN:
+            value = getattr(self, name)
+            require(
+                value == default or self.estimator == estimator,
+                f"--{name} {value} is of --estimator {estimator}; leave it out",
+            )
         require_seed(self.seed)
         parse_memory(self.memory)
 
