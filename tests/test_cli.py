@@ -136,7 +136,7 @@ def test_a_deterministic_mmdvae_has_no_elbo_and_says_why(vaekit, small_mnist):
     assert "nan" not in (out + err).lower()
     code, out, err = vaekit("evaluate", "run", "--metrics", "elbo", "nll")
     assert code == 0
-    assert "no nll: the posterior is one point, which has no density" in " ".join(out.split())
+    assert "no NLL: the posterior is one point, which has no density" in " ".join(out.split())
     result = json.loads(Path("run/evaluation.json").read_text())
     assert result["elbo"] is result["nll"] is result["kl"] is None
     assert result["log_likelihood"] < 0

@@ -186,6 +186,8 @@ def test_a_damaged_record_of_the_data_is_named(run, key, value, said):
         ({"seed": -1}, "--seed is -1"),
         ({"seed": 2**70}, "--seed is"),
         ({"limit": 0}, "--limit is 0"),
+        ({"temperatures": 50}, "--temperatures 50 is of --estimator ais; leave it out"),
+        ({"estimator": "ais", "memory": "2GB"}, "--memory 2GB is of --estimator importance"),
         ({"split": "tset"}, "split is 'tset'; it must be train or validation or test"),
         ({"device": "cuda:99"}, "not on this machine"),
     ],
@@ -216,9 +218,15 @@ def test_dropout_is_off(tmp_path):
 @pytest.mark.parametrize(("estimator", "chains"), [("ais", 16), ("hmc", 50)])
 def test_other_estimators_agree(run, estimator, chains):
     """On images of random pixels and a decoder of 2 epochs the posterior is simple: all three within 0.5 nats."""
-    options = {"metrics": ("nll",), "limit": 6, "temperatures": 100}
-    exact = evaluate(run, samples=2000, **options)
-    found = evaluate(run, estimator=estimator, **options)
+    exact = evaluate(run, samples=2000, metrics=("nll",), limit=6)
+    own = {"temperatures": 100} if estimator == "ais" else {}
+    found = evaluate(run, estimator=estimator, metrics=("nll",), limit=6, **own)
+    nulls = {figure.key for figure in figures.METRICS["nll"] if found[figure.key] is None}
+    assert (
+        set(found["missing"])
+        == nulls
+        == (set() if own else {"effective_samples", "nll_standard_error"})
+    )
     assert found["nll"] == pytest.approx(exact["nll"], abs=0.5)
     assert (found["samples"], found["estimator"], found["nll_images"]) == (chains, estimator, 6)
     assert f"({chains} " in {row[0]: row[2] for row in figures.described(found)}["NLL"]
@@ -251,7 +259,7 @@ def test_what_cannot_be_had_is_null_and_said(tmp_path):
     model = build("vae", data, latent_dim=2, hidden_dim=8)
     run = train(model, data, out=tmp_path / "a", epochs=1, progress=False)
     result = evaluate(run, data=data, samples=5)
-    assert set(result["missing"]) == {"probes", "clusters", "frechet"}
+    assert set(result["missing"]) == {"probes", "clusters", "frechet", "ssim"}
     assert result["linear_probe"] is result["ari"] is result["frechet_samples"] is None
     assert result["units"]["nll"] == "nats"
 
@@ -275,7 +283,23 @@ def test_errors_are_of_the_pixels_that_are_not_given(tmp_path):
     hidden = bounds.random_pixels(load(run))
     assert hidden < 30
     assert found["psnr"] == pytest.approx(-10 * math.log10(found["squared_error"] / hidden))
-    assert found["missing"] == {"aggregate": "the prior depends on what is given"}
+    assert set(found["missing"]) == {"ssim", "aggregate"}
+
+
+def test_every_null_has_its_reason(tmp_path):
+    """Of a code without a density, grey pixels and one image; a further metric keeps the reasons of those before."""
+    data = random_dataset()
+    model = build("mmdvae", data, latent_dim=2, hidden_dim=8, posterior="deterministic")
+    run = train(model, data, out=tmp_path / "a", epochs=1, progress=False, binarisation="none")
+    evaluate(run, data=data, samples=1, limit=1, metrics=("elbo", "aggregate"))
+    result = evaluate(run, data=data, samples=1, limit=1)
+    assert set(result["metrics"]) == set(figures.METRICS)
+    applicable = {f.key: metric for metric, group in figures.METRICS.items() for f in group}
+    del applicable["minimum_scale"], applicable["share_at_floor"]  # of Gaussian pixels
+    for key, metric in applicable.items():
+        assert result[key] is not None or {key, metric} & set(result["missing"]), key
+    assert {"elbo", "kl", "active_units", "ssim"} <= set(result["missing"])
+    assert all(result[key] is None for key in set(result["missing"]) - set(figures.METRICS))
 
 
 def test_memory_is_checked_before_anything_is_measured(run):

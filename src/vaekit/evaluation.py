@@ -28,7 +28,7 @@ from .compute import fast_float32, find_device, seeded
 from .config import DISCRETE
 from .data import Dataset, Frozen, freeze
 from .features import classifier_of, frechet
-from .figures import METRICS
+from .figures import METRICS, POINT
 from .generation import latent_sizes
 from .importance import LogMeans, measure_nll
 from .models import load
@@ -102,8 +102,8 @@ def evaluate(
 
     `settings` are the fields of EvaluateConfig. Without `limit` the ELBO is of all images, and the NLL of as many,
     chosen by `seed`, as take two minutes here. `data` stands in for loading the run's data set by its name. Figures
-    that cannot be had are null, and `missing` says why, by metric; of a model of hidden pixels, likelihoods are of
-    these alone. Raises UserError for a missing or damaged run, another data set, bad settings.
+    that cannot be had are null, and `missing` says why, by metric or figure; of a model of hidden pixels, likelihoods
+    are of these alone. Raises UserError for a missing or damaged run, another data set, bad settings.
     """
     config = override(EvaluateConfig(), settings, "evaluate()")
     run, where, shown = Run.of(run), find_device(config.device), Shown(progress)
@@ -120,7 +120,8 @@ def evaluate(
     result: dict[str, Any] = {"images": len(chosen), "nll_images": 0, "samples": config.samples}
     result |= before
     result |= {f.key: None for m in METRICS for f in METRICS[m] if m in wanted or not before}
-    missing = {m: why for m, why in before.get("missing", {}).items() if m not in wanted}
+    asked = {*wanted, *(f.key for m in wanted for f in METRICS[m])}
+    missing = {m: why for m, why in before.get("missing", {}).items() if m not in asked}
     with torch.no_grad(), fast_float32(where):
         for name in wanted:
             with seeded(config.seed, where):
@@ -128,6 +129,9 @@ def evaluate(
                     result |= MEASURES[name](subject, result)
                 except Missing as reason:
                     missing[name] = str(reason)
+                else:
+                    nulls = [f for f in METRICS[name] if f.null and result[f.key] is None]
+                    missing |= {figure.key: figure.null for figure in nulls}
             for key in ("elbo", "log_likelihood", "nll"):
                 require(
                     result[key] is None or math.isfinite(result[key]),
@@ -191,9 +195,7 @@ def nll_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
     if config.estimator != "importance":
         return other_estimators(subject)
     if not subject.dense:
-        raise Missing(
-            "the posterior is one point, which has no density; --estimator ais needs none"
-        )
+        raise Missing(POINT + "; --estimator ais needs none")
 
     def measure(some: Frozen, shown: Shown) -> LogMeans:
         return measure_nll(model, some, config.samples, shown, config.memory, config.precision)
@@ -233,13 +235,13 @@ def other_estimators(subject: Subject) -> dict[str, Any]:
     few = subject.first(count)
     starts = range(0, count, ANNEALED_BATCH)
     batches = [few[start : start + ANNEALED_BATCH] for start in starts]
-    if config.estimator == "hmc":
-        found = [reciprocal_log_likelihood(model, batch).cpu() for batch in batches]
-        return {**nll_of(subject, -torch.cat(found), None), "samples": DRAWS}
 
     def track(steps: Any) -> Any:
-        return subject.shown.track(steps, "annealing", config.temperatures)
+        return subject.shown.track(steps, "annealing")
 
+    if config.estimator == "hmc":
+        found = [reciprocal_log_likelihood(model, batch, track=track).cpu() for batch in batches]
+        return {**nll_of(subject, -torch.cat(found), None), "samples": DRAWS}
     weights = torch.cat(
         [
             annealed_log_weights(
@@ -307,7 +309,7 @@ def frechet_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
 def gap_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
     """The ELBO of as many training images, and how far it lies above."""
     if not subject.dense:
-        raise Missing("the posterior is one point, which has no density")
+        raise Missing(POINT)
     if subject.config.split == "train":
         raise Missing("these are the training images")
     count = min(result["images"], len(subject.data.train))

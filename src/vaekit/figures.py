@@ -17,6 +17,7 @@ class Figure:
     `error` is the key of its standard error from its draws within one run. The error from the images is no part of it:
     runs measured on the same images share that, so it leaves a difference.
     `depends` are keys of what the figure depends on besides the run: figures compare only where these are the same.
+    `null` says why it may be null though others of its metric are not.
     """
 
     key: str
@@ -27,40 +28,51 @@ class Figure:
     digits: int = 2
     error: str | None = None
     depends: tuple[str, ...] = ()
+    null: str = ""
 
 
 SAMPLED = ("samples", "estimator", "nll_images", "temperatures", "precision")
 FEATURES = ("classifier_weights", "frechet_images")
+POINT = "the posterior is one point, which has no density"
+ALONE = "it takes 2 images"
+UNKNOWN = "the posterior is no diagonal Gaussian, or there is one image"
+HIDDEN = "the model completes images"
 METRICS: dict[str, tuple[Figure, ...]] = {
     "elbo": (
-        Figure("elbo", "ELBO", "nats", "lower bound on log p(x); higher is better", "higher"),
+        Figure("elbo", "ELBO", "nats", "lower bound on log p(x); higher is better", "higher", null=POINT),
         Figure("log_likelihood", "log-likelihood", "nats", "its first part: how well images are redrawn"),
-        Figure("kl", "KL", "nats", "its second part, subtracted: what the latent carries"),
-        Figure("active_units", "active units", None, "latent dimensions that respond to the image", digits=0),
+        Figure("kl", "KL", "nats", "its second part, subtracted: what the latent carries", null=POINT),
+        Figure("active_units", "active units", None, "latent dimensions that respond to the image", digits=0,
+               null=ALONE),
         Figure("minimum_scale", "smallest scale", "pixels in [0, 1]", "of a Gaussian pixel", digits=4),
         Figure("share_at_floor", "pixels at it", "share", "whose scale is the smallest allowed", digits=3),
     ),
     "nll": (
         Figure("nll", "NLL", "nats", "-log p(x), in expectation an upper bound of it; lower is better", "lower",
                error="nll_standard_error", depends=SAMPLED),
-        Figure("nll_standard_error", "NLL error, samples", "nats", "standard error from the draws", digits=3),
-        Figure("nll_image_standard_error", "NLL error, images", "nats", "standard error from the images", digits=3),
-        Figure("bits_per_dim", "bits/dim", "bits", "NLL per pixel and channel", "lower", 4, depends=SAMPLED),
+        Figure("nll_standard_error", "NLL error, samples", "nats", "standard error from the draws", digits=3,
+               null="one sample does not say how far others would be, nor does HMC"),
+        Figure("nll_image_standard_error", "NLL error, images", "nats", "standard error from the images", digits=3,
+               null=ALONE),
+        Figure("bits_per_dim", "bits/dim", "bits", "NLL per pixel and channel", "lower", 4, depends=SAMPLED,
+               null="the pixels have a density, not probabilities"),
         Figure("effective_samples", "effective samples", None, "draws that the weights are worth, a mean", digits=1,
-               depends=SAMPLED),
+               depends=SAMPLED, null="HMC has no weights"),
     ),
     "aggregate": (
         Figure("mutual_information", "mutual information", "nats",
-               "of image and latent: at most the logarithm of how many images", depends=("aggregate_images",)),
+               "of image and latent: at most the logarithm of how many images", depends=("aggregate_images",),
+               null=UNKNOWN),
         Figure("marginal_kl", "marginal KL", "nats", "from all images' latents to the prior; lower is better", "lower",
-               depends=("aggregate_images",)),
+               depends=("aggregate_images",), null=UNKNOWN),
         Figure("mmd", "MMD to the prior", None, "squared, from all images' latents; near 0 is good", "lower", 5),
     ),
     "reconstruction": (
         Figure("squared_error", "squared error", None, "of images redrawn, summed over pixels; lower is better",
                "lower"),
-        Figure("psnr", "PSNR", "dB", "of the same; higher is better", "higher"),
-        Figure("ssim", "SSIM", None, "structural similarity, 1 for the same image", "higher", 4),
+        Figure("psnr", "PSNR", "dB", "of the same; higher is better", "higher", null="there is no error"),
+        Figure("ssim", "SSIM", None, "structural similarity, 1 for the same image", "higher", 4,
+               null="images have under 11 pixels a side, or some pixels are given"),
     ),
     "probes": (
         Figure("linear_probe", "linear probe", "share", "of labels right by logistic regression on the latent",
@@ -79,12 +91,12 @@ METRICS: dict[str, tuple[Figure, ...]] = {
     ),
     "frechet": (
         Figure("frechet_samples", "Frechet, samples", None, "distance in features of a small classifier", "lower",
-               depends=FEATURES),
+               depends=FEATURES, null=HIDDEN),
         Figure("frechet_reconstructions", "Frechet, reconstructions", None, "the same", "lower", depends=FEATURES),
         Figure("frechet_training", "Frechet, training images", None, "the same: what as many real images come to",
-               depends=FEATURES),
+               depends=FEATURES, null="these are the training images"),
         Figure("class_distance", "class distance", None, "of the samples' classes from the images', by the classifier",
-               "lower", 4, depends=FEATURES),
+               "lower", 4, depends=FEATURES, null=HIDDEN),
     ),
     "gap": (
         Figure("elbo_train", "ELBO of training images", "nats", "as many of them", depends=("images",)),
@@ -161,6 +173,11 @@ def as_table(e: Mapping[str, Any]) -> Table:
     table.add_column("what it is", overflow="fold")
     for row in described(e):
         table.add_row(*row)
-    missing = [f"no {name}: {reason}" for name, reason in (e.get("missing") or {}).items()]
+    if not table.rows:
+        table.show_header, table.box = False, None
+    names = {figure.key: figure.name for figure in FIGURES}
+    missing = [
+        f"no {names.get(name, name)}: {reason}" for name, reason in (e.get("missing") or {}).items()
+    ]
     table.caption = "\n".join([*filter(None, [curve(e)]), *missing]) or None
     return table
