@@ -43,6 +43,26 @@ def test_the_papers_settings_are_in_the_rows():
     assert Plan.of(**ROWS["iwae-50"].plan).objective.samples == 50
     theirs = Plan.of(**ROWS["novicestone-frey-2"].plan)
     assert theirs.training.epochs == 2000
+    few, many = (Plan.of(**ROWS[f"aevb-likelihood-{n}"].plan) for n in (1000, 50_000))
+    assert (few.training.epochs * 1000, many.training.epochs * 50_000) == (5 * 10**6, 6 * 10**7)
+    assert few.training.weight_decay == 1 / 1000
+    assert (few.settings.decoder, few.settings.latent_dim, few.data.data) == (
+        "100",
+        3,
+        "mnist:1000",
+    )
+    deep = Plan.of(**ROWS["vampprior-tf2-hvamp-fashion"].plan)
+    assert (deep.settings.network_size, deep.settings.latent_dim, deep.training.epochs) == (
+        16,
+        1,
+        250,
+    )
+    assert deep.data.data == "fashionmnist"
+
+
+def test_as_many_digits_are_written_as_were_published():
+    assert Outcome("novicestone-frey-20-error", (0.43, 0.44), 1, 1).written == "0.4350 ± 0.0071"
+    assert Outcome("vae-dynamic", (84.5,), 1, 1).written == "84.50"
 
 
 def row(better, value=-100.0, tolerance=1.5):
