@@ -171,6 +171,11 @@ class Run:
         return [parse_json(line, f"{path}, line {n}") for n, line in enumerate(whole, 1)]
 
     @property
+    def best(self) -> dict[str, Any]:
+        """The epoch whose weights are kept."""
+        return [epoch for epoch in self.metrics if epoch["best"]][-1]
+
+    @property
     def evaluation(self) -> dict[str, Any]:
         """What `evaluate` wrote. Raises UserError where it has not."""
         path = self.path / "evaluation.json"
