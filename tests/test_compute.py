@@ -1,10 +1,19 @@
 """Devices and matrix products."""
 
+import platform
+
 import pytest
 import torch
 
 from vaekit import UserError, compute
-from vaekit.compute import fast_float32, find_device, matmul_error, seeded
+from vaekit.compute import (
+    fast_float32,
+    find_device,
+    matmul_error,
+    memory_kept,
+    resident,
+    seeded,
+)
 
 CPU = torch.device("cpu")
 
@@ -62,3 +71,19 @@ def test_devices():
     ]:
         with pytest.raises(UserError, match=said):
             find_device(name)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries keep no memory")
+def test_memory_is_kept_up_to_a_limit():
+    """200 MB in pieces that lie below one that stays: kept for the next tensors, or given back."""
+    for limit, kept in ((2**40, True), (2**20, False)):
+        with memory_kept(limit) as tidy:
+            pieces = [torch.ones(2**20) for _ in range(50)]
+            above = torch.ones(2**16)
+            full = resident()
+            del pieces
+            tidy()
+            assert (full - resident() < 2**25) == kept
+            assert above.sum() == 2**16
+        if kept:
+            assert full - resident() > 2**27

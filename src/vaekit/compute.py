@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-from collections.abc import Iterator
+import mmap
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -90,27 +92,40 @@ def fast_float32(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def memory_kept() -> Iterator[None]:
-    """Keep freed memory for the next tensors inside, where the C library is glibc.
+def memory_kept(limit: int) -> Iterator[Callable[[], None]]:
+    """Keep freed memory for the next tensors inside, where the C library is glibc; gives what to call now and then, so
+    that no more than `limit` bytes are kept.
 
     It gives blocks of some megabytes back to the system at once, which then clears each page anew: up to a third of the
-    time of work that makes and drops such tensors. Afterwards its bounds are those that it comes to by itself at most.
+    time of work that makes and drops such tensors. What it keeps can break into pieces that fit nothing, and so grow
+    by megabytes an image: hence the limit. Afterwards its bounds are those that it comes to by itself at most.
     """
     try:
         library = ctypes.CDLL(None)
         library.mallopt, library.malloc_trim  # noqa: B018
+        before = resident()
     except (AttributeError, OSError, TypeError):  # another C library, another system
-        yield
+        yield lambda: None
         return
-    trim, from_system = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD
-    library.mallopt(trim, 2**29)
-    library.mallopt(from_system, 2**29)
+
+    def tidy() -> None:
+        if resident() - before > limit:
+            library.malloc_trim(0)
+
+    trim, from_system = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, whose largest is 2^25
+    library.mallopt(trim, 2**27)
+    library.mallopt(from_system, 2**25)
     try:
-        yield
+        yield tidy
     finally:
         library.mallopt(trim, 2**26)
-        library.mallopt(from_system, 2**25)
         library.malloc_trim(0)
+
+
+def resident() -> int:
+    """Bytes of memory that this process has, on Linux."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * mmap.PAGESIZE
 
 
 def matmul_error(device: torch.device) -> float:

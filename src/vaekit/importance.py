@@ -76,9 +76,12 @@ def measure_nll(
 ) -> LogMeans:
     """log p(x) of every image from `samples` draws (Burda et al. 2016, eq. 8). In bfloat16 the decoder computes in that
     precision; densities and their sums do not. Raises UserError for a `memory` that holds not one row."""
-    with memory_kept(), evaluating(model):
+    parts = []
+    with memory_kept(parse_memory(memory)) as tidy, evaluating(model):
         ready = prepared(model, precision)
-        parts = [LogMeans.of(w) for w in log_weights(ready, images, samples, shown, memory)]
+        for weights in log_weights(ready, images, samples, shown, memory):
+            parts.append(LogMeans.of(weights))
+            tidy()
     return LogMeans(
         torch.cat([part.first for part in parts]).cpu(),
         torch.cat([part.second for part in parts]).cpu(),
