@@ -191,3 +191,9 @@ def test_a_sweep_grows(tmp_path):
         sweep({name: both[name]}, tmp_path / "s", progress=False, **QUICK)
     (row,) = csv.DictReader((tmp_path / "s" / "compare.csv").read_text().splitlines())
     assert row["elbo_count"] == "2"
+
+
+def test_a_preset_goes_with_its_own_model_alone():
+    assert Plan.of("vae", preset="aevb-mnist") == Plan.of(preset="aevb-mnist")
+    with pytest.raises(UserError, match="aevb-mnist is of the model vae, not convvae"):
+        Plan.of("convvae", preset="aevb-mnist")

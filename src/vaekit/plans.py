@@ -36,9 +36,11 @@ class Plan:
     def of(cls, model: str = "", preset: str = "", **changes: Any) -> Plan:
         """A model, or a preset, with some settings changed, by the names of their flags: `latent_dim=5, epochs=20`.
 
-        Raises UserError for an unknown name or value.
+        Raises UserError for an unknown name or value, and for a preset of another model.
         """
         chosen = named_preset(preset) if preset else None
+        if chosen is not None and model not in ("", chosen.model):
+            raise UserError(f"the preset {preset} is of the model {chosen.model}, not {model}")
         row = model_entry(model) if chosen is None else chosen.entry
         plain = cls(
             model if chosen is None else chosen.model,
