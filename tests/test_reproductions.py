@@ -1,6 +1,7 @@
 """Published figures: each row's training is one that can be had, and its verdict is right."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -141,3 +142,29 @@ def test_a_shortened_training_says_so(tmp_path):
     outcome = Outcome("vae-dynamic", (84.5,), 700, 2000)
     append(outcome, tmp_path / "report.md")
     assert "| 84.45 | 0.3 | yes | 700 of 2,000 |" in (tmp_path / "report.md").read_text()
+
+
+def test_a_report_that_cannot_be_added_to_is_refused_before_the_training(
+    vaekit, monkeypatch, tmp_path
+):
+    monkeypatch.setattr(module, "reproduce", lambda *_: pytest.fail("it was trained"))
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "binary.md").write_bytes(b"\xff\xfe")
+    (tmp_path / "file").touch()
+    for report in ("folder", "", "/dev/null", "binary.md", "file/r.md", "/proc/nowhere/r.md"):
+        code, out, err = vaekit("reproduce", "vae-dynamic", "--report", report)
+        assert (code, out) == (2, "")
+        assert str(Path(report)) in err
+        assert "--report" in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["binary.md", "file", "folder"]
+
+
+def test_the_outcome_is_printed_though_the_report_fails(vaekit, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device", "r.md")
+
+    monkeypatch.setattr(module, "reproduce", lambda name, *_: Outcome(name, (84.5,), 1, 1))
+    monkeypatch.setattr(module, "append", full)
+    code, out, err = vaekit("reproduce", "vae-dynamic", "--report", "r.md")
+    assert (code, err) == (2, "vaekit: r.md: No space left on device\n")
+    assert "vae-dynamic: nll 84.50; published 84.45" in out

@@ -156,17 +156,18 @@ def reproduce(
     if not row:
         console.print(reproductions.as_table())
         return
+    wanted = reproductions.published(row)
     require_count("seeds", seeds, largest=1000)
     seconds = None if budget is None else parse_duration(budget, "--budget")
-    outcome = reproductions.reproduce(row, seeds, seconds, out)
-    wanted = reproductions.published(row)
     if report is None:
         here = reproductions.REPORT.parent.is_dir()
         report = str(reproductions.REPORT if here else Path(out) / reproductions.REPORT.name)
-    reproductions.append(outcome, Path(report))
+    reproductions.check_report(Path(report))
+    outcome = reproductions.reproduce(row, seeds, seconds, out)
     said = "within" if outcome.within else "NOT within"
     print(
         f"{row}: {wanted.figure} {outcome.written}; published {wanted.value:g} ({wanted.source}); {said} the tolerance "
         f"of {wanted.tolerance:g}"
     )
+    reproductions.append(outcome, Path(report))
     print(f"added to {report}")

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from .checks import UserError, closest
+from .checks import UserError, closest, require
 from .plans import Plan
 from .progress import Shown
 from .replacing import replacing
@@ -329,6 +329,24 @@ def with_epochs(plan: Plan, epochs: int) -> Plan:
     return replace(plan, training=short)
 
 
+def check_report(report: Path) -> None:
+    """Raise UserError where no line could be added to the report."""
+    try:
+        require(
+            report.is_file() or not report.exists(), f"{report} is no file; --report names a file"
+        )
+        if report.exists():
+            report.read_text(encoding="utf-8")
+        folder = next(folder for folder in report.absolute().parents if folder.exists())
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "what is there is no UTF-8"
+        raise UserError(
+            f"no line can be added to {report} ({reason}); choose another --report"
+        ) from None
+
+
 def append(outcome: Outcome, report: Path) -> None:
     """Add a line to the report, which is begun where it is not there."""
     import torch
@@ -336,7 +354,7 @@ def append(outcome: Outcome, report: Path) -> None:
     from . import __version__
 
     row = ROWS[outcome.name]
-    text = report.read_text() if report.exists() else HEADER
+    text = report.read_text(encoding="utf-8") if report.exists() else HEADER
     epochs = (
         f"{outcome.epochs:,}"
         if outcome.epochs == outcome.whole
