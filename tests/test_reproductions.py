@@ -1,6 +1,7 @@
 """Published figures: each row's training is one that can be had, and its verdict is right."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,19 @@ def test_the_outcome_is_printed_though_the_report_fails(vaekit, monkeypatch):
     code, out, err = vaekit("reproduce", "vae-dynamic", "--report", "r.md")
     assert (code, err) == (2, "vaekit: r.md: No space left on device\n")
     assert "vae-dynamic: nll 84.50; published 84.45" in out
+
+
+def test_lines_added_at_the_same_time_are_all_there(tmp_path):
+    outcomes = [Outcome("vae-dynamic", (float(value),), 1, 1) for value in range(40)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(append, outcomes, [tmp_path / "report.md"] * len(outcomes)))
+    lines = (tmp_path / "report.md").read_text().splitlines()
+    assert all(any(f"**{value}.00**" in line for line in lines) for value in range(40))
+    assert len(lines) == len(module.HEADER.splitlines()) + 40
+
+
+def test_a_report_without_a_last_newline_gets_one(tmp_path):
+    (tmp_path / "report.md").write_bytes("| ± |\r\n| last |".encode())
+    append(Outcome("vae-dynamic", (84.5,), 1, 1), tmp_path / "report.md")
+    content = (tmp_path / "report.md").read_bytes()
+    assert content.startswith("| ± |\r\n| last |\n| 2".encode())

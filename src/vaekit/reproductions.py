@@ -15,6 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from filelock import FileLock
+
 from .checks import UserError, closest, require
 from .plans import Plan
 from .progress import Shown
@@ -354,7 +356,6 @@ def append(outcome: Outcome, report: Path) -> None:
     from . import __version__
 
     row = ROWS[outcome.name]
-    text = report.read_text(encoding="utf-8") if report.exists() else HEADER
     epochs = (
         f"{outcome.epochs:,}"
         if outcome.epochs == outcome.whole
@@ -374,8 +375,12 @@ def append(outcome: Outcome, report: Path) -> None:
         f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
     ]
     report.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(report) as file:
-        file.write((text + "| " + " | ".join(cells) + " |\n").encode())
+    with FileLock(report.with_name(f".{report.name}.lock")):  # two that read it lose a line
+        before = (report.read_bytes() if report.exists() else b"") or HEADER.encode()
+        if not before.endswith(b"\n"):
+            before += b"\n"
+        with replacing(report) as file:
+            file.write(before + f"| {' | '.join(cells)} |\n".encode())
 
 
 def as_table() -> Table:
