@@ -169,5 +169,7 @@ def reproduce(
         f"{row}: {wanted.figure} {outcome.written}; published {wanted.value:g} ({wanted.source}); {said} the tolerance "
         f"of {wanted.tolerance:g}"
     )
+    if wanted.differs:
+        print(f"differs: {wanted.differs}")
     reproductions.append(outcome, Path(report))
     print(f"added to {report}")
