@@ -90,6 +90,22 @@ def test_an_unknown_row_is_named():
         reproduce("aevb-mnist-21")
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seeds": 0}, "--seeds is 0; it must be at least 1"),
+        ({"seeds": 1.5}, "--seeds is 1.5; it must be a whole number"),
+        ({"seeds": 1001}, "--seeds is 1001; it must be at most 1,000"),
+        *(({"budget": value}, "--budget is .* must be a positive number")
+          for value in ("30m", -1, 0, True, float("nan"), float("inf"))),
+    ],
+)  # fmt: skip
+def test_seeds_and_budget_are_checked_in_python_too(settings, message, tmp_path):
+    with pytest.raises(UserError, match=message):
+        reproduce("vae-dynamic", out=tmp_path / "runs", **settings)
+    assert not (tmp_path / "runs").exists()
+
+
 @pytest.fixture
 def small(monkeypatch):
     plan = {

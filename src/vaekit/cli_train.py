@@ -11,7 +11,7 @@ from tyro.conf import Positional
 
 from . import cli_words
 from .catalog import ModelEntry
-from .checks import parse_duration, require_count
+from .checks import parse_duration
 from .config import ObjectiveConfig, TrainConfig, WatchConfig
 from .data.settings import DataConfig
 from .options import SweepConfig
@@ -157,7 +157,6 @@ def reproduce(
         console.print(reproductions.as_table())
         return
     wanted = reproductions.published(row)
-    require_count("seeds", seeds, largest=1000)
     seconds = None if budget is None else parse_duration(budget, "--budget")
     if report is None:
         here = reproductions.REPORT.parent.is_dir()

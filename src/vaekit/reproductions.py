@@ -6,6 +6,8 @@ samples, and the split are those of the source, or the row says how they differ.
 
 from __future__ import annotations
 
+import math
+import numbers
 import os
 import statistics
 import tempfile
@@ -17,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
 
-from .checks import UserError, closest, require
+from .checks import UserError, closest, require, require_count
 from .plans import Plan
 from .progress import Shown
 from .replacing import replacing
@@ -258,11 +260,16 @@ def reproduce(
     """Train a row of ROWS with the seeds 0, 1 ... in OUT/<row>, and measure it on the test images.
 
     `budget`, in seconds, shortens the training to the epochs that fit it, all seeds together. What was done before is
-    kept. Raises UserError for an unknown row.
+    kept. Raises UserError for an unknown row, and for a budget or a number of seeds that is none.
     """
     from .sweeps import sweep
 
     row = published(name)
+    require_count("seeds", seeds, largest=1000)
+    require(
+        budget is None or (is_number(budget) and 0 < budget < math.inf),
+        f"--budget is {budget!r} seconds; it must be a positive number",
+    )
     plan = Plan.of(**row.plan)
     whole = plan.training.epochs
     folder = Path(out) / (row.folder or name)
@@ -278,6 +285,10 @@ def reproduce(
     runs = sweep(plans, folder, progress, split="test", **{**settings, **row.evaluation})
     values = [run.evaluation[row.figure] for run in runs]
     return Outcome(name, tuple(values), plan.training.epochs, whole)
+
+
+def is_number(value: Any) -> bool:
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def published(name: str) -> Published:
@@ -307,7 +318,7 @@ def shortened(plan: Plan, seconds: float, shown: Shown) -> Plan:
         run = trial.train(str(Path(folder) / "trial"), progress=False)
         each = run.metrics[-1]["seconds"]
     training = plan.training
-    epochs = max(1, min(training.epochs, int(seconds / each)))
+    epochs = max(1, int(min(training.epochs, seconds / each)))
     if epochs < training.epochs:
         shown.say(
             f"{epochs:,} of {training.epochs:,} epochs fit ({each:.1f} s each), on a cosine schedule"
