@@ -12,7 +12,16 @@ from vaekit.figures import FIGURES
 from vaekit.plans import Plan
 from vaekit.presets import PRESETS
 from vaekit.progress import Shown
-from vaekit.reproductions import ROWS, Outcome, Published, append, reproduce, shortened
+from vaekit.reproductions import (
+    ROWS,
+    Outcome,
+    Published,
+    append,
+    once_shortened,
+    reproduce,
+    shortened,
+    with_epochs,
+)
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -153,6 +162,17 @@ def test_a_budget_shortens_the_training_and_its_warm_ups(small, tmp_path, monkey
     short = shortened(plan, 2.5, Shown(False)).training
     assert (short.epochs, short.kl_warmup, short.schedule) == (2, 1.0, "cosine")
     assert shortened(plan, 2.5, Shown(False)) == plan
+
+
+@pytest.mark.parametrize("damage", ['"x"', "0", "-3", "2.5", "true", "null", "NaN", "[2]"])
+def test_what_is_no_number_of_epochs_is_found_anew(damage, small, tmp_path, monkeypatch):
+    plan = Plan.of(**ROWS["small"].plan)
+    monkeypatch.setattr(module, "shortened", lambda *_: with_epochs(plan, 3))
+    file = tmp_path / "budgets.json"
+    file.write_text(f'{{"1.0": {damage}, "2.0": {damage}, "4.0": 2}}')
+    assert once_shortened(plan, 1.0, tmp_path, Shown(False)).training.epochs == 3
+    assert json.loads(file.read_text()) == {"1.0": 3, "4.0": 2}
+    assert once_shortened(plan, 4.0, tmp_path, Shown(False)).training.epochs == 2
 
 
 def test_a_shortened_training_says_so(tmp_path):

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
 
-from .checks import UserError, closest, require, require_count
+from .checks import UserError, closest, is_whole, require, require_count
 from .plans import Plan
 from .progress import Shown
 from .replacing import replacing
@@ -303,7 +303,8 @@ def published(name: str) -> Published:
 def once_shortened(plan: Plan, seconds: float, folder: Path, shown: Shown) -> Plan:
     """The plan shortened as it was before for as many seconds, so that what was begun goes on."""
     file = folder / "budgets.json"
-    before = parse_json(file.read_bytes(), str(file)) if file.exists() else {}
+    found = parse_json(file.read_bytes(), str(file)) if file.exists() else {}
+    before = {key: epochs for key, epochs in found.items() if is_whole(epochs) and epochs >= 1}
     known = before.get(str(seconds))
     short = shortened(plan, seconds, shown) if known is None else with_epochs(plan, known)
     folder.mkdir(parents=True, exist_ok=True)
