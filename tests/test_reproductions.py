@@ -2,6 +2,7 @@
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -145,6 +146,17 @@ def test_a_row_is_trained_measured_and_written(small, tmp_path):
     assert first == second
     assert f"| `small` | nll | **{outcome.mean:.2f} ± " in first
     assert "| 25 | 5 | " in first
+
+
+def test_a_figure_that_cannot_be_had_says_why(small, tmp_path, monkeypatch):
+    plan = {"model": "infovae", "posterior": "deterministic", "data": "digits", "epochs": 1, "hidden_dim": 8,
+            "latent_dim": 2, "alpha": 1.0}  # fmt: skip
+    monkeypatch.setitem(ROWS, "small", replace(ROWS["small"], plan=plan))
+    with pytest.raises(UserError, match=r"seed-0 has no nll, .*: the posterior is one point"):
+        reproduce("small", out=tmp_path / "runs", progress=False)
+    monkeypatch.setitem(ROWS, "small", replace(ROWS["small"], figure="elbo", plan=plan))
+    with pytest.raises(UserError, match=r"seed-0 has no elbo, .*: the posterior is one point"):
+        reproduce("small", out=tmp_path / "runs", progress=False)
 
 
 def test_a_budget_shortens_the_training_and_its_warm_ups(small, tmp_path, monkeypatch):

@@ -20,10 +20,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from filelock import FileLock
 
 from .checks import UserError, closest, is_whole, require, require_count
+from .figures import METRICS
 from .plans import Plan
 from .progress import Shown
 from .replacing import replacing
-from .runs import parse_json, write_json
+from .runs import Run, parse_json, write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -260,7 +261,8 @@ def reproduce(
     """Train a row of ROWS with the seeds 0, 1 ... in OUT/<row>, and measure it on the test images.
 
     `budget`, in seconds, shortens the training to the epochs that fit it, all seeds together. What was done before is
-    kept. Raises UserError for an unknown row, and for a budget or a number of seeds that is none.
+    kept. Raises UserError for an unknown row, for a budget or a number of seeds that is none, and where a run has no
+    such figure.
     """
     from .sweeps import sweep
 
@@ -283,8 +285,21 @@ def reproduce(
     metrics = ("elbo", "nll") if row.figure in ("nll", "bits_per_dim") else ("elbo",)
     settings: dict[str, Any] = {"metrics": metrics, "samples": row.samples, "limit": 10_000}
     runs = sweep(plans, folder, progress, split="test", **{**settings, **row.evaluation})
-    values = [run.evaluation[row.figure] for run in runs]
+    values = [figure_of(run, row.figure) for run in runs]
     return Outcome(name, tuple(values), plan.training.epochs, whole)
+
+
+def figure_of(run: Run, key: str) -> float:
+    """A figure of an evaluated run; UserError says why it has none."""
+    found = run.evaluation
+    if found[key] is None:
+        (metric,) = (name for name in METRICS if key in (figure.key for figure in METRICS[name]))
+        missing = found.get("missing", {})
+        reason = missing.get(key) or missing.get(metric) or "evaluation.json does not say why"
+        raise UserError(
+            f"{run} has no {key}, so nothing to stand beside the published one: {reason}"
+        )
+    return found[key]
 
 
 def is_number(value: Any) -> bool:
