@@ -159,6 +159,11 @@ def test_a_figure_that_cannot_be_had_says_why(small, tmp_path, monkeypatch):
         reproduce("small", out=tmp_path / "runs", progress=False)
 
 
+def test_help_says_what_a_budget_counts(vaekit):
+    _, out, _ = vaekit("reproduce", "--help")
+    assert "Time of training" in out
+
+
 def test_a_budget_shortens_the_training_and_its_warm_ups(small, tmp_path, monkeypatch):
     plan = Plan.of(**ROWS["small"].plan)
     seconds = iter([1.0, 0.01])

@@ -144,7 +144,8 @@ def reproduce(
     Args:
         row: Which.
         seeds: Trainings, of the seeds 0, 1 ...
-        budget: Time for all of them, such as 30m or 2h; the trainings are shortened to fit.
+        budget: Time of training, for all of them, such as 30m or 2h, to which they are shortened; the epoch that is
+            timed first and the measuring come on top.
         out: Folder of the runs; what is there already is kept.
         report: File to add a line to; docs/results/reproduction.md where that folder is, else OUT/reproduction.md.
     """

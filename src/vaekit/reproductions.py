@@ -260,9 +260,9 @@ def reproduce(
 ) -> Outcome:
     """Train a row of ROWS with the seeds 0, 1 ... in OUT/<row>, and measure it on the test images.
 
-    `budget`, in seconds, shortens the training to the epochs that fit it, all seeds together. What was done before is
-    kept. Raises UserError for an unknown row, for a budget or a number of seeds that is none, and where a run has no
-    such figure.
+    `budget`, in seconds, shortens the training to the epochs that fit it, all seeds together; the epoch that is timed
+    first and the measuring come on top. What was done before is kept. Raises UserError for an unknown row, for a budget
+    or a number of seeds that is none, and where a run has no such figure.
     """
     from .sweeps import sweep
 
