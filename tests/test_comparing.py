@@ -136,8 +136,10 @@ def test_completions_are_not_compared_with_whole_images(tmp_path):
         fit(tmp_path / c[-1], "cvae", condition=c) for c in ("label", "quadrants:1", "quadrants:3")
     ]
     for first, second in ((0, 1), (1, 2)):
-        with pytest.raises(UserError, match="the part of the image of one is what quadrants"):
+        with pytest.raises(UserError, match="the condition of one is quadrants"):
             compare([runs[first], runs[second]])
+    with pytest.raises(UserError, match="the condition of one is label, of the other none"):
+        compare([fit(tmp_path / "plain"), runs[0]])
 
 
 def test_the_device_is_no_setting(tmp_path):

@@ -305,6 +305,17 @@ def test_the_seed_tells_images_apart_where_they_are_not_all(make):
             rank([a, b], [NLL])  # fmt: skip
 
 
+def test_runs_measured_alike_compare_though_time_allowed_one_fewer_images(make):
+    runs = [make("a", {"nll": 90.0}), make("b", {"nll": 91.0, "nll_images": 10}, latent_dim=3)]
+    table = rank([*runs, make("c", {"elbo": -95.0, "nll_images": 0}, latent_dim=4)], [NLL])
+    assert len(table.rows) == 3
+    assert [row.cells[0] and row.cells[0].note for row in table.rows] == [
+        "samples 100, nll images 20",
+        "samples 100, nll images 10",
+        None,
+    ]
+
+
 def test_other_sample_counts_are_marked_and_not_bold(several):
     runs = several([90.0, 90.1, 90.2], [99.0, 99.1, 99.2], elbo=-100.0)
     assert bold(rank(runs, [NLL]))[0] == [True]

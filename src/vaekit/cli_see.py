@@ -89,7 +89,10 @@ def compare(runs: RunsArgument, out: tuple[str, ...] = ()) -> None:
     for file in files:
         ending = file.suffix.lower()
         endings = [*WRITERS, *(f".{kind}" for kind in KINDS)]
-        require(ending in endings, f"cannot write {file}: its ending must be one of {endings}")
+        require(
+            ending in endings,
+            f"cannot write {file}: its ending must be one of {', '.join(endings)}",
+        )
         require_folder(file)
     found = [Run(run) for run in runs if not Path(run).is_file()]  # such as a sweep's own table
     evaluated = [run for run in found if (run.path / "evaluation.json").exists()]
@@ -98,11 +101,12 @@ def compare(runs: RunsArgument, out: tuple[str, ...] = ()) -> None:
     )
     if table is not None:
         Console(highlight=False).print(as_terminal(table))
+    figures = {file: draw(found) for file in files if file.suffix.lower() not in WRITERS}
     for file in files:
-        if table is not None and file.suffix.lower() in WRITERS:
+        if file in figures:
+            print(save(figures[file], file))
+        elif table is not None:
             print(write(table, file))
-        else:
-            print(save(draw(found), file))
     if not files:
         try:
             print(save(draw(found), Path("compare.png")))

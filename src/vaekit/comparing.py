@@ -17,6 +17,7 @@ from .runs import Run
 LONGEST = 80  # letters of a name
 # What differs between runs of one setting.
 NOT_SETTINGS = {"seed", "device"}
+MEASURED = ("data set", "binarisation", "likelihood", "condition")
 
 
 def compare(runs: Sequence[Run | str | Path]) -> Figure:
@@ -24,7 +25,7 @@ def compare(runs: Sequence[Run | str | Path]) -> Figure:
     and a band of one standard deviation.
 
     Raises UserError for a run without ELBOs, and for runs whose likelihoods are of different things: other data,
-    another binarisation, another kind of pixels.
+    another binarisation, another kind of pixels, of images alone or given their labels.
     """
     found = list({Run.of(run).path.resolve(): Run.of(run) for run in runs}.values())
     require(len(found) >= 1, "there are no runs to compare")
@@ -34,16 +35,7 @@ def compare(runs: Sequence[Run | str | Path]) -> Figure:
             have,
             f"{run} has no ELBO to compare: its posterior has no density, or no epoch has ended",
         )
-        for what, mine, first in zip(
-            ("data set", "binarisation", "likelihood", "part of the image"),
-            measured(run),
-            measured(found[0]),
-            strict=True,
-        ):
-            require(
-                mine == first,
-                f"{run} and {found[0]} cannot be compared: the {what} of one is {mine}, of the other {first}",
-            )
+    require_same({run: measured(run) for run in found}, "leave one out")
     return pictures.comparison(
         {
             name: [(run.metrics, run.section("data")["images"]["train"]) for run in group]
@@ -52,13 +44,23 @@ def compare(runs: Sequence[Run | str | Path]) -> Figure:
     )
 
 
-def measured(run: Run) -> tuple[str, str, str, str]:
+def measured(run: Run) -> dict[str, str]:
     """What the likelihoods of a run are of."""
     data, settings = f"{run.data.name} ({run.data.sha256[:8]})", run.blueprint.settings
-    part = (
-        f"what {settings.condition} leaves" if settings.condition.startswith("quadrants") else "all"
-    )
-    return data, run.data.binarisation, settings.likelihood, part
+    values = data, run.data.binarisation, settings.likelihood, settings.condition
+    return dict(zip(MEASURED, values, strict=True))
+
+
+def require_same(facts: Mapping[Run, Mapping[str, Any]], remedy: str) -> None:
+    """Raise UserError unless the facts of all runs are equal."""
+    (first, wanted), *others = facts.items()
+    for run, found in others:
+        for what, value in wanted.items():
+            require(
+                found[what] == value,
+                f"{run} and {first} cannot be compared: the {what} of one is {found[what]}, of the other {value}; "
+                f"{remedy}",
+            )
 
 
 def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .checks import require, require_folder
-from .comparing import grouped, measured, name_of, settings_of
+from .comparing import grouped, measured, name_of, require_same, settings_of
 from .figures import COMPARED, Figure
 from .runs import Run
 from .runs import write as write_file
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Evaluation = Mapping[str, Any]  # evaluation.json
-MEASURED = ("data set", "binarisation", "likelihood", "part of the image")
 EARLIER = {"estimator": "importance", "precision": "float32"}  # of files that do not say
 NARROW = 5  # figures that stand side by side on a screen
 PAD = "\N{FIGURE SPACE}"  # as wide as a digit
@@ -72,7 +71,10 @@ class Ranking:
 
     @property
     def header(self) -> list[str]:
-        names = [f"{c.name}, {c.unit}" if c.unit else c.name for c in self.figures]
+        names = [
+            c.name if c.unit is None or c.unit in c.name else f"{c.name}, {c.unit}"
+            for c in self.figures
+        ]
         return [*(key.replace("_", " ") for key in self.settings), "seeds", *names]
 
     @property
@@ -106,10 +108,8 @@ def rank(runs: Sequence[Run | str | Path], figures: Sequence[Figure] = COMPARED)
     files = [run for run in found if (run.path / "evaluation.json").is_file()]
     read = {run: {**EARLIER, **run.evaluation} for run in files}
     require(len(read) >= 1, f"no run is evaluated yet; first: vaekit evaluate {found[0]}")
-    things = {run: dict(zip(MEASURED, measured(run), strict=True)) for run in found}
-    require_same(things, "leave one out")
-    images = {run: images_of(run, evaluation) for run, evaluation in read.items()}
-    require_same(images, "evaluate both with one --split, --limit and --seed")
+    require_same({run: measured(run) for run in found}, "leave one out")
+    require_same(images_of(read), "evaluate both with one --split, --limit and --seed")
 
     groups = list(grouped(found).values())
     counted = [one_a_seed([run for run in group if run in read]) for group in groups]
@@ -131,25 +131,15 @@ def rank(runs: Sequence[Run | str | Path], figures: Sequence[Figure] = COMPARED)
     return Ranking(tuple(keys), tuple(present), tuple(rows), tuple(notes))
 
 
-def require_same(facts: Mapping[Run, Mapping[str, Any]], remedy: str) -> None:
-    """Raise UserError unless the facts of all runs are equal."""
-    (first, wanted), *others = facts.items()
-    for run, found in others:
-        for what, value in wanted.items():
-            require(
-                found[what] == value,
-                f"{run} and {first} cannot be compared: the {what} of one is {found[what]}, of the other {value}; "
-                f"{remedy}",
-            )
-
-
-def images_of(run: Run, evaluation: Evaluation) -> dict[str, Any]:
-    """Which images were measured; where they were not all, the seed chose them."""
-    split, whole = evaluation.get("split"), run.section("data")["images"]
-    counts = [evaluation.get("images"), evaluation.get("nll_images")]
-    chosen = any(count and count != whole.get(split) for count in counts)
-    seed = evaluation.get("seed") if chosen else "any"
-    return {"split": split, "number of images": counts[0], "seed that chose the images": seed}
+def images_of(evaluations: Mapping[Run, Evaluation]) -> dict[Run, dict[str, Any]]:
+    """Which images were measured; where one run's were not all, the seed that chose them."""
+    chosen = False
+    for run, e in evaluations.items():
+        whole = run.section("data").get("images", {}).get(e.get("split"))
+        chosen |= any(e.get(key) not in (None, 0, whole) for key in ("images", "nll_images"))
+    keys = {"split": "split", "number of images": "images"}
+    keys |= {"seed that chose the images": "seed"} if chosen else {}
+    return {run: {what: e.get(key) for what, key in keys.items()} for run, e in evaluations.items()}
 
 
 def one_a_seed(runs: Sequence[Run]) -> list[Run]:
@@ -207,8 +197,12 @@ def column_cells(column: Figure, groups: Sequence[Sequence[Evaluation]]) -> list
 
 def depending(column: Figure, evaluations: Sequence[Evaluation]) -> str:
     """What a figure depends on, such as "samples 1000"."""
-    values = {key: dict.fromkeys(str(e.get(key)) for e in evaluations) for key in column.depends}
-    return ", ".join(f"{key.replace('_', ' ')} {' and '.join(v)}" for key, v in values.items())
+    values = {key: dict.fromkeys(e.get(key) for e in evaluations) for key in column.depends}
+    return ", ".join(
+        f"{key.replace('_', ' ')} {' and '.join(map(str, found))}"
+        for key, found in values.items()
+        if [*found] != [None]
+    )
 
 
 def cell_of(column: Figure, evaluations: Sequence[Evaluation]) -> Cell | None:

@@ -111,7 +111,7 @@ def samples_seen(metrics: Metrics, images: int, title: str = "") -> Figure:
 
 
 def by_samples(axes: Axes) -> None:
-    axes.set(xscale="log", xlabel="training samples seen", ylabel="lower bound (nats per image)")
+    axes.set(xscale="log", xlabel="training samples seen", ylabel="ELBO (nats per image)")
     axes.grid(alpha=0.3, which="both")
 
 
