@@ -17,7 +17,7 @@ from vaekit import Run, UserError
 from vaekit import sweeps as module
 from vaekit.cli_words import combinations, named
 from vaekit.plans import Plan
-from vaekit.sweeps import sweep
+from vaekit.sweeps import Unfinished, sweep
 
 FLAGS = [
     "--data",
@@ -114,11 +114,54 @@ def test_a_training_that_fails_does_not_stop_the_others(tmp_path):
         "good": plans()["seed-0"],
     }
     with pytest.raises(
-        UserError, match="1 of 2 trainings failed, the first, bad: the loss is not finite"
+        UserError, match="1 of 2 runs failed, the first, bad: the loss is not finite"
     ):
         sweep(found, tmp_path / "s", progress=False, **QUICK)
     assert Run(tmp_path / "s" / "good").evaluation["elbo"] < 0
     assert (tmp_path / "s" / "compare.md").exists()
+
+
+@pytest.mark.parametrize("damage", ["weights", "cut", "epochs"])
+def test_a_run_that_cannot_be_measured_does_not_stop_the_others(tmp_path, damage):
+    first, second = plans()
+    sweep({first: plans()[first]}, tmp_path, progress=False, **QUICK)
+    weights = tmp_path / first / "model.safetensors"
+    if damage == "weights":
+        weights.unlink()
+    elif damage == "cut":
+        weights.write_bytes(weights.read_bytes()[:100])
+    else:
+        (tmp_path / first / "metrics.jsonl").write_text("")
+    with pytest.raises(Unfinished, match=f"1 of 2 runs failed, the first, {first}") as error:
+        sweep(plans(), tmp_path, progress=False, **QUICK)
+    assert [run.path.name for run in error.value.runs] == [second]
+
+
+def test_the_command_shows_what_is_done_where_some_runs_fail(vaekit):
+    code, out, err = vaekit(
+        *("sweep", "vae", "--data", "digits", "--epochs", 1, "--hidden_dim", 8, "--out", "s"),
+        *("--learning-rate", "1e-3,1e30", "--optimizer", "rmsprop", "--metrics", "elbo"),
+    )
+    assert code == 2
+    assert "ELBO" in out
+    assert "written to s/compare.md" in out
+    assert "1 of 2 runs failed" in err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["vae,vea"], "did you mean 'vae'"),
+        (["vae", "--latent_dim", "2,3", "--latent-dim", "4"], "--latent-dim is given twice"),
+        (["vae", "--decoder", "16", "--encoder", "8@3/2,8@3 2"], "the one folder encoder-8-3-2"),
+        (["vae,cvae"], "must have the same data, binarisation, likelihood and condition"),
+    ],
+)
+def test_a_bad_list_is_named_before_anything_is_made(vaekit, tmp_path, arguments, said):
+    code, _, err = vaekit("sweep", *arguments, "--data", "digits")
+    assert code == 2
+    assert said in err
+    assert not (tmp_path / "runs").exists()
 
 
 def test_bad_settings_stop_it_before_the_first_training(tmp_path, monkeypatch):
@@ -180,9 +223,16 @@ def test_runs_that_do_not_compare_are_refused_before_the_first_training(tmp_path
         "a": Plan.of("vae", **SMALL),
         "b": Plan.of("vae", **SMALL, likelihood="gaussian"),
     }
-    with pytest.raises(UserError, match="must have the same data, binarisation and likelihood"):
+    with pytest.raises(
+        UserError, match="must have the same data, binarisation, likelihood and condition"
+    ):
         sweep(mixed, tmp_path / "s", progress=False, **QUICK)
     assert not (tmp_path / "s").exists()
+    sweep({"a": mixed["a"]}, tmp_path / "s", progress=False, **QUICK)
+    with pytest.raises(UserError, match="must have the same data"):
+        sweep({"b": mixed["b"]}, tmp_path / "s", progress=False, **QUICK)
+    assert not (tmp_path / "s" / "b").exists()
+    sweep(plans(), tmp_path / "s", progress=False, **QUICK)
 
 
 def test_a_sweep_grows(tmp_path):

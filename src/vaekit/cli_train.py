@@ -10,8 +10,8 @@ import tyro
 from tyro.conf import Positional
 
 from . import cli_words
-from .catalog import ModelEntry
-from .checks import parse_duration
+from .catalog import ModelEntry, model_entry
+from .checks import parse_duration, require
 from .config import ObjectiveConfig, TrainConfig, WatchConfig
 from .data.settings import DataConfig
 from .options import SweepConfig
@@ -98,22 +98,37 @@ def sweep(arguments: list[str], read: Callable[[list[str], list[Asked]], None]) 
     found: list[Asked] = []
     plans: dict[str, Plan] = {}
     for grid, each in cli_words.combinations(arguments):
+        if "model" in grid:
+            model_entry(grid["model"])
         read(each, found)
         if len(found) <= len(plans):
             return  # it was --help
-        plans[cli_words.named(grid) or found[-1][0].model] = found[-1][0]
+        name = cli_words.named(grid) or found[-1][0].model
+        require(
+            name not in plans,
+            f"two of the runs would have the one folder {name}; make a sweep of each",
+        )
+        plans[name] = found[-1][0]
     from rich.console import Console
 
     from .ranking import as_terminal, rank
+    from .sweeps import Unfinished
     from .sweeps import sweep as carry_out_all
 
     plan, measure, out, name = found[0]
     models = "-".join(dict.fromkeys(each.model for each in plans.values()))
     stem = "-".join(filter(None, (models, Path(plan.data.data).stem, name, "sweep")))
     folder = Path(out or f"runs/{stem}")
-    runs = carry_out_all(plans, folder, **measure.evaluation)
-    Console(highlight=False).print(as_terminal(rank(runs)))
-    print(f"written to {folder}/compare.md, compare.csv and compare.png")
+    failed = None
+    try:
+        runs = carry_out_all(plans, folder, **measure.evaluation)
+    except Unfinished as error:
+        runs, failed = error.runs, error
+    if runs:
+        Console(highlight=False).print(as_terminal(rank(runs)))
+        print(f"written to {folder}/compare.md, compare.csv and compare.png")
+    if failed:
+        raise failed
 
 
 def carry_out(plan: Plan, out: str | None, name: str) -> None:

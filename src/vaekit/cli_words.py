@@ -18,6 +18,7 @@ WHOLE = (
 def combinations(arguments: list[str]) -> Iterator[tuple[dict[str, str], list[str]]]:
     """Every way to take one of the values that have commas, as in `sweep vae --seed 0,1`: what was taken by flag (and
     `model`), and the arguments so. Raises UserError for a flag without a value, or given twice."""
+    arguments = [dashed(word) for word in arguments]
     given = [word.partition("=")[0] for word in arguments if word.startswith("--")]
     for name in given:
         if given.count(name) > 1:
@@ -45,6 +46,12 @@ def combinations(arguments: list[str]) -> Iterator[tuple[dict[str, str], list[st
             if len(values) > 1
         }
         yield taken, list(chosen)
+
+
+def dashed(word: str) -> str:
+    """A flag with - for _, as the command line also takes it."""
+    flag, joined, value = word.partition("=")
+    return flag.replace("_", "-") + joined + value if word.startswith("--") else word
 
 
 def named(grid: Mapping[str, str]) -> str:

@@ -173,7 +173,9 @@ class Run:
     @property
     def best(self) -> dict[str, Any]:
         """The epoch whose weights are kept."""
-        return [epoch for epoch in self.metrics if epoch["best"]][-1]
+        found = [epoch for epoch in self.metrics if epoch.get("best")]
+        require(len(found) > 0, f"{self} has no finished epoch; train the model again")
+        return found[-1]
 
     @property
     def evaluation(self) -> dict[str, Any]:

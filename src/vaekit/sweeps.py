@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import statistics
 import time
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -33,15 +34,10 @@ def sweep(
 
     What was done before is kept: a run whose training had not ended is trained again, all others stay as they are.
     `evaluation` are the fields of EvaluateConfig. Raises UserError for a folder that has other runs by these names,
-    or that another process is at; and, after all others, where a training failed.
+    or that another process is at; and Unfinished, after all others, where a training or a measurement failed.
     """
     require(len(plans) >= 1, "there is nothing to train")
-    for what in (lambda p: p.data, lambda p: (p.settings.likelihood, p.settings.condition)):
-        require(
-            len(set(map(what, plans.values()))) == 1,
-            "the runs of a sweep must have the same data, binarisation and likelihood, or their figures are of "
-            "different things; make a sweep of each",
-        )
+    check_alike({name: plain(plan) for name, plan in plans.items()})
     folder, shown = Path(out), Shown(progress)
     measure = override(EvaluateConfig(split="validation"), evaluation, "sweep()")
     require(folder.is_dir() or not folder.exists(), f"--out {folder} is a file; choose a folder")
@@ -55,6 +51,27 @@ def sweep(
         ) from None
 
 
+class Unfinished(UserError):
+    """Some runs of a sweep failed; `runs` are the others."""
+
+    def __init__(self, message: str, runs: list[Run]) -> None:
+        super().__init__(message)
+        self.runs = runs
+
+
+def check_alike(plans: Mapping[str, dict[str, Any]]) -> None:
+    """Raise UserError where plans, as JSON has them, are of different things."""
+    things = [
+        [plan["data"], plan["settings"]["likelihood"], plan["settings"]["condition"]]
+        for plan in plans.values()
+    ]
+    require(
+        all(thing == things[0] for thing in things),
+        "the runs of a sweep must have the same data, binarisation, likelihood and condition, or their figures are of "
+        "different things; make a sweep of each, with its own --out",
+    )
+
+
 def carry_out(
     plans: Mapping[str, Plan],
     folder: Path,
@@ -64,30 +81,30 @@ def carry_out(
 ) -> list[Run]:
     every = agreed(plans, folder)
     write_json(folder / "sweep.json", {"runs": every})
-    started, states = time.perf_counter(), dict.fromkeys(plans, "to come")
-    failed: dict[str, str] = {}
-    runs = []
-    for number, (name, plan) in enumerate(plans.items()):
+    states, failed = dict.fromkeys(plans, "to come"), dict[str, str]()
+    runs, times = list[Run](), list[float]()  # seconds of the trainings
+    for number, (name, plan) in enumerate(plans.items(), 1):
         final, part = folder / name, folder / f"{name}.part"
-        shown.say(f"run {number + 1}/{len(plans)}: {name}")
-        if not final.exists():
-            shutil.rmtree(part, ignore_errors=True)  # of a training that was killed
-            try:
+        shown.say(f"run {number}/{len(plans)}: {name}")
+        started, there = time.perf_counter(), final.exists()
+        try:
+            if not there:
+                shutil.rmtree(part, ignore_errors=True)  # of a training that was killed
                 plan.train(str(part), progress=progress)
-            except UserError as error:
-                states[name] = failed[name] = str(error)
-                continue
-            part.rename(final)
-        run = Run(final)
-        if not evaluated(run, measure):
-            evaluate(run, progress=progress, **asdict(measure))
+                part.rename(final)
+            run = Run(final)
+            if not evaluated(run, measure):
+                evaluate(run, progress=progress, **asdict(measure))
+            states[name] = state_of(run)
+        except UserError as error:
+            states[name] = failed[name] = str(error)
+            continue
         runs.append(run)
-        states[name] = state_of(run)
+        times += [] if there else [time.perf_counter() - started]
         if shown.enabled:
-            done = time.perf_counter() - started
-            shown.console.print(
-                as_table(states, done / (number + 1) * (len(plans) - number - 1)), markup=True
-            )
+            to_come = [name for name in list(plans)[number:] if not (folder / name).exists()]
+            left = statistics.mean(times) * len(to_come) if times else 0.0
+            shown.console.print(as_table(states, left), markup=True)
     if runs:
         # Those of an earlier command too, where they were measured alike.
         others = [Run(folder / name) for name in every if (folder / name).is_dir()]
@@ -97,8 +114,8 @@ def carry_out(
         write(table, folder / "compare.csv")
         draw(together, folder / "compare.png", shown)
     for name, reason in failed.items():
-        raise UserError(
-            f"{len(failed)} of {len(plans)} trainings failed, the first, {name}: {reason}"
+        raise Unfinished(
+            f"{len(failed)} of {len(plans)} runs failed, the first, {name}: {reason}", runs
         )
     return runs
 
@@ -107,6 +124,7 @@ def agreed(plans: Mapping[str, Plan], folder: Path) -> dict[str, Any]:
     """All runs of the folder by name, those of before too; UserError where one by the same name has other settings."""
     file = folder / "sweep.json"
     before = parse_json(file.read_bytes(), str(file)).get("runs", {}) if file.exists() else {}
+    require(isinstance(before, dict), f"{file} is damaged; choose --out, or remove the folder")
     mine = {name: plain(plan) for name, plan in plans.items()}
     for name, plan in mine.items():
         there = before.get(name)
@@ -119,6 +137,7 @@ def agreed(plans: Mapping[str, Plan], folder: Path) -> dict[str, Any]:
             there is None or there == plan,
             f"{folder} has another sweep, whose {name} has other settings; choose --out",
         )
+    check_alike({**before, **mine})
     return {**before, **mine}
 
 
