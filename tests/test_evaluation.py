@@ -113,8 +113,9 @@ def test_a_model_that_diverged_is_named_and_nothing_is_written(run):
     with torch.no_grad():
         next(model.parameters()).fill_(math.nan)
     run.save_weights(model)
-    with pytest.raises(UserError, match="are not finite"):
-        evaluate(run, samples=3)
+    for metric in figures.METRICS:
+        with pytest.raises(UserError, match="the weights of .* are not finite"):
+            evaluate(run, samples=3, metrics=(metric,))
     assert not (run.path / "evaluation.json").exists()
 
 
@@ -300,6 +301,25 @@ def test_every_null_has_its_reason(tmp_path):
         assert result[key] is not None or {key, metric} & set(result["missing"]), key
     assert {"elbo", "kl", "active_units", "ssim"} <= set(result["missing"])
     assert all(result[key] is None for key in set(result["missing"]) - set(figures.METRICS))
+    assert result["mmd"] is result["ari"] is None
+
+
+def test_hmc_is_asked_only_where_it_is_wanted(tmp_path):
+    data = random_dataset()
+    model = build("vae", data, latent_dim=6, hidden_dim=8)
+    run = train(model, data, out=tmp_path / "a", epochs=1, progress=False)
+    assert evaluate(run, data=data, estimator="hmc", metrics=("elbo", "elbo"))["elbo"] < 0
+    with pytest.raises(UserError, match="at most 5 latent dimensions"):
+        evaluate(run, data=data, estimator="hmc")
+
+
+@pytest.mark.parametrize("part", [{"missing": None}, {"metrics": 7}, {"missing": "x"}])
+def test_a_damaged_evaluation_is_made_anew(run, part):
+    file = run.path / "evaluation.json"
+    whole = evaluate(run, samples=5, limit=50, metrics=("elbo",))
+    file.write_text(json.dumps({**whole, **part}))
+    again = evaluate(run, samples=5, limit=50, metrics=("reconstruction",))
+    assert again["metrics"] == ["reconstruction"]
 
 
 def test_memory_is_checked_before_anything_is_measured(run):

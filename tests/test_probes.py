@@ -87,7 +87,7 @@ def test_other_models_are_clustered_by_gaussians_on_the_latent():
     latents = np.where(labels[:, None], 4.0, -4.0) + np.random.default_rng(0).normal(
         size=(len(images), 2)
     )
-    found = measure_clusters(model, images, latents, latents, labels, 0)
+    found = measure_clusters(model, images, latents, (latents, labels), labels, 0)
     assert found["hungarian"] == found["many_to_one"] == 1
     assert found["nmi"] == pytest.approx(1)
     assert found["clusters"] == "2 Gaussians fitted to the latent"
@@ -100,6 +100,6 @@ def test_a_mixture_of_its_own_is_used(tmp_path):
     images = freeze(data.test, "dynamic")
     latents = codes(model, images)
     labels = np.arange(len(images)) % 2
-    found = measure_clusters(model, images, latents, latents, labels, 0)
+    found = measure_clusters(model, images, latents, (latents, labels), labels, 0)
     assert found["clusters"] == "3 of the prior"
     assert math.isfinite(found["ari"])

@@ -54,7 +54,7 @@ def measure_aggregate(model: VAE, images: Frozen) -> dict[str, Any]:
     result: dict[str, Any] = {
         "aggregate_of": ", ".join(names),
         "aggregate_images": len(z),
-        "mmd": float(squared_mmd(z[:MMD_SAMPLES], others[:MMD_SAMPLES])),
+        "mmd": float(squared_mmd(z[:MMD_SAMPLES], others[:MMD_SAMPLES])) if len(z) > 1 else None,
     }
     if locs and len(z) > 1:
         mixture = GaussianMixture(torch.cat(locs), torch.cat(scales))

@@ -108,14 +108,18 @@ def evaluate(
     config = override(EvaluateConfig(), settings, "evaluate()")
     run, where, shown = Run.of(run), find_device(config.device), Shown(progress)
     model = load(run).to(where)
-    if config.estimator == "hmc":
+    require(
+        all(bool(weight.isfinite().all()) for weight in model.parameters()),
+        f"the weights of {run} are not finite: its training diverged, or they are damaged",
+    )
+    wanted: tuple[str, ...] = tuple(dict.fromkeys(config.metrics)) or tuple(METRICS)
+    if config.estimator == "hmc" and "nll" in wanted:
         check_dimensions(sum(latent_sizes(model.blueprint).values()))
     data = run_data(run, data, data_dir)
     images, binarisation = run_images(run, data, config.split), run.data.binarisation
     chosen = images.take(chosen_rows(len(images), config.limit, config.seed)).to(where)
     started = time.perf_counter()
     subject = Subject(run, model, data, chosen, config, where, shown, started)
-    wanted: tuple[str, ...] = config.metrics or tuple(METRICS)
     before = measured_alike(run, config)
     result: dict[str, Any] = {"images": len(chosen), "nll_images": 0, "samples": config.samples}
     result |= before
@@ -132,10 +136,10 @@ def evaluate(
                 else:
                     nulls = [f for f in METRICS[name] if f.null and result[f.key] is None]
                     missing |= {figure.key: figure.null for figure in nulls}
-            for key in ("elbo", "log_likelihood", "nll"):
+            for figure in METRICS[name]:
                 require(
-                    result[key] is None or math.isfinite(result[key]),
-                    f"the likelihoods of {run} are not finite: its training diverged, or its weights are damaged",
+                    result[figure.key] is None or math.isfinite(result[figure.key]),
+                    f"the {figure.name} of {run} is not finite: its training diverged, or its weights are damaged",
                 )
     result |= {
         "missing": missing,
@@ -164,15 +168,17 @@ def how(config: EvaluateConfig) -> dict[str, Any]:
 def measured_alike(run: Run, config: EvaluateConfig) -> dict[str, Any]:
     """What was measured of these weights with the same settings before; else nothing."""
     try:
-        before = run.evaluation
+        before, weights = run.evaluation, weights_hash(run)
     except UserError:  # there is none, or it is damaged: it is written anew
         return {}
-    alike = before.get("settings") == how(config) and before.get("weights") == weights_hash(run)
-    return before if alike else {}
+    whole = isinstance(before.get("missing"), dict) and isinstance(before.get("metrics"), list)
+    alike = before.get("settings") == how(config) and before.get("weights") == weights
+    return before if whole and alike else {}
 
 
 def weights_hash(run: Run) -> str:
-    """sha256 of the file of weights."""
+    """sha256 of the file of weights. Raises UserError where there is none."""
+    require(run.weights_path.is_file(), f"{run.weights_path} is missing; train the model again")
     return hashlib.sha256(run.weights_path.read_bytes()).hexdigest()
 
 
@@ -285,9 +291,11 @@ def probe_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
 
 def cluster_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
     check_blind(subject)
-    labels, (latents, _) = subject.labels, subject.learned
+    labels = subject.labels
+    if len(labels) < 2:
+        raise Missing("one image has no clusters")
     return measure_clusters(
-        subject.model, subject.images, subject.latents, latents, labels, subject.config.seed
+        subject.model, subject.images, subject.latents, subject.learned, labels, subject.config.seed
     )
 
 

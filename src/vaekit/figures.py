@@ -40,8 +40,8 @@ HIDDEN = "the model completes images"
 METRICS: dict[str, tuple[Figure, ...]] = {
     "elbo": (
         Figure("elbo", "ELBO", "nats", "lower bound on log p(x); higher is better", "higher", null=POINT),
-        Figure("log_likelihood", "log-likelihood", "nats", "its first part: how well images are redrawn"),
-        Figure("kl", "KL", "nats", "its second part, subtracted: what the latent carries", null=POINT),
+        Figure("log_likelihood", "log-likelihood", "nats", "the ELBO's first part: how well images are redrawn"),
+        Figure("kl", "KL", "nats", "the ELBO's second part, subtracted: what the latent carries", null=POINT),
         Figure("active_units", "active units", None, "latent dimensions that respond to the image", digits=0,
                null=ALONE),
         Figure("minimum_scale", "smallest scale", "pixels in [0, 1]", "of a Gaussian pixel", digits=4),
@@ -55,7 +55,7 @@ METRICS: dict[str, tuple[Figure, ...]] = {
         Figure("nll_image_standard_error", "NLL error, images", "nats", "standard error from the images", digits=3,
                null=ALONE),
         Figure("bits_per_dim", "bits/dim", "bits", "NLL per pixel and channel", "lower", 4, depends=SAMPLED,
-               null="the pixels have a density, not probabilities"),
+               null="the likelihood is not of discrete pixels"),
         Figure("effective_samples", "effective samples", None, "draws that the weights are worth, a mean", digits=1,
                depends=SAMPLED, null="HMC has no weights"),
     ),
@@ -65,7 +65,8 @@ METRICS: dict[str, tuple[Figure, ...]] = {
                null=UNKNOWN),
         Figure("marginal_kl", "marginal KL", "nats", "from all images' latents to the prior; lower is better", "lower",
                depends=("aggregate_images",), null=UNKNOWN),
-        Figure("mmd", "MMD to the prior", None, "squared, from all images' latents; near 0 is good", "lower", 5),
+        Figure("mmd", "MMD to the prior", None, "squared, from all images' latents; near 0 is good", "lower", 5,
+               null=ALONE),
     ),
     "reconstruction": (
         Figure("squared_error", "squared error", None, "of images redrawn, summed over pixels; lower is better",
@@ -100,7 +101,7 @@ METRICS: dict[str, tuple[Figure, ...]] = {
     ),
     "gap": (
         Figure("elbo_train", "ELBO of training images", "nats", "as many of them", depends=("images",)),
-        Figure("elbo_gap", "train-test gap", "nats", "how far that lies above: what is learned by heart"),
+        Figure("elbo_gap", "gap to training images", "nats", "how far their ELBO lies above: what is learned by heart"),
     ),
 }  # fmt: skip
 FIGURES: tuple[Figure, ...] = tuple(figure for figures in METRICS.values() for figure in figures)
@@ -135,7 +136,8 @@ def detail(figure: Figure, e: Mapping[str, Any]) -> str:
         some = e.get("nll_images", 0) < e.get("images", 0)
         subset = f", of {e['nll_images']:,} of the images" if some else ""
         how = {"ais": "chains annealed from the prior", "hmc": "draws by HMC and a density"}
-        return f" ({e['samples']:,} {how.get(e.get('estimator', ''), 'samples')}{subset})"
+        drawn = "sample" if e["samples"] == 1 else "samples"
+        return f" ({e['samples']:,} {how.get(e.get('estimator', ''), drawn)}{subset})"
     if figure.key == "frechet_samples":
         right, weights = e["classifier_accuracy"], e["classifier_weights"]
         return f", one of {e['classifier']} with {right:.1%} right ({weights}); {e['frechet_images']:,} images"
@@ -160,7 +162,8 @@ def measured_on(e: Mapping[str, Any]) -> str:
         "threshold": "cut at one half",
         "none": "grey, as probabilities" if e["likelihood"] == "bernoulli" else "as they are",
     }[e["binarisation"]]
-    return f"{e['images']:,} {e['split']} images, {e['likelihood']} pixels, {pixels}"
+    images = "image" if e["images"] == 1 else "images"
+    return f"{e['images']:,} {e['split']} {images}, {e['likelihood']} pixels, {pixels}"
 
 
 def as_table(e: Mapping[str, Any]) -> Table:

@@ -84,12 +84,13 @@ def measure_clusters(
     model: VAE,
     images: Frozen,
     latents: np.ndarray,
-    train: np.ndarray,
+    train: tuple[np.ndarray, np.ndarray],
     labels: np.ndarray,
     seed: int,
 ) -> dict[str, Any]:
     """How well clusters agree with labels, which they do not see: the components of the model's own mixture, or of as
-    many Gaussians as there are classes, fitted to the latents of training images. The fields of Agreement."""
+    many Gaussians as the training images have classes, fitted to their latents: `train`, latents and labels. The fields
+    of Agreement."""
     from sklearn.mixture import GaussianMixture
 
     settings = model.blueprint.settings
@@ -97,9 +98,10 @@ def measure_clusters(
     if own:
         probabilities = responsibilities(model, images, 10).cpu().numpy()
     else:
-        classes = min(len(np.unique(labels)), len(train))
+        learned, known = train
+        classes = len(np.unique(known))
         mixture = GaussianMixture(classes, random_state=seed % 2**32, reg_covar=1e-4)
-        probabilities = mixture.fit(train).predict_proba(latents)
+        probabilities = mixture.fit(learned).predict_proba(latents)
     assigned, surest = probabilities.argmax(1), probabilities.max(1)
     count = probabilities.shape[1]
     found = asdict(agreement(assigned, surest, labels, count))
