@@ -114,7 +114,7 @@ def test_a_model_that_diverged_is_named_and_nothing_is_written(run):
         next(model.parameters()).fill_(math.nan)
     run.save_weights(model)
     for metric in figures.METRICS:
-        with pytest.raises(UserError, match="the weights of .* are not finite"):
+        with pytest.raises(UserError, match=r"the weights of .* are not finite"):
             evaluate(run, samples=3, metrics=(metric,))
     assert not (run.path / "evaluation.json").exists()
 
