@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Bernoulli, Independent
 
 from conftest import random_dataset
-from vaekit import UserError, build
+from vaekit import UserError, build, importance
 from vaekit.checks import parse_memory
 from vaekit.compute import seeded
 from vaekit.data import freeze
@@ -66,6 +66,13 @@ def test_the_curve_is_of_disjoint_groups():
     assert means.effective_samples == pytest.approx(float(total.mean()))
 
 
+def test_the_error_is_of_the_unbiased_variance_of_the_weights():
+    weights = torch.tensor([[1.0, 2.0], [3.0, 2.0]], dtype=torch.float64)
+    relative = weights.var(0) / 2 / weights.mean(0) ** 2
+    found = LogMeans.of(weights.log()).standard_error
+    assert found == pytest.approx(float(relative.sum().sqrt()) / 2)
+
+
 def test_bounds_rise_with_the_samples_in_expectation():
     """IWAE_1 <= IWAE_10 <= IWAE_100: of 20 images x 1,000 samples the gaps are nats, their errors hundredths."""
     data = random_dataset()
@@ -99,6 +106,20 @@ def test_every_graph_has_the_weights_of_its_inference(name, settings):
             inference = model(batch.images, batch.labels, samples=(30,))
     expected = inference.log_weight.double().logsumexp(0) - math.log(30)
     assert torch.allclose(found.first, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_each_block_decodes_its_own_draws(monkeypatch):
+    data = random_dataset()
+    model = build("vae", data, latent_dim=2, hidden_dim=8).eval()
+    image = freeze(data.test, "dynamic").take(torch.arange(1))
+    found = []
+    for numbers in (10**6, 3 * 30):  # all 20 draws at once, or 3
+        monkeypatch.setattr(importance, "BLOCK_NUMBERS", numbers)
+        with seeded(0):
+            found.append(measure_nll(model, image, 20, QUIET))
+    whole, cut = found
+    assert torch.allclose(cut.first, whole.first)
+    assert torch.allclose(cut.second, whole.second)
 
 
 def test_pseudo_inputs_are_encoded_once():
