@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from vaekit import MODELS, UserError, build
+from vaekit import MODELS, UserError, annealing, build
 from vaekit.annealing import (
     Joint,
     anneal,
@@ -229,6 +229,27 @@ def test_a_trajectory_out_of_range_is_not_accepted():
     after, probability = transition(joint, point, 1.0, torch.full((2, 1), 1e30), leapfrogs=3)
     assert (probability == 0).all()
     assert all(map(torch.equal, after, point))
+
+
+@torch.no_grad()
+def test_the_pilots_are_left_out(monkeypatch):
+    weights = torch.arange(7.0).unsqueeze(1)
+    monkeypatch.setattr(annealing, "anneal", lambda *_: (None, weights, None))
+    found = annealed_log_weights(tiny("vae"), batch(1, (1, 9, 6)), chains=3)
+    assert found.flatten().tolist() == [4, 5, 6]
+
+
+def test_each_image_has_its_draws_chosen_by_its_own_weights(monkeypatch):
+    seen, real = [], torch.multinomial
+    monkeypatch.setattr(
+        torch,
+        "multinomial",
+        lambda weights, *a, **k: seen.append(weights) or real(weights, *a, **k),
+    )
+    reciprocal_log_likelihood(tiny("vae"), batch(3, (1, 9, 6)), 12, 4, 1, 1)
+    (weights,) = seen
+    assert weights.shape == (3, 12)
+    assert torch.allclose(weights.sum(1), torch.ones(3, dtype=weights.dtype))
 
 
 # Every model
