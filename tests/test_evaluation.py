@@ -1,5 +1,6 @@
 """`evaluate`: its numbers are about the images it names, its file has the keys that others read."""
 
+import dataclasses
 import json
 import math
 import shutil
@@ -12,6 +13,7 @@ from conftest import random_dataset
 from vaekit import Run, UserError, bounds, build, evaluate, figures, load, train
 from vaekit import evaluation as module
 from vaekit.data import Split, freeze
+from vaekit.features import Frechet
 
 KEYS = {
     "elbo", "log_likelihood", "kl", "nll", "nll_standard_error", "nll_image_standard_error",
@@ -233,6 +235,21 @@ def test_other_estimators_agree(run, estimator, chains):
     assert f"({chains} " in {row[0]: row[2] for row in figures.described(found)}["NLL"]
 
 
+def test_annealed_images_are_measured_in_batches(run, monkeypatch):
+    """Each has the logarithm of its mean weight, not the mean of logarithms."""
+    seen, weights = [], torch.tensor([[0.0], [-800.0]]).double()
+
+    def annealed(model, few, *counts, **_):
+        seen.append((len(few), *counts))
+        return weights.expand(2, len(few))
+
+    monkeypatch.setattr(module, "annealed_log_weights", annealed)
+    found = evaluate(run, estimator="ais", temperatures=7, metrics=("nll",), limit=150)
+    assert seen == [(100, 16, 7), (50, 16, 7)]
+    assert found["nll_images"] == 150
+    assert found["nll"] == pytest.approx(math.log(2))
+
+
 def test_a_code_of_one_point_is_annealed(tmp_path):
     data = random_dataset()
     model = build("mmdvae", data, latent_dim=2, hidden_dim=8, posterior="deterministic")
@@ -252,6 +269,67 @@ def test_only_what_is_asked_for_is_measured(run):
     assert result["elbo"] is result["nll"] is result["knn"] is None
     with pytest.raises(UserError, match="metrics is"):
         evaluate(run, metrics=("elbow",))
+
+
+def test_the_gap_is_how_far_the_training_images_lie_above(run, monkeypatch):
+    found, real = iter([-100.0, -90.0]), module.measure_elbo
+    monkeypatch.setattr(
+        module, "measure_elbo", lambda *a: dataclasses.replace(real(*a), elbo=next(found))
+    )
+    found = evaluate(run, metrics=("elbo", "gap"), samples=1, limit=5)
+    assert (found["elbo"], found["elbo_train"], found["elbo_gap"]) == (-100, -90, 10)
+
+
+def test_training_images_are_as_many_chosen_by_the_seed_and_as_in_training(
+    run, small_mnist, monkeypatch
+):
+    seen, real = [], module.measure_elbo
+
+    def noted(model, images, *arguments):
+        seen.append(images[:].images)
+        return real(model, images, *arguments)
+
+    monkeypatch.setattr(module, "measure_elbo", noted)
+    evaluate(run, metrics=("elbo", "gap"), samples=2, limit=50)
+    train = seen[-1]
+    assert len(train) == 50
+    assert set(train.unique().tolist()) == {0.0, 1.0}
+    assert not torch.equal(train, freeze(small_mnist.train, "dynamic")[:50].images)
+
+
+def test_probes_and_clusters_learn_from_training_images(run, monkeypatch):
+    seen, real = [], module.measure_clusters
+    monkeypatch.setattr(module, "measure_clusters", lambda *a: seen.append(a[1:5]) or real(*a))
+    found = evaluate(run, metrics=("probes", "clusters"), limit=50)
+    assert found["probe_images"] == 600
+    ((images, latents, train, labels),) = seen
+    assert len(images) == len(latents) == len(labels) == 50
+    assert [len(part) for part in train] == [600, 600]
+
+
+def test_the_frechet_distance_is_of_the_images_that_were_asked_for(run, monkeypatch):
+    seen = []
+    monkeypatch.setattr(module, "classifier_of", lambda *_: None)
+    monkeypatch.setattr(
+        module, "frechet", lambda *a: seen.append(a[2:]) or Frechet(1, 1, 1, 1, 50, "", 1, "")
+    )
+    evaluate(run, metrics=("frechet",), split="validation", limit=50, seed=3)
+    assert seen == [("validation", None, "dynamic", 50, 3)]
+
+
+def test_the_nll_falls_with_the_samples_to_its_figure(run):
+    found = evaluate(run, metrics=("nll",), samples=10, limit=50)
+    assert found["nll_by_samples"]["10"] == pytest.approx(found["nll"])
+    assert found["nll_by_samples"]["1"] > found["nll"]
+
+
+def test_the_decoder_computes_in_the_precision_that_was_asked_for(run):
+    exact, near = (
+        evaluate(run, metrics=("nll",), samples=20, limit=20, precision=precision)["nll"]
+        for precision in ("float32", "bfloat16")
+    )
+    assert near != exact
+    assert near == pytest.approx(exact, abs=0.5)
 
 
 def test_what_cannot_be_had_is_null_and_said(tmp_path):
@@ -327,17 +405,32 @@ def test_memory_is_checked_before_anything_is_measured(run):
         evaluate(run, metrics=("elbo",), memory="0")
 
 
-def test_further_metrics_are_added_and_other_settings_start_anew(run):
+def test_further_metrics_are_added_and_other_weights_start_anew(run):
     first = evaluate(run, samples=5, limit=50, metrics=("elbo", "nll"))
     both = evaluate(run, samples=5, limit=50, metrics=("reconstruction",))
     assert both["metrics"] == ["elbo", "nll", "reconstruction"]
     assert (both["nll"], both["nll_by_samples"]) == (first["nll"], first["nll_by_samples"])
     assert both["squared_error"] > 0
     assert json.loads((run.path / "evaluation.json").read_text()) == both
-    assert evaluate(run, samples=6, limit=50, metrics=("elbo",))["nll"] is None
-    evaluate(run, samples=5, limit=50, metrics=("nll",))
     model = load(run)
     with torch.no_grad():
         next(model.parameters()).mul_(1.5)
     run.save_weights(model)  # other weights
     assert evaluate(run, samples=5, limit=50, metrics=("elbo",))["nll"] is None
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"split": "validation"},
+        {"seed": 1},
+        {"limit": 40},
+        {"samples": 6},
+        {"precision": "bfloat16"},
+        {"estimator": "ais"},
+    ],
+)
+def test_figures_of_other_settings_are_not_kept(run, other):
+    same = {"samples": 5, "limit": 50}
+    evaluate(run, **same, metrics=("nll",))
+    assert evaluate(run, **{**same, **other}, metrics=("reconstruction",))["nll"] is None
