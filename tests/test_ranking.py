@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 import json
 import math
 import statistics
@@ -13,6 +14,7 @@ from rich.console import Console
 
 from conftest import random_dataset
 from vaekit import Run, UserError, build, train
+from vaekit.figures import FIGURES
 from vaekit.ranking import (
     PAD,
     Cell,
@@ -268,6 +270,20 @@ def test_a_run_and_a_seed_count_once(make, tmp_path):
     assert said == [f"not counted, having another's settings and seed: {again}"]
 
 
+def test_other_first_weights_are_another_seed(make):
+    first, second = make("a", {"nll": 90.0}), make("b", {"nll": 92.0})
+    config = json.loads((second.path / "config.json").read_text())
+    config["model"]["seed"] = 1
+    (second.path / "config.json").write_text(json.dumps(config))
+    (row,) = rank([first, Run(second.path)], [NLL]).rows
+    assert (row.seeds, row.cells[0].mean) == (2, 91.0)
+
+
+def test_a_run_not_evaluated_takes_no_seed_from_another(make):
+    (row,) = rank([make("a", {}), make("b", {"nll": 92.0})], [NLL]).rows
+    assert (row.seeds, row.cells[0].mean) == (1, 92.0)
+
+
 @pytest.mark.parametrize(
     ("other", "said"),
     [
@@ -331,6 +347,47 @@ def test_other_sample_counts_are_marked_and_not_bold(several):
         "[1] samples 100, nll images 20",
         "[2] samples 100 and 5, nll images 20",
     ]
+
+
+@pytest.mark.parametrize(
+    ("figure", "key"),
+    [
+        *itertools.product(
+            ("nll", "bits_per_dim"),
+            ("samples", "estimator", "nll_images", "temperatures", "precision"),
+        ),
+        *itertools.product(
+            ("frechet_samples", "frechet_reconstructions", "class_distance"),
+            ("classifier_weights", "frechet_images"),
+        ),
+    ],
+)
+def test_figures_that_were_measured_otherwise_are_marked_and_not_bold(make, figure, key):
+    error = {"nll_standard_error": 0.1}
+    runs = [
+        make("a", {figure: 90.0, key: 20, **error}),
+        make("b", {figure: 80.0, key: 15, **error}, latent_dim=3),
+    ]
+    table = rank(runs, [f for f in FIGURES if f.key == figure])
+    cells = [row.cells[0] for row in table.rows]
+    assert not any(found.bold for found in cells)
+    for found, value in zip(cells, (20, 15), strict=True):
+        assert f"{key.replace('_', ' ')} {value}" in found.note
+
+
+def test_each_figure_has_its_better_side_and_its_error():
+    sides = {side: {f.key for f in FIGURES if f.better == side} for side in ("higher", "lower")}
+    assert sides == {
+        "higher": {
+            *("elbo", "psnr", "ssim", "linear_probe", "knn"),
+            *("many_to_one", "hungarian", "nmi", "ari"),
+        },
+        "lower": {
+            *("nll", "bits_per_dim", "marginal_kl", "mmd", "squared_error"),
+            *("frechet_samples", "frechet_reconstructions", "class_distance"),
+        },
+    }
+    assert {f.key: f.error for f in FIGURES if f.error} == {"nll": "nll_standard_error"}
 
 
 def test_digits_stand_below_each_other():
