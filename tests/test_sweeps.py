@@ -1,6 +1,7 @@
 """Sweeps: every combination, kept through kills, the same table whatever happened on the way."""
 
 import csv
+import dataclasses
 import json
 import os
 import random
@@ -16,8 +17,9 @@ from filelock import FileLock
 from vaekit import Run, UserError
 from vaekit import sweeps as module
 from vaekit.cli_words import combinations, named
+from vaekit.options import SweepConfig
 from vaekit.plans import Plan
-from vaekit.sweeps import Unfinished, sweep
+from vaekit.sweeps import Unfinished, state_of, sweep
 
 FLAGS = [
     "--data",
@@ -55,6 +57,18 @@ def test_every_combination_once():
     assert list(combinations(["sweep", "vae"])) == [({}, ["sweep", "vae"])]
 
 
+@pytest.mark.parametrize(
+    "flag",
+    [
+        *("--out", "--name", "--init", "--preset", "--data-dir"),
+        *("--split", "--metrics", "--nll-samples", "--limit"),
+    ],
+)
+def test_commas_of_these_are_no_combinations(flag):
+    words = ["sweep", "vae", flag, "elbo,nll"]
+    assert list(combinations(words)) == [({}, words)]
+
+
 def test_names_of_runs_are_folders():
     assert named({"latent-dim": "5", "seed": "0"}) == "latent-dim-5_seed-0"
     assert named({"encoder": "32@3/2 500:tanh"}) == "encoder-32-3-2-500-tanh"
@@ -70,9 +84,51 @@ def test_a_plan_knows_its_settings():
         Plan.of("vae", epochs=0)
 
 
+def test_a_plan_trains_with_all_its_settings(tmp_path):
+    first = Plan.of("vae", **SMALL).train(str(tmp_path / "a"), progress=False)
+    plan = Plan.of("vae", **SMALL, seed=4, binarisation="threshold", pictures_every=1)
+    plan = dataclasses.replace(plan, init=str(first.path))
+    run = plan.train(str(tmp_path / "b"), progress=False)
+    assert str(first.path) in str(run.config["init"])
+    assert run.data.binarisation == "threshold"
+    assert run.blueprint.seed == run.section("training")["seed"] == 4
+    assert any((run.path / "pictures" / "epochs").iterdir())
+
+
+def test_the_flags_say_how_runs_are_measured():
+    assert SweepConfig(nll_samples=7, metrics=("nll",)).evaluation == {
+        "split": "validation",
+        "metrics": ("nll",),
+        "samples": 7,
+        "limit": 1000,
+    }
+    assert SweepConfig(limit=None).evaluation["limit"] >= 10**9  # all, whatever the time
+
+
+def test_the_state_of_a_run_is_its_best_epoch(tmp_path):
+    found = [(True, -30.0), (True, -20.0), (False, -25.0)]
+    lines = [
+        json.dumps({"epoch": i, "best": best, "validation_elbo": elbo, "seconds": 1.0}) + "\n"
+        for i, (best, elbo) in enumerate(found, 1)
+    ]
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "metrics.jsonl").write_text("".join(lines))
+    assert state_of(Run(tmp_path)).startswith("validation ELBO -20.00, best of 3 epochs 2,")
+
+
+def test_a_training_that_was_killed_starts_anew(tmp_path):
+    part = tmp_path / "seed-0.part"
+    part.mkdir()
+    (part / "metrics.jsonl").write_text("cut")
+    (run,) = sweep({"seed-0": plans()["seed-0"]}, tmp_path, progress=False, **QUICK)
+    assert run.evaluation["elbo"] < 0
+    assert not part.exists()
+
+
 def test_what_is_done_is_kept(tmp_path, monkeypatch):
     sweep(plans(), tmp_path / "s", progress=False, **QUICK)
-    before = (tmp_path / "s" / "seed-0" / "model.safetensors").stat().st_mtime_ns
+    weights = sorted((tmp_path / "s").glob("*/model.safetensors"))
+    before = [file.stat().st_mtime_ns for file in weights]
     table = (tmp_path / "s" / "compare.csv").read_text()
     (tmp_path / "s" / "seed-1" / "evaluation.json").unlink()
     measured = []
@@ -83,13 +139,17 @@ def test_what_is_done_is_kept(tmp_path, monkeypatch):
     runs = sweep(plans(), tmp_path / "s", progress=False, **QUICK)
     assert measured == [str(tmp_path / "s" / "seed-1")]
     assert [run.path.name for run in runs] == ["seed-0", "seed-1"]
-    assert (tmp_path / "s" / "seed-0" / "model.safetensors").stat().st_mtime_ns == before
+    assert [file.stat().st_mtime_ns for file in weights] == before
     assert (tmp_path / "s" / "compare.csv").read_text() == table
     # Another way to measure measures again, and trains nothing.
     sweep(plans(), tmp_path / "s", progress=False, **{**QUICK, "limit": 30})
     assert len(measured) == 3
-    assert Run(tmp_path / "s" / "seed-0").evaluation["images"] == 30
-    assert (tmp_path / "s" / "seed-0" / "model.safetensors").stat().st_mtime_ns == before
+    found = Run(tmp_path / "s" / "seed-0").evaluation
+    assert (found["images"], found["split"]) == (30, "validation")
+    further = {"metrics": ("elbo", "reconstruction"), "limit": 30}
+    sweep(plans(), tmp_path / "s", progress=False, **further)
+    assert Run(tmp_path / "s" / "seed-0").evaluation["squared_error"] > 0
+    assert [file.stat().st_mtime_ns for file in weights] == before
 
 
 def test_a_folder_of_another_sweep_is_refused(tmp_path):
@@ -235,12 +295,12 @@ def test_runs_that_do_not_compare_are_refused_before_the_first_training(tmp_path
     sweep(plans(), tmp_path / "s", progress=False, **QUICK)
 
 
-def test_a_sweep_grows(tmp_path):
+def test_a_sweep_grows_by_runs_that_are_measured_alike(tmp_path):
     both = plans()
-    for name in both:
-        sweep({name: both[name]}, tmp_path / "s", progress=False, **QUICK)
-    (row,) = csv.DictReader((tmp_path / "s" / "compare.csv").read_text().splitlines())
-    assert row["elbo_count"] == "2"
+    for name, limit, count in (("seed-0", 20, "1"), ("seed-1", 20, "2"), ("seed-0", 30, "1")):
+        sweep({name: both[name]}, tmp_path, progress=False, **{**QUICK, "limit": limit})
+        (row,) = csv.DictReader((tmp_path / "compare.csv").read_text().splitlines())
+        assert row["elbo_count"] == count
 
 
 def test_a_preset_goes_with_its_own_model_alone():
