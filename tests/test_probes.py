@@ -68,6 +68,20 @@ def test_probes_find_labels_that_are_there_and_no_others():
     assert probe(ring, labels % 2)["linear_probe"] < 0.8
 
 
+def test_probes_learn_from_the_first_and_are_asked_of_the_second():
+    labels = np.arange(400) % 4
+    latents = np.eye(4)[labels] * 9 + np.random.default_rng(0).normal(size=(400, 4))
+    wrong = np.where(np.arange(400) < 100, (labels + 1) % 4, labels)
+    found = measure_probes((latents, labels), (latents, wrong))
+    assert found["linear_probe"] == pytest.approx(0.75, abs=0.01)
+    assert found["knn"] == pytest.approx(0.75, abs=0.01)
+
+
+def test_five_neighbours_vote():
+    line = np.arange(5.0)[:, None], np.array([0, 1, 1, 1, 0])
+    assert measure_probes(line, (np.zeros((1, 1)), np.array([1])))["knn"] == 1
+
+
 def test_agreement_is_scikit_learns():
     chance = np.random.default_rng(1)
     labels = chance.integers(0, 5, 500)
@@ -91,6 +105,16 @@ def test_other_models_are_clustered_by_gaussians_on_the_latent():
     assert found["hungarian"] == found["many_to_one"] == 1
     assert found["nmi"] == pytest.approx(1)
     assert found["clusters"] == "2 Gaussians fitted to the latent"
+
+
+def test_gaussians_are_fitted_to_the_training_images():
+    data = random_dataset()
+    model, images = build("vae", data, latent_dim=2, hidden_dim=8), freeze(data.test, "dynamic")
+    labels, noise = np.arange(20) % 2, np.random.default_rng(0).normal(size=(20, 2))
+    learned = np.where(labels[:, None], 20.0, -20.0) + noise
+    one_side = np.where(labels[:, None], 30.0, 15.0) + noise  # all in one of the clusters
+    found = measure_clusters(model, images, one_side, (learned, labels), labels, 0)
+    assert found["many_to_one"] == 0.5
 
 
 def test_a_mixture_of_its_own_is_used(tmp_path):
