@@ -110,8 +110,14 @@ def test_which_latents_it_is_of(name, settings, latents):
     data = random_dataset()
     model = build(name, data, latent_dim=2, hidden_dim=8, **settings).eval()
     assert on_top(model) == latents
-    found = measure_aggregate(model, freeze(data.test, "dynamic"))
+    images = freeze(data.test, "dynamic")
+    with seeded(0):
+        found = measure_aggregate(model, images)
     assert found["aggregate_of"] == ", ".join(latents)
+    with torch.no_grad(), seeded(0):
+        drawn = model.infer(model.given(images[:].images, None), (len(images),))
+        kl = sum(drawn[name].log_ratio.mean() for name in latents)
+    assert found["mutual_information"] + found["marginal_kl"] == pytest.approx(-float(kl), rel=1e-3)
     assert math.isfinite(found["mutual_information"] + found["marginal_kl"] + found["mmd"])
     assert -0.05 <= found["mutual_information"] <= found["mutual_information_limit"] + 1e-4
 
