@@ -1,13 +1,14 @@
 """Published figures: each row's training is one that can be had, and its verdict is right."""
 
 import json
+import types
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from vaekit import Run, UserError
+from vaekit import Run, UserError, sweeps
 from vaekit import reproductions as module
 from vaekit.figures import FIGURES
 from vaekit.plans import Plan
@@ -116,6 +117,27 @@ def test_seeds_and_budget_are_checked_in_python_too(settings, message, tmp_path)
     assert not (tmp_path / "runs").exists()
 
 
+def test_each_row_is_measured_in_its_own_way_and_seeds_share_the_budget(monkeypatch, tmp_path):
+    seconds, measured = [], []
+
+    def sweep(plans, folder, progress, **settings):
+        measured.append(settings)
+        return [types.SimpleNamespace(evaluation={"many_to_one": 0.9, "nll": 80.0}) for _ in plans]
+
+    monkeypatch.setattr(module, "once_shortened", lambda plan, s, *_: seconds.append(s) or plan)
+    monkeypatch.setattr(sweeps, "sweep", sweep)
+    reproduce("gmvae-10", seeds=3, budget=60, out=tmp_path)
+    reproduce("vae-static", out=tmp_path)
+    reproduce("mmdvae-mnist", out=tmp_path)
+    assert seconds == [20]
+    whole = {"split": "test", "samples": 5000, "limit": 10_000}
+    assert measured == [
+        {**whole, "metrics": ("elbo", "clusters")},
+        {**whole, "metrics": ("elbo", "nll")},
+        {**whole, "metrics": ("nll",), "estimator": "ais", "limit": 100},
+    ]
+
+
 @pytest.fixture
 def small(monkeypatch):
     plan = {
@@ -125,6 +147,7 @@ def small(monkeypatch):
         "hidden_dim": 8,
         "latent_dim": 2,
         "kl_warmup": 2.0,
+        "lr_warmup": 2.0,
     }
     monkeypatch.setitem(
         ROWS, "small", Published("digits", "nobody", "nll", 25.0, 5.0, "lower", plan, samples=10)
@@ -177,7 +200,8 @@ def test_a_budget_shortens_the_training_and_its_warm_ups(small, tmp_path, monkey
 
     monkeypatch.setattr(module.Plan, "train", timed)
     short = shortened(plan, 2.5, Shown(False)).training
-    assert (short.epochs, short.kl_warmup, short.schedule) == (2, 1.0, "cosine")
+    assert (short.epochs, short.schedule) == (2, "cosine")
+    assert short.kl_warmup == short.lr_warmup == 1.0
     assert shortened(plan, 2.5, Shown(False)) == plan
 
 
@@ -190,6 +214,16 @@ def test_what_is_no_number_of_epochs_is_found_anew(damage, small, tmp_path, monk
     assert once_shortened(plan, 1.0, tmp_path, Shown(False)).training.epochs == 3
     assert json.loads(file.read_text()) == {"1.0": 3, "4.0": 2}
     assert once_shortened(plan, 4.0, tmp_path, Shown(False)).training.epochs == 2
+
+
+def test_a_budget_is_timed_once(monkeypatch, tmp_path):
+    plan, epochs = Plan.of("vae", epochs=100), iter([7, 9])
+    monkeypatch.setattr(module, "shortened", lambda plan, *_: with_epochs(plan, next(epochs)))
+    found = [
+        once_shortened(plan, seconds, tmp_path, Shown(False)).training.epochs
+        for seconds in (60.0, 60.0, 30.0, 60.0)
+    ]
+    assert found == [7, 7, 9, 7]
 
 
 def test_a_shortened_training_says_so(tmp_path):
