@@ -73,6 +73,7 @@ def draw(axes: Axes, name: str, dim: int, runs: Path) -> None:
     axes.set_xlim(1e5, 1e8)
     axes.set_ylim(*LIMITS[name])
     axes.set_title(f"$N_z$ = {dim}")
+    axes.set_xlabel("training samples evaluated")
     axes.grid(alpha=0.2)
 
 
@@ -87,7 +88,6 @@ def main() -> None:
         for axes, dim in zip(panels, rows, strict=True):
             draw(axes, name, dim, given.runs)
         panels[0].set_ylabel("lower bound, nats an image")
-        figure.supxlabel("training samples evaluated")
         shown = {
             label: handle
             for axes in panels
