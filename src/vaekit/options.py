@@ -11,12 +11,8 @@ Metric = Literal[
     "elbo", "nll", "aggregate", "reconstruction", "probes", "clusters", "frechet", "gap"
 ]
 
-# Settings that one estimator alone has.
-ESTIMATORS_OWN = (
-    ("temperatures", 1000, "ais"),
-    ("precision", "float32", "importance"),
-    ("memory", "1GB", "importance"),
-)
+# Settings that one estimator alone has, and which.
+ESTIMATORS_OWN = {"temperatures": "ais", "precision": "importance", "memory": "importance"}
 
 
 @dataclass(frozen=True)
@@ -51,8 +47,8 @@ class EvaluateConfig:
             require_count(name, getattr(self, name))
         if self.limit is not None:
             require_count("limit", self.limit)
-        for name, default, estimator in ESTIMATORS_OWN:
-            value = getattr(self, name)
+        for name, estimator in ESTIMATORS_OWN.items():
+            value, default = getattr(self, name), getattr(EvaluateConfig, name)
             require(
                 value == default or self.estimator == estimator,
                 f"--{name} {value} is of --estimator {estimator}; leave it out",
