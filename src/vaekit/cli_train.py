@@ -133,9 +133,10 @@ def sweep(arguments: list[str], read: Callable[[list[str], list[Asked]], None]) 
 
 def carry_out(plan: Plan, out: str | None, name: str) -> None:
     run = plan.train(out, name)
-    found = run.best["validation_elbo"]
+    best = run.best
+    found = best["validation_elbo"]
     print(
-        f"{run}: best at epoch {run.best['epoch']}, "
+        f"{run}: best at epoch {best['epoch']}, "
         + ("" if found is None else f"validation ELBO {found:.2f} nats ")
         + f"(binarisation {run.data.binarisation})"
     )

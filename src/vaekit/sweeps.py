@@ -149,9 +149,10 @@ def evaluated(run: Run, wanted: EvaluateConfig) -> bool:
 
 def state_of(run: Run) -> str:
     """What a run came to, in a line."""
-    found, seconds = run.best["validation_elbo"], sum(epoch["seconds"] for epoch in run.metrics)
+    metrics, best = run.metrics, run.best
+    found, seconds = best["validation_elbo"], sum(epoch["seconds"] for epoch in metrics)
     elbo = "" if found is None else f"validation ELBO {found:.2f}, "
-    return f"{elbo}best of {len(run.metrics)} epochs {run.best['epoch']}, {clock(seconds)}"
+    return f"{elbo}best of {len(metrics)} epochs {best['epoch']}, {clock(seconds)}"
 
 
 def as_table(states: Mapping[str, str], left: float) -> Table:
