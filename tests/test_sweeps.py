@@ -57,6 +57,16 @@ def test_every_combination_once():
     assert list(combinations(["sweep", "vae"])) == [({}, ["sweep", "vae"])]
 
 
+@pytest.mark.parametrize("words", [["--two-encoders", "True,False"], ["--two_encoders=true,false"]])
+def test_a_switch_takes_a_list_too(words):
+    found = list(combinations(["sweep", "gmvae", *words, "--seed", "1"]))
+    assert [each for _, each in found] == [
+        ["sweep", "gmvae", "--two-encoders", "--seed", "1"],
+        ["sweep", "gmvae", "--no-two-encoders", "--seed", "1"],
+    ]
+    assert [taken["two-encoders"].lower() for taken, _ in found] == ["true", "false"]
+
+
 @pytest.mark.parametrize(
     "flag",
     [

@@ -23,29 +23,40 @@ def combinations(arguments: list[str]) -> Iterator[tuple[dict[str, str], list[st
     for name in given:
         if given.count(name) > 1:
             raise UserError(f"{name} is given twice; give its values as one, with commas")
-    choices: list[tuple[str, list[str]]] = []  # of each argument: its flag and its values
+    choices: list[list[tuple[str, str, list[str]]]] = []  # of each argument: flag, value, words
     flag = ""
     for place, word in enumerate(arguments):
-        name, joined, value = word.partition("=") if word.startswith("--") else (flag, "", word)
-        if word.startswith("--") and not joined:
-            flag, values = word, [word]
+        is_flag = word.startswith("--")
+        name, joined, value = word.partition("=") if is_flag else (flag, "", word)
+        if is_flag and not joined:
+            flag = word
+            choices.append([(flag, "", [word])])
+            continue
+        key = name or ("model" if place == 1 else "")
+        splits = key != "" and key not in WHOLE and "," in value
+        several = dict.fromkeys(part.strip() for part in value.split(",") if part.strip())
+        parts = list(several) if splits else [value]
+        if not parts:
+            raise UserError(f"{key} {value} has no value; give one, or several with commas")
+        if (
+            splits
+            and key.startswith("--")
+            and {part.lower() for part in parts} <= {"true", "false"}
+        ):
+            if not joined:
+                choices.pop()  # a switch has no value: its name says which
+            switches = {"true": key, "false": key.replace("--", "--no-", 1)}
+            choices.append([(key, part, [switches[part.lower()]]) for part in parts])
         else:
-            flag = name if joined else flag
-            key = flag or ("model" if place == 1 else "")
-            splits = key != "" and key not in WHOLE and "," in value
-            several = dict.fromkeys(part.strip() for part in value.split(",") if part.strip())
-            parts = list(several) if splits else [value]
-            if not parts:
-                raise UserError(f"{key} {value} has no value; give one, or several with commas")
-            values = [f"{name}={part}" if joined else part for part in parts]
-        choices.append((flag or "model", values))
-    for chosen in itertools.product(*(values for _, values in choices)):
+            choices.append([(key, part, [f"{name}={part}" if joined else part]) for part in parts])
+        flag = name
+    for chosen in itertools.product(*choices):
         taken = {
-            name.removeprefix("--"): word.rpartition("=")[2]
-            for (name, values), word in zip(choices, chosen, strict=True)
-            if len(values) > 1
+            key.removeprefix("--"): part
+            for several, (key, part, _) in zip(choices, chosen, strict=True)
+            if len(several) > 1
         }
-        yield taken, list(chosen)
+        yield taken, [word for _, _, words in chosen for word in words]
 
 
 def dashed(word: str) -> str:
