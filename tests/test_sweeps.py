@@ -317,3 +317,10 @@ def test_a_preset_goes_with_its_own_model_alone():
     assert Plan.of("vae", preset="aevb-mnist") == Plan.of(preset="aevb-mnist")
     with pytest.raises(UserError, match="aevb-mnist is of the model vae, not convvae"):
         Plan.of("convvae", preset="aevb-mnist")
+
+
+@pytest.mark.parametrize("name", ["../out", "a/b", "", ".", "..", ".lock", "a\0b", "x" * 300])
+def test_a_name_that_is_no_folder_of_the_sweep_is_refused(name, tmp_path):
+    with pytest.raises(UserError, match="plain folder"):
+        sweep({name: plans()["seed-0"]}, tmp_path / "s", progress=False)
+    assert not (tmp_path / "s").exists()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import statistics
 import time
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from .checks import UserError, override, require
+from .checks import UserError, override, printable, require
 from .comparing import compare
 from .evaluation import evaluate, measured_alike
 from .figures import METRICS
@@ -37,6 +38,9 @@ def sweep(
     or that another process is at; and Unfinished, after all others, where a training or a measurement failed.
     """
     require(len(plans) >= 1, "there is nothing to train")
+    for name in plans:
+        fits = re.fullmatch(r"[\w.+ -]{1,240}", name) and not name.startswith(".")
+        require(bool(fits), f"the name {printable(name)!r} of a run is not one of a plain folder")
     check_alike({name: plain(plan) for name, plan in plans.items()})
     folder, shown = Path(out), Shown(progress)
     measure = override(EvaluateConfig(split="validation"), evaluation, "sweep()")
@@ -84,17 +88,10 @@ def carry_out(
     states, failed = dict.fromkeys(plans, "to come"), dict[str, str]()
     runs, times = list[Run](), list[float]()  # seconds of the trainings
     for number, (name, plan) in enumerate(plans.items(), 1):
-        final, part = folder / name, folder / f"{name}.part"
         shown.say(f"run {number}/{len(plans)}: {name}")
-        started, there = time.perf_counter(), final.exists()
+        started, there = time.perf_counter(), (folder / name).exists()
         try:
-            if not there:
-                shutil.rmtree(part, ignore_errors=True)  # of a training that was killed
-                plan.train(str(part), progress=progress)
-                part.rename(final)
-            run = Run(final)
-            if not evaluated(run, measure):
-                evaluate(run, progress=progress, **asdict(measure))
+            run = done(plan, folder / name, measure, progress)
             states[name] = state_of(run)
         except UserError as error:
             states[name] = failed[name] = str(error)
@@ -108,16 +105,37 @@ def carry_out(
     if runs:
         # Those of an earlier command too, where they were measured alike.
         others = [Run(folder / name) for name in every if (folder / name).is_dir()]
-        together = [run for run in others if evaluated(run, measure)]
-        table = rank(together)
-        write(table, folder / "compare.md")
-        write(table, folder / "compare.csv")
-        draw(together, folder / "compare.png", shown)
-    for name, reason in failed.items():
+        tell([run for run in others if evaluated(run, measure)], folder, shown)
+    if failed:
+        name, reason = next(iter(failed.items()))
         raise Unfinished(
             f"{len(failed)} of {len(plans)} runs failed, the first, {name}: {reason}", runs
         )
     return runs
+
+
+def done(plan: Plan, final: Path, measure: EvaluateConfig, progress: bool) -> Run:
+    """The run trained and measured; what was done before is kept."""
+    if not final.exists():
+        part = final.with_name(f"{final.name}.part")
+        shutil.rmtree(part, ignore_errors=True)  # of a training that was killed
+        plan.train(str(part), progress=progress)
+        part.rename(final)
+    run = Run(final)
+    if not evaluated(run, measure):
+        evaluate(run, progress=progress, **asdict(measure))
+    return run
+
+
+def tell(runs: list[Run], folder: Path, shown: Shown) -> None:
+    """Write the table and the figure of the runs."""
+    table = rank(runs)
+    write(table, folder / "compare.md")
+    write(table, folder / "compare.csv")
+    try:
+        save(compare(runs), folder / "compare.png")
+    except UserError as reason:  # models without an ELBO have a table all the same
+        shown.say(f"no figure: {reason}")
 
 
 def agreed(plans: Mapping[str, Plan], folder: Path) -> dict[str, Any]:
@@ -165,10 +183,3 @@ def as_table(states: Mapping[str, str], left: float) -> Table:
     for name, state in states.items():
         table.add_row(name, state)
     return table
-
-
-def draw(runs: list[Run], path: Path, shown: Shown) -> None:
-    try:
-        save(compare(runs), path)
-    except UserError as reason:  # models without an ELBO have a table all the same
-        shown.say(f"no figure: {reason}")
