@@ -280,6 +280,16 @@ def test_the_gap_is_how_far_the_training_images_lie_above(run, monkeypatch):
     assert (found["elbo"], found["elbo_train"], found["elbo_gap"]) == (-100, -90, 10)
 
 
+def test_the_gap_alone_is_of_as_many_images_as_time_allows(run, monkeypatch):
+    seen, real = [], module.measure_elbo
+    monkeypatch.setattr(module, "affordable", lambda *a: 7)
+    monkeypatch.setattr(
+        module, "measure_elbo", lambda m, some, *a: seen.append(len(some)) or real(m, some, *a)
+    )
+    evaluate(run, metrics=("gap",))
+    assert seen == [7, 7]
+
+
 def test_training_images_are_as_many_chosen_by_the_seed_and_as_in_training(
     run, small_mnist, monkeypatch
 ):

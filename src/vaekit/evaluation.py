@@ -320,15 +320,11 @@ def gap_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
         raise Missing(POINT)
     if subject.config.split == "train":
         raise Missing("these are the training images")
-    count = min(result["images"], len(subject.data.train))
-    train = subject.training_images(count)
-    elbo = result["elbo"]
-    if elbo is None:
-        elbo = measure_elbo(subject.model, subject.first(count), ELBO_SAMPLES, subject.shown).elbo
+    own = result if result["elbo"] is not None else elbo_figures(subject, result)
+    train = subject.training_images(min(own["images"], len(subject.data.train)))
     bound = measure_elbo(subject.model, train, ELBO_SAMPLES, subject.shown)
-    assert elbo is not None
     assert bound.elbo is not None
-    return {"elbo_train": bound.elbo, "elbo_gap": bound.elbo - elbo}
+    return {"elbo_train": bound.elbo, "elbo_gap": bound.elbo - own["elbo"]}
 
 
 def affordable(
