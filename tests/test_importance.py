@@ -39,6 +39,26 @@ def test_the_quick_sum_over_pixels_is_the_slow_one(shape, float64):
     assert torch.allclose(found, exact, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize("count", [1, 7, 8, 9, 100])
+@pytest.mark.parametrize("wrong", [0, 1, 5, 8])
+def test_bits_that_are_nearly_impossible_are_scored_too(count, wrong):
+    """In float32, whose smallest number is e^-87: eight pixels of e^-20 each have a product below it."""
+    x = torch.ones(2, 1, count, 1)
+    logits = torch.full((3, 2, 1, count, 1), 4.0)
+    stride = max(1, count // 8)
+    logits[1, 0, 0, : wrong * stride : stride] = -20.0
+    logits[2, 1, 0, : wrong * stride : stride] = -90.0
+    exact = Independent(Bernoulli(logits=logits.double(), validate_args=False), 3).log_prob(
+        x.double()
+    )
+    for sign in (1, -1):
+        bits = x if sign == 1 else 1 - x
+        likelihood = Independent(Bernoulli(logits=sign * logits, validate_args=False), 3)
+        torch.testing.assert_close(
+            log_likelihood(likelihood, bits).double(), exact, rtol=1e-5, atol=1e-4
+        )
+
+
 @pytest.mark.parametrize("likelihood", ["logistic", "gaussian", "continuous-bernoulli"])
 def test_other_pixels_are_scored_by_their_own_distribution(likelihood):
     data = random_dataset(kind="grey")

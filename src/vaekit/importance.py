@@ -137,25 +137,30 @@ def decoded(model: VAE, values: Values, latents: set[str], x: Tensor, rows: int)
 
 
 def log_likelihood(likelihood: Distribution, x: Tensor) -> Tensor:
-    """log p(x | latents) without a gradient, summed over pixels; of black-and-white ones 3 times as fast as log_prob.
-
-    log p(x) = sum_i (x_i - 1/2) l_i - |l_i| / 2 + log sigmoid(|l_i|), the last as one logarithm of the product of up to
-    32 factors, each in [1/2, 1].
-    """
+    """log p(x | latents) without a gradient, summed over pixels; of black-and-white ones several times as fast as
+    log_prob."""
     if not (isinstance(likelihood, Independent) and isinstance(likelihood.base_dist, Bernoulli)):
         return likelihood.log_prob(x)
     logits, x = likelihood.base_dist.logits.flatten(-3), x.flatten(-3)
-    factors = logits.abs()
-    total = (logits * (x - 0.5)).sum(-1) - 0.5 * factors.sum(-1)
-    factors.sigmoid_()
-    for _ in range(5):
-        half = factors.shape[-1] // 2
-        if factors.shape[-1] % 2:
-            total = total + factors[..., -1].log()
-        if half == 0:
-            return total
-        factors = factors[..., :half] * factors[..., half : 2 * half]
-    return total + factors.log_().sum(-1)
+    if bool(((x == 0) | (x == 1)).all()):
+        # Of bits, p(x) is the product of sigmoid(l) where white and of sigmoid(-l) where black.
+        factors = grouped((logits * (2 * x - 1)).sigmoid_())
+        if all(each.amin() > torch.finfo(each.dtype).tiny for each in factors if each.numel()):
+            return sum_of_logs(factors)
+    # log p(x) = sum_i (x_i - 1/2) l_i - |l_i| / 2 + log sigmoid(|l_i|), whose factors are 1/2 or more.
+    factors = grouped(logits.abs().sigmoid_())
+    return ((x - 0.5) * logits).sum(-1) - 0.5 * logits.abs().sum(-1) + sum_of_logs(factors)
+
+
+def grouped(factors: Tensor) -> tuple[Tensor, Tensor]:
+    """Products of 8 factors (..., D // 8), for which one logarithm is enough, and the factors that are over."""
+    whole = factors.shape[-1] // 8 * 8
+    return factors[..., :whole].unflatten(-1, (8, -1)).prod(-2), factors[..., whole:]
+
+
+def sum_of_logs(factors: tuple[Tensor, Tensor]) -> Tensor:
+    groups, rest = factors
+    return groups.log_().sum(-1) + rest.log().sum(-1)
 
 
 class Known(nn.Module):
