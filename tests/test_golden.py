@@ -14,7 +14,7 @@ import torch
 from vaekit import MODELS, build
 from vaekit.models import objective_of
 from vaekit.objectives import iwae
-from vaekit.training import Loss
+from vaekit.stepping import Loss
 
 FILE = Path(__file__).parent / "golden" / "losses.json"
 CASES = {

@@ -41,7 +41,7 @@ from vaekit.objectives import capacity, elbo, infovae, iwae, weighed
 from vaekit.pixels import CategoricalHead, ContinuousBernoulliHead, Hidden
 from vaekit.priors import FixedMixture, LearnedMixture, StandardNormal, VampPrior
 from vaekit.progress import Shown
-from vaekit.training import Loss
+from vaekit.stepping import Loss
 from vaekit.vae import VAE, Inference, Latent
 
 LEVELS = torch.arange(256, dtype=torch.float64) / 255

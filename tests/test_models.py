@@ -20,7 +20,7 @@ from vaekit.networks import ACTIVATIONS, Encoder
 from vaekit.objectives import capacity, elbo, iwae
 from vaekit.progress import Shown
 from vaekit.runs import load_weights, write
-from vaekit.training import Loss
+from vaekit.stepping import Loss
 
 SHAPES = [(1, 28, 28), (1, 28, 20), (3, 32, 32), (3, 94, 94), (1, 7, 5), (1, 1, 1), (3, 64, 48)]
 LIKELIHOODS = [x for x in get_args(Likelihood) if x != "auto"]

@@ -85,7 +85,7 @@ def test_config_says_everything(small_run):
     assert config["data"]["binarisation"] == "dynamic"
     assert len(config["data"]["sha256"]) == 64
     assert config["data"]["images"] == {"train": 600, "validation": 200, "test": 200}
-    assert config["training"] == asdict(TrainConfig(epochs=2, kl_warmup=0.0))
+    assert config["training"] == asdict(TrainConfig(epochs=2, kl_warmup=0.0, compile="no"))
     assert config["objective"] == "elbo(beta=1.0, samples=())"
     assert config["init"] is None
     assert config["device"] == "cpu"

@@ -22,7 +22,7 @@ from vaekit.objectives import elbo, iwae
 from vaekit.pixels import BernoulliHead, DiscretisedLogistic, gaussian_head, logistic_head
 from vaekit.priors import StandardNormal
 from vaekit.progress import Shown
-from vaekit.training import Loss
+from vaekit.stepping import Loss
 from vaekit.vae import VAE, Inference, Latent
 
 PIXELS, LATENT, SIGMA = 6, 2, 0.4

@@ -14,9 +14,11 @@ from conftest import random_dataset
 from vaekit import Run, UserError, build, load, train
 from vaekit.config import TrainConfig
 from vaekit.data import freeze
+from vaekit.data.dataset import bits
 from vaekit.objectives import elbo, infovae, iwae
 from vaekit.progress import Progress, clock
-from vaekit.training import Loss, learning_rate, make_optimizer, train_epochs, validate, warming
+from vaekit.stepping import Loss, learning_rate, make_optimizer, warming
+from vaekit.training import train_epochs, validate
 
 CPU = torch.device("cpu")
 TIMING = {"images_per_second", "seconds"}
@@ -82,8 +84,7 @@ def test_two_epochs_are_adam_by_hand():
             step += 1
             optimizer.param_groups[0]["lr"] = 1e-2 * 0.5 * (1 + math.cos(math.pi * step / steps))
             images = data.train.images[batch]
-            x = (torch.empty_like(images).random_(255) < images).float()
-            inference = by_hand(x)
+            inference = by_hand(bits(images).float())
             optimizer.zero_grad()
             (inference.kl - inference.log_likelihood).mean().backward()
             optimizer.step()

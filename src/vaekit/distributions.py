@@ -30,7 +30,9 @@ class Conditional(nn.Module):
         self.head = head
 
     def forward(self, values: dict[str, Tensor | None]) -> Distribution:
-        return self.head(self.network(*(values[name] for name in self.given)))
+        # In float32 also where the networks are in bfloat16, which is too coarse for a density.
+        output = self.network(*(values[name] for name in self.given))
+        return self.head(output.float() if output.dtype == torch.bfloat16 else output)
 
 
 class DeterministicHead(nn.Module):

@@ -7,14 +7,17 @@ import torch
 from . import starts
 from .checks import require
 from .compute import evaluating, seeded
-from .config import DISCRETE, Blueprint, TrainConfig
+from .config import DISCRETE, Blueprint, Precision, TrainConfig
 from .data import Dataset, pixels
 from .data.dataset import Settled
 from .data.settings import Binarisation
 from .distributions import GaussianMixture
 from .models import NO_DENSITY
 from .objectives import Objective, Weight, infovae
+from .stepping import Loss
 from .vae import VAE
+
+COARSE = 0.01  # relative difference that bfloat16 may make to a loss
 
 
 def settle_pixels(blueprint: Blueprint, data: Dataset, wanted: Binarisation) -> Settled:
@@ -38,6 +41,7 @@ def check(
     """UserError where the model cannot be trained on these data in this way."""
     check_labels(model.blueprint, data)
     check_objective(model, objective, data, config, warmup)
+    check_precision(model, objective, data, config, warmup)
     starts.check_clusters(model, len(data.train))
     for flags, alone in {
         "--normalisation batch": model.blueprint.settings.normalisation == "batch",
@@ -64,6 +68,28 @@ def check_labels(blueprint: Blueprint, data: Dataset) -> None:
             bool(((labels >= 0) & (labels < blueprint.classes)).all()),
             f"data set {data.name!r}, {name}: a label is not one of the model's {blueprint.classes} classes",
         )
+
+
+def check_precision(
+    model: VAE, objective: Objective, data: Dataset, config: TrainConfig, warmup: Weight
+) -> None:
+    """UserError where a batch's loss with the networks in bfloat16 is not that of float32."""
+    if config.precision == "float32":
+        return
+    device = next(model.parameters()).device
+    batch = data.train[: config.batch_size].to(device)
+    found = []
+    precisions: tuple[Precision, ...] = ("float32", "bfloat16")
+    for precision in precisions:
+        with torch.no_grad(), evaluating(model), seeded(0, device):
+            loss = Loss(model, objective, "none", precision)
+            found.append(float(loss(batch.images, batch.labels, warmup)[0]))
+    exact, coarse = found
+    require(
+        abs(coarse - exact) <= COARSE * abs(exact),
+        f"in bfloat16 the loss of the first batch is {coarse:.6g}, and in float32 {exact:.6g}; leave out "
+        "--precision bfloat16",
+    )
 
 
 def check_objective(

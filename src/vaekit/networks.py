@@ -62,6 +62,14 @@ def join(*inputs: Tensor) -> Tensor:
     return torch.cat([x.expand(*batch, x.shape[-1]) for x in inputs], dim=-1)
 
 
+class Dropout(nn.Dropout):
+    """torch's, but drawn with `rand`: of its `bernoulli_`, torch 2.13's compiler can make NaN where a batch
+    normalisation follows."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x * (torch.rand_like(x) >= self.p) / (1 - self.p) if self.training else x
+
+
 class BatchNorm(nn.BatchNorm1d):
     """Batch normalisation of vectors (..., D), over all leading dimensions."""
 
@@ -93,7 +101,7 @@ def hidden_layer(
         modules.append(nn.GLU(dim=1 if images else -1))
     elif activation != "linear":
         modules.append(ACTIVATIONS[activation]())
-    return [*modules, nn.Dropout(style.dropout)] if style.dropout and not images else modules
+    return [*modules, Dropout(style.dropout)] if style.dropout and not images else modules
 
 
 def hidden_layers(inputs: int, layers: Sequence[Layer], style: Style) -> tuple[nn.Sequential, int]:

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 from . import exhibits, starts
 from .catalog import model_entry
 from .checks import override, require
+from .compiling import compiled
 from .compute import evaluating, fast_float32, find_device, seeded
 from .config import ClusterConfig, TrainConfig, WatchConfig
-from .data import Dataset, Frozen, freeze, pixels
+from .data import Dataset, Frozen, freeze
 from .data.dataset import Batch, Settled
 from .data.feeding import batches
 from .data.settings import DataConfig
@@ -29,6 +30,7 @@ from .models import decoded_numbers, load, objective_of
 from .objectives import Objective, Weight, elbo
 from .progress import Progress
 from .runs import Run, describe, load_weights
+from .stepping import Loss, learning_rate, make_optimizer, update_average, warming, zeros
 from .vae import VAE
 from .watching import Watch, check_watch
 
@@ -62,25 +64,6 @@ class Epoch:
     seconds: float
 
 
-class Loss(nn.Module):
-    """A model with its objective: forward gives the loss of a batch and its means (objective, log-likelihood, KL)."""
-
-    def __init__(self, model: VAE, objective: Objective) -> None:
-        super().__init__()
-        self.model = model
-        self.objective = objective
-
-    def forward(
-        self, x: Tensor, y: Tensor | None = None, warmup: Weight = 1.0
-    ) -> tuple[Tensor, Tensor]:
-        inference = self.model(x, y, samples=self.objective.samples)
-        value = self.objective(inference, warmup)
-        mean, log_likelihood, kl = value.mean(), inference.log_likelihood, inference.kl
-        with torch.no_grad():
-            means = torch.stack([mean, log_likelihood.mean(), kl.mean()])
-        return -mean, means
-
-
 def train_epochs(
     model: VAE,
     data: Dataset,
@@ -89,20 +72,27 @@ def train_epochs(
     binarisation: Settled,
     device: torch.device,
     track: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Iterator[tuple[Epoch, VAE]]:
     """Train a model, yielding after each epoch its record and the model to save (the average where `ema` is set).
 
-    `track` wraps the batches of an epoch, to show progress. Seeds torch's global generator: all noise follows from
-    `config.seed`, so that two trainings on one machine are the same, provided that nobody else draws from it.
+    `track` wraps the batches of an epoch, to show progress; `say` takes a line about compiling. Seeds torch's global
+    generator: all noise follows from `config.seed`, so that two trainings on one machine are the same, provided that
+    nobody else draws from it.
     """
     torch.manual_seed(config.seed)
-    model.to(device)
+    # The layout that convolutions are fastest in.
+    model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     train, validation = data.train.to(device), freeze(data.validation.to(device), binarisation)
     steps = config.steps(len(train))
-    loss, optimizer = Loss(model, objective), make_optimizer(model, config)
+    optimizer = make_optimizer(model, config)
     average = None if config.ema is None else copy.deepcopy(model)
     kl_weight = torch.ones((), device=device)
     warmup = warming(model, config, kl_weight)
+    loss = Loss(model.train(), objective, binarisation, config.precision)
+    backward: Callable[[Batch, Weight], Tensor] = loss.backward
+    if config.compiles(len(train)):
+        backward = compiled(loss, train[: config.batch_size], warmup, say)
     best, step = -math.inf, 0
 
     for epoch in range(1, config.epochs + 1):
@@ -118,15 +108,13 @@ def train_epochs(
             if config.kl_warmup:
                 kl_weight.fill_(min(1.0, step / steps / config.kl_warmup))
 
-            value, means = loss(pixels(batch.images, binarisation), batch.labels, warmup)
             optimizer.zero_grad()
-            value.backward()
+            totals.add_(backward(batch, warmup), alpha=len(batch))
             if config.clip_gradient is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
             optimizer.step()
             if average is not None and config.ema is not None:
                 update_average(average, model, config.ema)
-            totals += means * len(batch)
         # Reading the totals waits for the device, so the time is that of the whole epoch.
         train_objective, log_likelihood, kl = (totals / len(train)).tolist()
         trained = time.perf_counter() - started
@@ -156,62 +144,6 @@ def train_epochs(
             ),
             kept,
         )
-
-
-def warming(model: VAE, config: TrainConfig, kl_weight: Tensor) -> Weight:
-    """What an objective is to multiply the KL by, of which `kl_weight` is the part that changes.
-
-    Raises UserError where no latent has the name that `kl_warmup_of` says.
-    """
-    if not config.kl_warmup:
-        return 1.0
-    if config.kl_warmup_of == "all":
-        return kl_weight
-    names = [*model.prior, "cluster"]
-    require(
-        config.kl_warmup_of in names,
-        f"--kl-warmup-of is {config.kl_warmup_of!r}; it must be all, or one of {', '.join(names)}",
-    )
-    return {name: kl_weight if name == config.kl_warmup_of else 1.0 for name in names}
-
-
-def zeros(count: int, device: torch.device) -> Tensor:
-    """Where to add up an epoch: float64, but on MPS, which has none."""
-    return torch.zeros(count, device=device, dtype=None if device.type == "mps" else torch.float64)
-
-
-def learning_rate(epochs: float, config: TrainConfig) -> float:
-    """The rate at the step that ends `epochs` (a fraction) into the training."""
-    if epochs < config.lr_warmup:
-        return config.learning_rate * epochs / config.lr_warmup
-    if config.schedule == "constant":
-        return config.learning_rate
-    progress = (epochs - config.lr_warmup) / (config.epochs - config.lr_warmup)
-    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
-
-
-def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser that the settings name, its update fused into one kernel where torch has one."""
-    common: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    parameters = model.parameters()
-    if config.optimizer == "rmsprop":
-        return torch.optim.RMSprop(parameters, **common)
-    kind = {
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-        "adagrad": torch.optim.Adagrad,
-    }[config.optimizer]
-    fused = config.optimizer != "adagrad" or next(model.parameters()).device.type == "cpu"
-    return kind(parameters, fused=fused, **common)
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average = decay average + (1 - decay) model. (torch's AveragedModel reads a counter back at every step.)"""
-    for mean, parameter in zip(average.parameters(), model.parameters(), strict=True):
-        mean.lerp_(parameter, 1 - decay)
-    for kept, buffer in zip(average.buffers(), model.buffers(), strict=True):
-        kept.copy_(buffer)  # batch normalisation's running statistics are averages already
 
 
 @torch.no_grad()
@@ -255,6 +187,7 @@ def find_clusters(
             kl_warmup=0.0,
             kl_warmup_of="all",
             ema=None,
+            compile="no",
         )
         start = starts.without_clusters(model)
         for epoch, _ in train_epochs(start, data, plain, elbo(starts.BETA), binarisation, device):
@@ -289,6 +222,9 @@ def train(
     watched = check_watch(override(WatchConfig(), watching, "train()"))
     config = override(model_entry(model.blueprint.model).training, settings, "train()")
     config = config.settle(model.blueprint.settings)
+    # A run that goes on later is to compute as it did before.
+    compiles = config.compiles(len(data.train))
+    config = dataclasses.replace(config, compile="yes" if compiles else "no")
     chosen = override(DataConfig(), {"binarisation": binarisation}, "train()").binarisation
     settled = settle_pixels(model.blueprint, data, chosen)
     device = find_device(config.device)
@@ -321,8 +257,9 @@ def train(
         model.to(device)
         watch = Watch(run, model, data, settled, device, config, watched)
         loop = train_epochs(
-            model, data, config, objective, settled, device, lambda b: shown.track(watch.track(b))
-        )
+            model, data, config, objective, settled, device,
+            lambda batches: shown.track(watch.track(batches)), shown.say,
+        )  # fmt: skip
         for epoch, kept in loop:
             finite = math.isfinite(epoch.train_objective + epoch.validation_objective)
             if epoch.best:

@@ -226,12 +226,29 @@ def pixels(images: Tensor, binarisation: Settled) -> Tensor:
     """What a model sees in training: floats in [0, 1] of stored images, bits drawn anew where dynamic."""
     if images.dtype == torch.uint8:
         if binarisation == "dynamic":
-            # random_(255) is uniform on 0 ... 254, so a pixel of x is white with probability x / 255.
-            return (torch.empty_like(images).random_(255) < images).float()
+            return bits(images).float()
         return (images > 127).float() if binarisation == "threshold" else images.float().div_(255)
     if binarisation == "dynamic":
         return torch.bernoulli(images)
     return (images > 0.5).to(images.dtype) if binarisation == "threshold" else images
+
+
+def bits(images: Tensor) -> Tensor:
+    """Bits, True with probability x / 255 for each level x of `images` (B, C, H, W).
+
+    Takes a random byte a pixel, and of the numbers that decide in one case of 256 as many as one image has pixels.
+    """
+    size = (-(-images.numel() // 8),)
+    # All 64-bit words but the largest: a byte is off 1/256 by less than 2^-63.
+    words = torch.randint(-(2**63), 2**63 - 1, size, device=images.device)
+    drawn = words.view(torch.uint8)[: images.numel()].view(images.shape)
+    return is_white(images, drawn, torch.empty_like(images[0]).random_(255))
+
+
+def is_white(level: Tensor, drawn: Tensor, deciding: Tensor) -> Tensor:
+    """Of `drawn` uniform on 0 ... 255 and `deciding` on 0 ... 254: level / 256 + 1 / 256 * level / 255 = level / 255 of
+    them are True."""
+    return (drawn < level) | ((drawn == level) & (deciding < level))
 
 
 def freeze(split: Split, binarisation: Settled) -> Frozen:
