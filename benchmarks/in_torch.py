@@ -1,0 +1,163 @@
+"""The raced models in PyTorch: vaekit's training, its models in an ordinary loop, and PyTorch's own example."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from contestants import TASKS, mnist
+from PIL import Image
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+import vaekit
+from vaekit.catalog import MODELS
+from vaekit.compute import fast_float32
+from vaekit.data.dataset import Settled, pixels
+from vaekit.models import objective_of
+from vaekit.objectives import Objective
+from vaekit.presets import preset
+from vaekit.training import train_epochs
+
+CPU = torch.device("cpu")
+PRESETS = {
+    "conv": "vampprior-tf2-vae",
+    "vampprior": "vampprior-paper",
+    "hvampprior": "vampprior-paper-hvae",
+}
+
+
+def dataset(images: np.ndarray, labels: np.ndarray) -> vaekit.Dataset:
+    """Images to train on; of validation and test one stays."""
+    train = vaekit.Split(torch.from_numpy(images)[:, None], torch.from_numpy(labels))
+    one = vaekit.Split(train.images[:1], train[:1].labels)
+    return vaekit.Dataset("mnist", train, one, one, black_and_white=True)
+
+
+def raced_model(name: str) -> tuple[vaekit.VAE, Objective]:
+    """vaekit's model, its weights drawn anew; the pseudo-inputs of a VampPrior start from images."""
+    data = dataset(*mnist(50_000))
+    if name in PRESETS:
+        found = preset(PRESETS[name])
+        model = vaekit.build(found.model, data, **found.settings)
+    elif name == "dense":
+        model = vaekit.build("vae", data, hidden_dim=500, num_layers=1, activation="relu")
+    else:
+        model = vaekit.build(name, data)
+    return model, objective_of(model.blueprint)
+
+
+def size(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def binarisation(name: str) -> Settled:
+    return "dynamic" if TASKS[name].dynamic else "none"
+
+
+def vaekit_epochs(
+    name: str, images: np.ndarray, labels: np.ndarray, settings: dict[str, Any]
+) -> tuple[int, Iterator[None]]:
+    """vaekit's training loop, with settings of its training; no rate and no weight changes as it goes."""
+    model, objective = raced_model(name)
+    config = dataclasses.replace(
+        MODELS[model.blueprint.model].training,
+        epochs=2**31,
+        batch_size=TASKS[name].batch,
+        learning_rate=TASKS[name].rate,
+        schedule="constant",
+        kl_warmup=0.0,
+        **settings,
+    )
+
+    def loop() -> Iterator[None]:
+        with fast_float32(CPU):
+            for _ in train_epochs(
+                model, dataset(images, labels), config, objective, binarisation(name), CPU
+            ):
+                yield
+
+    return size(model), loop()
+
+
+def eager_epochs(name: str, images: np.ndarray) -> tuple[int, Iterator[None]]:
+    """vaekit's model in a loop that a careful user would write: data in memory, nothing read back before the end."""
+    model, objective = raced_model(name)
+    task, stored = TASKS[name], torch.from_numpy(images)[:, None]
+    optimizer = torch.optim.Adam(model.parameters(), lr=task.rate)
+
+    def loop() -> Iterator[None]:
+        while True:
+            total = torch.zeros(())
+            for rows in torch.randperm(len(stored)).split(task.batch):
+                loss = -objective(model(pixels(stored[rows], binarisation(name)))).mean()
+                optimizer.zero_grad()
+                loss.backward()
+                optimizer.step()
+                total += loss.detach()
+            float(total)
+            yield
+
+    return size(model), loop()
+
+
+class ExampleVAE(nn.Module):
+    """The network of pytorch/examples/vae/main.py, with 500 hidden units instead of 400."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(784, 500)
+        self.fc21 = nn.Linear(500, 20)
+        self.fc22 = nn.Linear(500, 20)
+        self.fc3 = nn.Linear(20, 500)
+        self.fc4 = nn.Linear(500, 784)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        h1 = F.relu(self.fc1(x.view(-1, 784)))
+        mu, logvar = self.fc21(h1), self.fc22(h1)
+        std = torch.exp(0.5 * logvar)
+        z = mu + torch.randn_like(std) * std
+        return torch.sigmoid(self.fc4(F.relu(self.fc3(z)))), mu, logvar
+
+
+class Images(Dataset):
+    """What torchvision's MNIST gives with ToTensor: a float image, through Pillow, and its label."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        image = torch.from_numpy(np.array(Image.fromarray(self.images[index]), copy=True))[None]
+        return image.float().div(255), int(self.labels[index])
+
+
+def tutorial_epochs(images: np.ndarray, labels: np.ndarray) -> tuple[int, Iterator[None]]:
+    """The train() of PyTorch's example; only its source of images is replaced, by an array."""
+    task = TASKS["dense"]
+    train_loader = DataLoader(Images(images, labels), batch_size=task.batch, shuffle=True)
+    model = ExampleVAE()
+    optimizer = torch.optim.Adam(model.parameters(), lr=task.rate)
+
+    def loop() -> Iterator[None]:
+        while True:
+            model.train()
+            train_loss = 0.0
+            for batch, _ in train_loader:
+                optimizer.zero_grad()
+                recon, mu, logvar = model(batch)
+                bce = F.binary_cross_entropy(recon, batch.view(-1, 784), reduction="sum")
+                kld = -0.5 * torch.sum(1 + logvar - mu.pow(2) - logvar.exp())
+                loss = bce + kld
+                loss.backward()
+                train_loss += loss.item()
+                optimizer.step()
+            yield
+
+    return size(model), loop()
