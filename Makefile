@@ -20,8 +20,8 @@ lint: $(VENV)/installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/installed
-	$(BIN)/python benchmarks/dense_speed.py
-	$(BIN)/python benchmarks/models_speed.py
+	$(BIN)/pip install --quiet --editable '.[bench]'
+	$(BIN)/python benchmarks/speed.py
 
 $(VENV)/installed: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "vaekit needs Python 3.11 or newer, such as: make PYTHON=python3.12 demo")'
