@@ -42,7 +42,9 @@ def compiled(
             raise RuntimeError("what the compiler made gives other gradients")
     except Exception as error:  # of any compiler, for whatever reason: there is another way
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__
-        say(f"note: the step is not compiled, so training is slower: {reason} (--compile no leaves it out)")
+        say(
+            f"note: the step is not compiled, so training is slower: {reason} (--compile no leaves it out)"
+        )
         return loss.backward
     finally:
         loss.zero_grad()

@@ -238,10 +238,12 @@ def bits(images: Tensor) -> Tensor:
 
     Takes a random byte a pixel, and of the numbers that decide in one case of 256 as many as one image has pixels.
     """
-    size = (-(-images.numel() // 8),)
-    # All 64-bit words but the largest: a byte is off 1/256 by less than 2^-63.
-    words = torch.randint(-(2**63), 2**63 - 1, size, device=images.device)
-    drawn = words.view(torch.uint8)[: images.numel()].view(images.shape)
+    if images.device.type == "cpu":
+        # Eight bytes at once, of all 64-bit words but the largest: one is off 1/256 by less than 2^-63.
+        words = torch.randint(-(2**63), 2**63 - 1, (-(-images.numel() // 8),))
+        drawn = words.view(torch.uint8)[: images.numel()].view(images.shape)
+    else:
+        drawn = torch.randint(256, images.shape, dtype=torch.uint8, device=images.device)
     return is_white(images, drawn, torch.empty_like(images[0]).random_(255))
 
 
