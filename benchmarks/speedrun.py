@@ -25,7 +25,6 @@ import torch
 from speed import matrix_rate, processor
 
 from vaekit import Run, evaluate
-from vaekit.runs import git_revision
 
 # Level -> the arguments of `vaekit train`. A level named "elbo..." is of the test ELBO with 20 latents.
 FAST = "--precision bfloat16 --batch-size 200 --lr-warmup 0.3"
@@ -76,13 +75,14 @@ def report(level: str, found: list[Attempt], out: Path) -> str:
     values = [a.elbo if by_elbo else a.nll for a in found]
     mean = statistics.mean(value for value in values if value is not None)
     limit = float(level.removeprefix("elbo"))
+    first = Run(out / f"{level}-{found[0].seed}")
     held = mean >= limit if by_elbo else mean <= limit
     lines = [
         f"# {level}: {max(a.seconds for a in found):.0f} s" if held else f"# {level}: not reached",
         "",
         f"{time.strftime('%Y-%m-%d')}, {processor()}, {torch.get_num_threads()} threads, "
         f"{matrix_rate() / 1e9:.0f} GFLOP/s in float32 (100x784 @ 784x500), torch {torch.__version__}, "
-        f"revision {git_revision()}",
+        f"revision {first.config['versions']['git']}",
         "",
         f"    vaekit train {RECORDS[level]} --seed SEED",
         "",
