@@ -24,7 +24,8 @@ import numpy as np
 
 import vaekit
 
-VAEKIT: dict[str, dict[str, str]] = {
+# The settings of a training that make each of vaekit's contestants.
+VAEKIT: dict[str, dict[str, Any]] = {
     "vaekit": {"compile": "yes"},
     "plain": {"compile": "no"},
     "bfloat16": {"compile": "yes", "precision": "bfloat16"},
@@ -57,11 +58,6 @@ TASKS = {
 }
 
 
-def settings_of(name: str) -> dict[str, Any]:
-    """The settings of a training that make one of vaekit's contestants."""
-    return dict(VAEKIT[name])
-
-
 def mnist(count: int) -> tuple[np.ndarray, np.ndarray]:
     """So many training images (N, 28, 28), uint8, and their labels, from the start again after 50,000."""
     folder = Path(vaekit.__file__).parent / "data" / "mnist"
@@ -90,7 +86,7 @@ def start(name: str, model: str, steps: int) -> tuple[int, Iterator[Any]]:
         return in_torch.tutorial_epochs(images, labels)
     if name == "eager":
         return in_torch.eager_epochs(model, images)
-    return in_torch.vaekit_epochs(model, images, labels, settings_of(name))
+    return in_torch.vaekit_epochs(model, images, labels, VAEKIT[name])
 
 
 def main() -> None:

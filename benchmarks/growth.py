@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from contestants import mnist, settings_of
+from contestants import mnist
 from in_torch import dataset
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -64,7 +64,7 @@ class Setting:
             batch_size=self.batch,
             schedule="constant",
             kl_warmup=0.0,
-            **settings_of("plain"),
+            compile="no",
         )
         for epoch, _ in train_epochs(model, data, config, objective, "dynamic", CPU):
             yield self.count / epoch.images_per_second

@@ -24,12 +24,14 @@ CPU = torch.device("cpu")
 SMALL = {"latent_dim": 3, "hidden_dim": 16}
 
 
+def small(name):
+    """Settings of a small model."""
+    return SMALL | ({"components": 7} if "vamp" in name else {})
+
+
 def loss_of(name, data, objective=None, **settings):
     """A model's loss in training, on bits drawn at each step."""
-    settings = SMALL | settings
-    if "prior" in settings or "vamp" in name:
-        settings["components"] = 7
-    model = build(name, data, **settings).train()
+    model = build(name, data, **small(name), **settings).train()
     binarisation = data.binarisation("auto", model.blueprint.settings.likelihood)
     return Loss(model, objective or objective_of(model.blueprint), binarisation)
 
@@ -51,8 +53,8 @@ def test_100_steps_compiled_have_the_loss_of_the_plain_ones(name):
     """To 1e-4, an odd last batch, dropout, running statistics, a clipped gradient and a KL that warms up among them."""
     data, results = grey(), []
     for choice in ("yes", "no"):
-        settings = {"components": 7} if "vamp" in name else {"normalisation": "batch"}
-        model = build(name, data, dropout=0.1, **SMALL, **settings)
+        settings = {} if "vamp" in name else {"normalisation": "batch"}
+        model = build(name, data, dropout=0.1, **small(name), **settings)
         config = TrainConfig(
             epochs=12, batch_size=7, kl_warmup=4.0, clip_gradient=5.0, ema=0.9, compile=choice
         )
@@ -163,7 +165,7 @@ def test_a_step_reads_nothing_back_and_makes_few_calls():
         for steps in (8, 16):
             data = dataclasses.replace(random_dataset(count=16 * 4), black_and_white=True)
             data = dataclasses.replace(data, train=data.train[: steps * 2])
-            model = build(name, data, **SMALL, **({"components": 7} if "vamp" in name else {}))
+            model = build(name, data, **small(name))
             config = TrainConfig(epochs=1, batch_size=2, compile="no", kl_warmup=0.5, ema=0.9)
             loop = train_epochs(model, data, config, objective_of(model.blueprint), "dynamic", CPU)
             with Calls() as calls:

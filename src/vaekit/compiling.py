@@ -38,7 +38,7 @@ def compiled(
         with unchanged(loss):
             found = [graph(batch, warmup), *gradients(loss)]
         limit = AGREES[loss.precision]
-        if not all(map(lambda a, b: agree(a, b, limit), found, plain)):
+        if not all(agree(a, b, limit) for a, b in zip(found, plain, strict=True)):
             raise RuntimeError("what the compiler made gives other gradients")
     except Exception as error:  # of any compiler, for whatever reason: there is another way
         reason = str(error).strip().split("\n")[0][:200] or type(error).__name__

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from .checks import parse_memory, require, require_count, require_seed
+from .config import Precision
 
 Metric = Literal[
     "elbo", "nll", "aggregate", "reconstruction", "probes", "clusters", "frechet", "gap"
@@ -33,7 +34,7 @@ class EvaluateConfig:
     hmc, that of Kingma and Welling 2014, for at most 5 latent dimensions."""
     temperatures: int = 1000
     """Steps of ais from the prior to the posterior; more make it tighter."""
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     """Of the decoder, for the NLL by importance sampling; bfloat16 is faster on processors that have it."""
     memory: str = "1GB"
     """Most memory to take for it."""
