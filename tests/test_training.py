@@ -227,6 +227,30 @@ def test_weight_decay_reaches_the_optimizer():
         assert {group["weight_decay"] for group in optimizer.param_groups} == {0.25}
 
 
+@pytest.mark.parametrize(
+    ("name", "theirs"), [("adam", torch.optim.Adam), ("adamw", torch.optim.AdamW)]
+)
+def test_adam_is_that_of_torch(name, theirs):
+    """In any layout of weights, with decay, with a rate that changes, and for weights that get gradients late."""
+    settings = TrainConfig(optimizer=name, weight_decay=0.25)
+    models = [build("convvae", (3, 16, 16), latent_dim=2, seed=0) for _ in range(2)]
+    models[0].to(memory_format=torch.channels_last)
+    assert not all(p.is_contiguous() for p in models[0].parameters())
+    ours = make_optimizer(models[0], settings)
+    optimizers = [ours, theirs(models[1].parameters(), weight_decay=0.25)]
+    for step in range(5):
+        torch.manual_seed(step)
+        rate = 0.01 / (1 + step)
+        gradients = [torch.randn_like(p) for p in models[1].parameters()]
+        for model, optimizer in zip(models, optimizers, strict=True):
+            optimizer.param_groups[0]["lr"] = rate
+            for i, (p, gradient) in enumerate(zip(model.parameters(), gradients, strict=True)):
+                p.grad = None if i == 3 and step < 2 else torch.empty_like(p).copy_(gradient)
+            optimizer.step()
+    for ours, theirs in zip(*(model.parameters() for model in models), strict=True):
+        assert torch.allclose(ours, theirs, rtol=1e-5, atol=1e-7)
+
+
 def test_a_learning_rate_warm_up_is_not_counted_either():
     _, epochs = loop(random_dataset(), TrainConfig(epochs=4, batch_size=8, lr_warmup=3.0))
     assert [epoch.best for epoch, _ in epochs][:2] == [False, False]

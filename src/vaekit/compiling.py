@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from .compute import seeded
 from .data.dataset import Batch
 from .objectives import Weight
-from .stepping import Loss
+from .stepping import Loss, flat
 
 # Relative; what a wrong graph gives differs by far more.
 AGREES = {"float32": 1e-3, "bfloat16": 5e-2}
@@ -30,7 +31,6 @@ def compiled(
     The noise is that of the plain way, so both give the same numbers but for rounding.
     """
     say("compiling the step, once ...")
-    loss.zero_grad()
     try:
         graph = Graph(loss, batch, warmup)
         with unchanged(loss):
@@ -72,10 +72,13 @@ class Graph:
         options: dict[str, Any] = {"fallback_random": True, "cpp.vec_isa_ok": True}
         if batch.images.is_cuda:
             options["triton.cudagraphs"] = True
-        with torch.no_grad():
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the compiler's about itself
             self.run: Callable[..., Any] = compile_graph(graph, inputs, options)
 
     def __call__(self, batch: Batch, warmup: Weight) -> Tensor:
+        for parameter in self.learned:
+            parameter.grad = None  # so that its memory serves again
         with torch.no_grad():
             means, *found = self.run(batch.images, batch.labels, *self.rest)
         for parameter, gradient in zip(self.learned, found, strict=True):
@@ -101,7 +104,14 @@ def trace(loss: Loss, batch: Batch, warmup: Weight) -> tuple[torch.fx.GraphModul
         return (means, *torch.autograd.grad(value, wanted, allow_unused=True))
 
     inputs = [batch.images, batch.labels, *rest]
-    return make_fx(step, tracing_mode="fake")(*inputs), inputs
+    table = {torch.ops.aten.addmm.default: add_after}
+    return make_fx(step, table, tracing_mode="fake")(*inputs), inputs
+
+
+def add_after(bias: Tensor, x: Tensor, y: Tensor, *, beta: float = 1, alpha: float = 1) -> Tensor:
+    """A dense layer's bias added to the product, where the compiler joins it to what follows: in the layer itself it is
+    copied to all rows first. (As a row, since the compiler would put x @ y + bias together again.)"""
+    return (alpha * torch.mm(x, y)).unsqueeze(0).add(beta * bias).squeeze(0)
 
 
 @contextmanager
@@ -117,8 +127,8 @@ def unchanged(loss: Loss) -> Iterator[None]:
 
 
 def gradients(loss: Loss) -> list[Tensor | None]:
-    """Copies, since a graph may write into the same memory at its next step."""
-    return [None if p.grad is None else p.grad.clone() for p in loss.parameters()]
+    """Copies, since a graph may write into the same memory at its next step; in the order that Adam reads them in."""
+    return [None if p.grad is None else flat(p.grad).clone() for p in loss.parameters()]
 
 
 def agree(a: Tensor | None, b: Tensor | None, limit: float) -> bool:

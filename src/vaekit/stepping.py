@@ -50,7 +50,8 @@ class Loss(nn.Module):
         return -mean, means
 
     def backward(self, batch: Batch, warmup: Weight) -> Tensor:
-        """Leaves the gradients of a batch's loss in the parameters, and gives its means."""
+        """Leaves the gradients of a batch's loss in the parameters, in place of others, and gives its means."""
+        self.zero_grad()
         value, means = self(batch.images, batch.labels, warmup)
         value.backward()
         return means
@@ -88,19 +89,53 @@ def learning_rate(epochs: float, config: TrainConfig) -> float:
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
+class Adam(torch.optim.Adam):
+    """torch's, fused, with less Python around the update, which for a small model takes half as long as that itself."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        group = self.param_groups[0]
+        learned = [p for p in group["params"] if p.grad is not None]
+        states = [self.state[p] for p in learned]
+        if closure is not None or not all(states):  # torch makes them at its first step
+            return super().step(closure)
+        steps = [state["step"] for state in states]
+        torch._foreach_add_(steps, 1)
+        update = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+        update(
+            [flat(p) for p in learned],
+            [flat(p.grad) for p in learned],
+            [flat(state["exp_avg"]) for state in states],
+            [flat(state["exp_avg_sq"]) for state in states],
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
+        return None
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """Its numbers in the order that they lie in, of which the fused update makes a copy otherwise."""
+    return tensor if tensor.is_contiguous() else tensor.as_strided((tensor.numel(),), (1,))
+
+
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
     """The optimiser that the settings name, its update fused into one kernel where torch has one."""
     common: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     parameters = model.parameters()
     if config.optimizer == "rmsprop":
         return torch.optim.RMSprop(parameters, **common)
-    kind = {
-        "adam": torch.optim.Adam,
-        "adamw": torch.optim.AdamW,
-        "adagrad": torch.optim.Adagrad,
-    }[config.optimizer]
-    fused = config.optimizer != "adagrad" or next(model.parameters()).device.type == "cpu"
-    return kind(parameters, fused=fused, **common)
+    if config.optimizer == "adagrad":
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        return torch.optim.Adagrad(parameters, fused=on_cpu, **common)
+    decoupled = config.optimizer == "adamw"
+    return Adam(parameters, fused=True, decoupled_weight_decay=decoupled, **common)
 
 
 @torch.no_grad()

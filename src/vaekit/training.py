@@ -19,7 +19,7 @@ from . import exhibits, starts
 from .catalog import model_entry
 from .checks import override, require
 from .compiling import compiled
-from .compute import evaluating, fast_float32, find_device, seeded
+from .compute import evaluating, fast_float32, find_device, memory_kept, seeded
 from .config import ClusterConfig, TrainConfig, WatchConfig
 from .data import Dataset, Frozen, freeze
 from .data.dataset import Batch, Settled
@@ -37,6 +37,7 @@ from .watching import Watch, check_watch
 VALIDATION_BATCH = 1000
 VALIDATION_NUMBERS = 2**25  # that the decoder gives for a batch: 128 MB in float32
 VALIDATION_SEED = 1
+KEPT_MEMORY = 2**28  # bytes
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,6 @@ def train_epochs(
             if config.kl_warmup:
                 kl_weight.fill_(min(1.0, step / steps / config.kl_warmup))
 
-            optimizer.zero_grad()
             totals.add_(backward(batch, warmup), alpha=len(batch))
             if config.clip_gradient is not None:
                 nn.utils.clip_grad_norm_(model.parameters(), config.clip_gradient)
@@ -243,7 +243,11 @@ def train(
     run = Run.create(out, folder_stem(model, data, name), describe(model.blueprint, about))
 
     since_best = 0
-    with Progress(config, len(data.train), progress) as shown, fast_float32(device):
+    with (
+        Progress(config, len(data.train), progress) as shown,
+        fast_float32(device),
+        memory_kept(KEPT_MEMORY) as tidy,
+    ):
         shown.say(
             f"{model.blueprint.model} on {data.name}, {model.blueprint.settings.likelihood} pixels, "
             f"binarisation {settled}, on {device}, in {run}"
@@ -261,6 +265,7 @@ def train(
             lambda batches: shown.track(watch.track(batches)), shown.say,
         )  # fmt: skip
         for epoch, kept in loop:
+            tidy()
             finite = math.isfinite(epoch.train_objective + epoch.validation_objective)
             if epoch.best:
                 run.save_weights(kept)
