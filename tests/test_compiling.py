@@ -166,7 +166,8 @@ def test_a_step_reads_nothing_back_and_makes_few_calls():
             data = dataclasses.replace(random_dataset(count=16 * 4), black_and_white=True)
             data = dataclasses.replace(data, train=data.train[: steps * 2])
             model = build(name, data, **small(name))
-            config = TrainConfig(epochs=1, batch_size=2, compile="no", kl_warmup=0.5, ema=0.9)
+            every = {"kl_warmup": 0.5, "ema": 0.9, "clip_gradient": 1.0}
+            config = TrainConfig(epochs=1, batch_size=2, compile="no", **every)
             loop = train_epochs(model, data, config, objective_of(model.blueprint), "dynamic", CPU)
             with Calls() as calls:
                 next(loop)
