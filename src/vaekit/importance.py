@@ -77,7 +77,7 @@ def measure_nll(
     """log p(x) of every image from `samples` draws (Burda et al. 2016, eq. 8). In bfloat16 the decoder computes in that
     precision; densities and their sums do not. Raises UserError for a `memory` that holds not one row."""
     parts = []
-    with memory_kept(parse_memory(memory)) as tidy, evaluating(model):
+    with memory_kept(parse_memory(memory) // 2) as tidy, evaluating(model):
         ready = prepared(model, precision)
         for weights in log_weights(ready, images, samples, shown, memory):
             parts.append(LogMeans.of(weights))
