@@ -1,0 +1,56 @@
+"""The most memory that a training on MNIST, and the evaluation of what came out, have resident.
+
+python benchmarks/memory.py [--models vae hvampprior] [--compile yes] [--samples 5000] [--limit 500]
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from speed import print_row, processor
+
+from vaekit.catalog import MODELS
+
+
+def peak(*arguments: str) -> float:
+    """Most bytes resident while `vaekit ARGUMENTS` runs."""
+    command = [sys.executable, "-m", "vaekit", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    _, status, used = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"this has failed; alone it says why: {shlex.join(command)}")
+    return used.ru_maxrss * 1024.0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
+    parser.add_argument("--compile", default="no")
+    parser.add_argument("--samples", default="5000")
+    parser.add_argument("--limit", default="500")
+    given = parser.parse_args()
+    print(f"{time.strftime('%Y-%m-%d')}, {processor()}, `{shlex.join(['python', *sys.argv])}`\n")
+    print_row(["model", "training, MB", "evaluation, MB"])
+    print_row(["---"] * 3)
+    for model in given.models:
+        with tempfile.TemporaryDirectory() as folder:
+            run = str(Path(folder) / "run")
+            training = ["--epochs", "1", "--kl-warmup", "0", "--compile", given.compile]
+            if model.endswith("gmvae"):
+                training += ["--start-epochs", "0"]
+            trained = peak("train", model, "--out", run, *training)
+            limits = ["--samples", given.samples, "--limit", given.limit]
+            evaluated = peak("evaluate", run, *limits)
+        print_row([model, f"{trained / 1e6:,.0f}", f"{evaluated / 1e6:,.0f}"])
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()
