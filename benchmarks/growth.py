@@ -25,10 +25,10 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 import vaekit
 from vaekit.catalog import MODELS
-from vaekit.compute import fast_float32, memory_kept
+from vaekit.compute import fast_training
 from vaekit.pictures import save
 from vaekit.pictures.style import BLUE
-from vaekit.training import KEPT_MEMORY, train_epochs
+from vaekit.training import train_epochs
 
 BATCH, STEPS = 100, 20
 CPU = torch.device("cpu")
@@ -130,7 +130,7 @@ def main() -> None:
     given = parser.parse_args()
     figure = Figure(figsize=(14, 2.9), dpi=100, layout="constrained")
     for axes, series in zip(figure.subplots(1, len(ALL)), ALL, strict=True):
-        with fast_float32(CPU), memory_kept(KEPT_MEMORY):
+        with fast_training(CPU):
             times = series.times(given.rounds)
         values = list(series.settings)
         found = slope(values, times)

@@ -16,12 +16,12 @@ from torch.utils.data import DataLoader, Dataset
 
 import vaekit
 from vaekit.catalog import MODELS
-from vaekit.compute import fast_float32, memory_kept
+from vaekit.compute import fast_training
 from vaekit.data.dataset import Settled, pixels
 from vaekit.models import objective_of
 from vaekit.objectives import Objective
 from vaekit.presets import preset
-from vaekit.training import KEPT_MEMORY, train_epochs
+from vaekit.training import train_epochs
 
 CPU = torch.device("cpu")
 PRESETS = {
@@ -75,7 +75,7 @@ def vaekit_epochs(
     )
 
     def loop() -> Iterator[None]:
-        with fast_float32(CPU), memory_kept(KEPT_MEMORY) as tidy:
+        with fast_training(CPU) as tidy:
             for _ in train_epochs(
                 model, dataset(images, labels), config, objective, binarisation(name), CPU
             ):

@@ -1,6 +1,8 @@
 """The most memory that a training on MNIST, and the evaluation of what came out, have resident.
 
-python benchmarks/memory.py [--models vae hvampprior] [--compile yes] [--samples 5000] [--limit 500]
+    python benchmarks/memory.py [--models vae hvampprior] [--compile yes] [--samples 5000] [--limit 500]
+
+Of whole processes, Python and torch among it; one epoch, and --samples draws of --limit images for the NLL.
 """
 
 from __future__ import annotations

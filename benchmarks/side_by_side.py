@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 
 import vaekit
-from vaekit.compute import fast_float32
+from vaekit.compute import fast_training
 from vaekit.config import TrainConfig
 from vaekit.data.dataset import Settled
 from vaekit.objectives import Objective
@@ -31,7 +31,7 @@ def vaekit_loop(
     device = torch.device("cpu")
     loop = train_epochs(model, data, config, objective, binarisation, device)
     while True:
-        with fast_float32(device):
+        with fast_training(device):
             next(loop)
         yield
 

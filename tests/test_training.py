@@ -316,6 +316,23 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_says_so(tmp_path):
     assert not (tmp_path / "a" / "model.safetensors").exists()
 
 
+def test_nothing_is_read_back_from_the_device_at_a_step():
+    """One reading of the totals an epoch, whatever the number of steps."""
+    data = random_dataset(count=300)
+
+    def readings(batch_size):
+        # torch's fused Adam reads its own step counters, which lie on the CPU.
+        settings = {"optimizer": "rmsprop", "ema": 0.9, "kl_warmup": 1.5, "clip_gradient": 1.0}
+        _, epochs = loop(data, TrainConfig(epochs=2, batch_size=batch_size, **settings))
+        next(epochs)
+        with torch.profiler.profile() as profile:
+            next(epochs)
+        counts = {e.key: e.count for e in profile.key_averages()}
+        return counts.get("aten::_local_scalar_dense", 0), counts.get("aten::item", 0)
+
+    assert readings(10) == readings(50)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [

@@ -13,6 +13,8 @@ from torch import nn
 
 from .checks import UserError
 
+TRAINING_KEEPS = 2**28  # bytes
+
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
@@ -120,6 +122,13 @@ def memory_kept(limit: int) -> Iterator[Callable[[], None]]:
     finally:
         library.mallopt(trim, 2**26)
         library.malloc_trim(0)
+
+
+@contextlib.contextmanager
+def fast_training(device: torch.device) -> Iterator[Callable[[], None]]:
+    """What a training computes inside: `fast_float32`, and `memory_kept`; gives what to call after each epoch."""
+    with fast_float32(device), memory_kept(TRAINING_KEEPS) as tidy:
+        yield tidy
 
 
 def resident() -> int:

@@ -19,7 +19,7 @@ from . import exhibits, starts
 from .catalog import model_entry
 from .checks import override, require
 from .compiling import compiled
-from .compute import evaluating, fast_float32, find_device, memory_kept, seeded
+from .compute import evaluating, fast_training, find_device, seeded
 from .config import ClusterConfig, TrainConfig, WatchConfig
 from .data import Dataset, Frozen, freeze
 from .data.dataset import Batch, Settled
@@ -37,7 +37,6 @@ from .watching import Watch, check_watch
 VALIDATION_BATCH = 1000
 VALIDATION_NUMBERS = 2**25  # that the decoder gives for a batch: 128 MB in float32
 VALIDATION_SEED = 1
-KEPT_MEMORY = 2**28  # bytes
 
 
 @dataclass(frozen=True)
@@ -243,11 +242,7 @@ def train(
     run = Run.create(out, folder_stem(model, data, name), describe(model.blueprint, about))
 
     since_best = 0
-    with (
-        Progress(config, len(data.train), progress) as shown,
-        fast_float32(device),
-        memory_kept(KEPT_MEMORY) as tidy,
-    ):
+    with Progress(config, len(data.train), progress) as shown, fast_training(device) as tidy:
         shown.say(
             f"{model.blueprint.model} on {data.name}, {model.blueprint.settings.likelihood} pixels, "
             f"binarisation {settled}, on {device}, in {run}"
