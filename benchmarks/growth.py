@@ -25,6 +25,7 @@ from matplotlib.ticker import LogLocator, NullLocator
 
 import vaekit
 from vaekit.catalog import MODELS
+from vaekit.checks import require_folder
 from vaekit.compute import fast_training
 from vaekit.pictures import save
 from vaekit.pictures.style import BLUE
@@ -128,6 +129,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("docs/results/growth.png"))
     given = parser.parse_args()
+    require_folder(given.out)
     figure = Figure(figsize=(14, 2.9), dpi=100, layout="constrained")
     for axes, series in zip(figure.subplots(1, len(ALL)), ALL, strict=True):
         with fast_training(CPU):

@@ -32,7 +32,7 @@ SMALL = "vampprior --latent-dim 20 --hidden-dim 400 --num-layers 1 --components 
 RECORDS = {
     "elbo-100": f"{SMALL} --epochs 4 --learning-rate 1e-2 --compile no {FAST}",
     "95": f"{SMALL} --epochs 5 --learning-rate 1e-2 --compile no {FAST}",
-    "90": f"vampprior --latent-dim 40 --hidden-dim 500 --num-layers 1 --components 200 --epochs 13 "
+    "90": f"vampprior --latent-dim 40 --hidden-dim 500 --num-layers 1 --components 200 --epochs 11 "
     f"--learning-rate 1e-2 --compile no {FAST}",
     "86.76": f"hvampprior --latent-dim 40 --top-dim 40 --hidden-dim 400 --num-layers 1 --components 300 --epochs 20 "
     f"--learning-rate 5e-3 --kl-warmup 3 --clip-gradient 30 --compile no {FAST}",
