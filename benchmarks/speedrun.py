@@ -34,7 +34,7 @@ RECORDS = {
     "95": f"{SMALL} --epochs 5 --learning-rate 1e-2 --compile no {FAST}",
     "90": f"vampprior --latent-dim 40 --hidden-dim 500 --num-layers 1 --components 200 --epochs 11 "
     f"--learning-rate 1e-2 --compile no {FAST}",
-    "86.76": f"hvampprior --latent-dim 40 --top-dim 40 --hidden-dim 400 --num-layers 1 --components 300 --epochs 20 "
+    "86.76": f"hvampprior --latent-dim 40 --top-dim 40 --hidden-dim 400 --num-layers 1 --components 300 --epochs 17 "
     f"--learning-rate 5e-3 --kl-warmup 3 --clip-gradient 30 --compile no {FAST}",
 }
 
