@@ -27,6 +27,7 @@ import vaekit
 from vaekit.catalog import MODELS
 from vaekit.checks import require_folder
 from vaekit.compute import fast_training
+from vaekit.learner import Learner
 from vaekit.pictures import save
 from vaekit.pictures.style import BLUE
 from vaekit.training import train_epochs
@@ -67,7 +68,7 @@ class Setting:
             kl_warmup=0.0,
             compile="no",
         )
-        for epoch, _ in train_epochs(model, data, config, objective, "dynamic", CPU):
+        for epoch, _ in train_epochs(Learner(model, config, CPU), data, objective, "dynamic"):
             yield self.count / epoch.images_per_second
 
 

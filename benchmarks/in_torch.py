@@ -18,6 +18,7 @@ import vaekit
 from vaekit.catalog import MODELS
 from vaekit.compute import fast_training
 from vaekit.data.dataset import Settled, pixels
+from vaekit.learner import Learner
 from vaekit.models import objective_of
 from vaekit.objectives import Objective
 from vaekit.presets import preset
@@ -77,7 +78,7 @@ def vaekit_epochs(
     def loop() -> Iterator[None]:
         with fast_training(CPU) as tidy:
             for _ in train_epochs(
-                model, dataset(images, labels), config, objective, binarisation(name), CPU
+                Learner(model, config, CPU), dataset(images, labels), objective, binarisation(name)
             ):
                 tidy()
                 yield

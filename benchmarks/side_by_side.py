@@ -15,6 +15,7 @@ import vaekit
 from vaekit.compute import fast_training
 from vaekit.config import TrainConfig
 from vaekit.data.dataset import Settled
+from vaekit.learner import Learner
 from vaekit.objectives import Objective
 from vaekit.training import train_epochs
 
@@ -29,7 +30,7 @@ def vaekit_loop(
     """vaekit's training loop, an epoch at each `next`; of its validation, which is not timed, one image stays."""
     data = dataclasses.replace(data, validation=data.validation[:1])
     device = torch.device("cpu")
-    loop = train_epochs(model, data, config, objective, binarisation, device)
+    loop = train_epochs(Learner(model, config, device), data, objective, binarisation)
     while True:
         with fast_training(device):
             next(loop)

@@ -403,7 +403,7 @@ def test_too_little_memory_is_one_line_and_other_errors_keep_their_traceback(
     def fail(*arguments, **options):
         raise RuntimeError(said)
 
-    monkeypatch.setattr("vaekit.training.train", fail)
+    monkeypatch.setattr("vaekit.jobs.train", fail)
     said = (
         "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"
     )
@@ -419,7 +419,7 @@ def test_an_interrupt_is_one_line(vaekit, small_mnist, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vaekit.training.train", interrupt)
+    monkeypatch.setattr("vaekit.jobs.train", interrupt)
     code, _, err = vaekit("train", "vae")
     assert code == 130
     assert err.count("\n") == 1

@@ -15,6 +15,7 @@ from vaekit.catalog import MODELS
 from vaekit.compiling import compiled, trace
 from vaekit.config import TrainConfig
 from vaekit.fitness import check
+from vaekit.learner import Learner
 from vaekit.models import objective_of
 from vaekit.objectives import elbo, iwae
 from vaekit.stepping import Loss
@@ -43,7 +44,8 @@ def grey():
 def trained(data, model, config, objective=None):
     """Training losses of each epoch, and the model's weights afterwards."""
     said = []
-    epochs = train_epochs(model, data, config, objective or elbo(), "dynamic", CPU, say=said.append)
+    learner = Learner(model, config, CPU)
+    epochs = train_epochs(learner, data, objective or elbo(), "dynamic", say=said.append)
     values = [epoch.train_objective for epoch, _ in epochs]
     return values, [p.detach().clone() for p in model.parameters()], said
 
@@ -168,7 +170,8 @@ def test_a_step_reads_nothing_back_and_makes_few_calls():
             model = build(name, data, **small(name))
             every = {"kl_warmup": 0.5, "ema": 0.9, "clip_gradient": 1.0}
             config = TrainConfig(epochs=1, batch_size=2, compile="no", **every)
-            loop = train_epochs(model, data, config, objective_of(model.blueprint), "dynamic", CPU)
+            learner = Learner(model, config, CPU)
+            loop = train_epochs(learner, data, objective_of(model.blueprint), "dynamic")
             with Calls() as calls:
                 next(loop)
             counts[steps] = calls.names

@@ -15,6 +15,7 @@ from vaekit import Run, UserError, build, load, train
 from vaekit.config import TrainConfig
 from vaekit.data import freeze
 from vaekit.data.dataset import bits
+from vaekit.learner import Learner
 from vaekit.objectives import elbo, infovae, iwae
 from vaekit.progress import Progress, clock
 from vaekit.stepping import Loss, learning_rate, make_optimizer, warming
@@ -55,7 +56,7 @@ def test_it_learns(tmp_path):
 
 def loop(data, config, objective=None, model=None, **settings):
     model = model or build("vae", data, **{"latent_dim": 2, "hidden_dim": 8, **settings})
-    return model, train_epochs(model, data, config, objective or elbo(), "dynamic", CPU)
+    return model, train_epochs(Learner(model, config, CPU), data, objective or elbo(), "dynamic")
 
 
 def test_two_epochs_are_adam_by_hand():
@@ -72,7 +73,7 @@ def test_two_epochs_are_adam_by_hand():
 
     model = build("vae", data, latent_dim=2, hidden_dim=8, dropout=0.3)
     by_hand = build("vae", data, latent_dim=2, hidden_dim=8, dropout=0.3)
-    *_, last = train_epochs(model, data, config, elbo(), "dynamic", CPU, track)
+    *_, last = train_epochs(Learner(model, config, CPU), data, elbo(), "dynamic", track)
 
     optimizer = torch.optim.Adam(by_hand.parameters())
     torch.manual_seed(4)
@@ -178,6 +179,7 @@ def test_saved_weights_are_the_best_ones_and_numbered_ones_are_kept(tmp_path):
         "model.safetensors",
         "model-0005.safetensors",
         "model-0010.safetensors",
+        "state.safetensors",
     }
 
 
@@ -198,9 +200,8 @@ def test_ema_is_what_is_validated_and_saved(tmp_path):
                 0.9 * a + 0.1 * p for a, p in zip(averages, again.parameters(), strict=True)
             ]
 
-    for _ in train_epochs(
-        again, data, dataclasses.replace(config, ema=None), elbo(), "dynamic", CPU, watch
-    ):
+    plain = dataclasses.replace(config, ema=None)
+    for _ in train_epochs(Learner(again, plain, CPU), data, elbo(), "dynamic", watch):
         pass
     for average, parameter in zip(averages, kept.parameters(), strict=True):
         assert torch.allclose(average, parameter, atol=1e-6)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .encoding import decode, encode
     from .evaluation import evaluate
     from .gallery import draw
+    from .jobs import resume, train
     from .models import build, load, register
     from .objectives import capacity, elbo, infovae, iwae
     from .plans import Plan
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from .reproductions import reproduce
     from .runs import Run
     from .sweeps import sweep
-    from .training import train
     from .vae import VAE, Inference, Latent
 
 _HOME = {
@@ -57,9 +57,10 @@ _HOME = {
     "rank": "ranking",
     "report": "reporting",
     "reproduce": "reproductions",
+    "resume": "jobs",
     "Run": "runs",
     "sweep": "sweeps",
-    "train": "training",
+    "train": "jobs",
     "VAE": "vae",
     "Inference": "vae",
     "Latent": "vae",

@@ -57,9 +57,11 @@ def writer_class() -> Any:
 class Board:
     """`look` takes each epoch, `finish` adds the projector and closes the files."""
 
-    def __init__(self, run: Run, model: VAE, few: Batch) -> None:
+    def __init__(self, run: Run, model: VAE, few: Batch, epochs: int = 0) -> None:
+        """`epochs`: those that were before, of a training that goes on; what was written of later ones is hidden."""
         self.few = few
-        self.writer = writer_class()(str(run.path / "tensorboard"))
+        purge = epochs + 1 if epochs else None
+        self.writer = writer_class()(str(run.path / "tensorboard"), purge_step=purge)
         self.writer.add_text("config", f"```\n{(run.path / 'config.json').read_text()}\n```")
         self.add_graph(model)
 

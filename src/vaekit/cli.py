@@ -268,6 +268,7 @@ For example:
   vaekit train convvae --epochs 20 --seed 1
   vaekit train vae --help               all settings
   vaekit train --preset aevb-mnist      the settings of a published experiment (`vaekit presets` lists them)
+  vaekit train --resume runs/vae-mnist-1    go on where a training was killed or stopped
 """
 SWEEP_SUMMARY = """Train a model with many settings, measure all, and compare; goes on after a kill.
 
@@ -321,6 +322,9 @@ def make_app(
 def run_app(arguments: list[str], found: list[cli_train.Asked] | None = None) -> None:
     if arguments[:1] == ["sweep"] and found is None:
         return cli_train.sweep(arguments, run_app)
+    if arguments[:1] == ["train"] and any(word.split("=")[0] == "--resume" for word in arguments):
+        tyro.cli(cli_train.resume, prog="vaekit train", args=arguments[1:])
+        return None
     arguments, models = take_preset(arguments)
     make_app(arguments, models, [] if found is None else found).cli(
         prog="vaekit", description=HELP, args=arguments, config=(OmitArgPrefixes,)
@@ -371,7 +375,11 @@ def main() -> None:
         if isinstance(error, RuntimeError) and "memory" not in str(error):
             raise
         sys.exit(fail("not enough memory; make the model, the batch or the count smaller"))
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
+        number = getattr(stop, "signal", None)
+        if number is not None:  # a training that has kept its state
+            notice(f"vaekit: {stop}")
+            sys.exit(128 + number)
         notice("vaekit: interrupted; what was saved so far is whole")
         sys.exit(130)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 from tyro.conf import Positional
@@ -16,6 +16,9 @@ from .config import ObjectiveConfig, TrainConfig, WatchConfig
 from .data.settings import DataConfig
 from .options import SweepConfig
 from .plans import Plan
+
+if TYPE_CHECKING:
+    from .runs import Run
 
 TRAIN_HELP = """{summary}
 
@@ -132,7 +135,34 @@ def sweep(arguments: list[str], read: Callable[[list[str], list[Asked]], None]) 
 
 
 def carry_out(plan: Plan, out: str | None, name: str) -> None:
-    run = plan.train(out, name)
+    tell(plan.train(out, name))
+
+
+def resume(
+    resume: Annotated[str, tyro.conf.arg(metavar="RUN")],
+    epochs: int | None = None,
+    allow_inexact: bool = False,
+    data_dir: str | None = None,
+) -> None:
+    """Go on with a training that was killed or stopped: it ends as if nothing had happened, to the last bit.
+
+    For example:
+      vaekit train --resume runs/vae-mnist-1
+      vaekit train --resume runs/vae-mnist-1 --epochs 100    a finished training goes on
+
+    Args:
+        resume: Run directory.
+        epochs: Passes over the training images, those of before counted; the schedules are then those of so many.
+        allow_inexact: Go on where the step was compiled and cannot be here, which changes the last digits.
+        data_dir: Folder that holds the data set's files.
+    """
+    from .jobs import resume as go_on
+
+    tell(go_on(resume, epochs=epochs, allow_inexact=allow_inexact, data_dir=data_dir))
+
+
+def tell(run: Run) -> None:
+    """What a training came to."""
     best = run.best
     found = best["validation_elbo"]
     print(

@@ -307,6 +307,10 @@ class TrainConfig:
     """Decay of an exponential moving average of the weights, such as 0.999, that is validated and saved."""
     save_every: int | None = None
     """Also keep numbered weights every N epochs."""
+    state_every: float = 30.0
+    """Seconds from one saved state to the next, for --resume, at the end of an epoch; ten times as many within one."""
+    skip_spikes: float | None = None
+    """Leave out steps whose gradient is more than N times as long as usual, such as 10."""
     seed: int = 0
     """Seed of the order of the images and all noise; on the command line of the first weights too."""
     device: str = "auto"
@@ -320,7 +324,7 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "patience", "save_every"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name))
-        for name in ("learning_rate", "clip_gradient"):
+        for name in ("learning_rate", "clip_gradient", "state_every", "skip_spikes"):
             value = getattr(self, name)
             require(
                 value is None or 0 < value < math.inf,

@@ -8,9 +8,9 @@ from .data import load as load_data
 from .evaluation import evaluate
 from .figures import as_table
 from .gallery import Scene, write_each
+from .jobs import train
 from .models import build
 from .options import PlotConfig
-from .training import train
 
 METRICS = ("elbo", "nll", "reconstruction", "probes", "clusters")
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 import torch
@@ -148,6 +148,13 @@ class Warnings:
         self.most_active = max(self.most_active, health.active_units or 0)
         self.said.update(new)
         return list(new.values())
+
+    def remember(self, line: Mapping[str, Any]) -> None:
+        """Take in an epoch as metrics.jsonl has it, of a training that goes on."""
+        if "latent_units" in line:
+            health = Health(**{field.name: line[field.name] for field in fields(Health)})
+            kl = line["validation_kl"]
+            self.new(line["epoch"], math.nan if kl is None else kl, health)
 
     def found(self, kl: float, health: Health) -> Iterator[tuple[str, str]]:
         settings, active, units = self.settings, health.active_units, health.latent_units

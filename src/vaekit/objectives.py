@@ -6,16 +6,18 @@ warms up: a number or 0-d tensor in [0, 1], or those by the latents' names; only
 
 from __future__ import annotations
 
+import ast
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
 from torch.distributions import Independent, Normal
 
-from .checks import closest, require, require_count
+from . import ranks
+from .checks import UserError, closest, require, require_count
 from .distributions import gaussian, independent
 from .mmd import Kernel, squared_mmd
 from .vae import Inference, Latent
@@ -160,7 +162,8 @@ class infovae:
         if self.alpha != 1:
             value = value - (1 - self.alpha) * weighed(name, latent, latent.kl, warmup)
         drawn = latent.prior.expand(latent.z.shape[:-1]).sample()
-        distance = squared_mmd(latent.z, drawn, self.kernel, self.biased)
+        codes, drawn = ranks.whole(latent.z), ranks.whole(drawn)
+        distance = squared_mmd(codes, drawn, self.kernel, self.biased)
         value = value - (self.alpha + self.lambda_ - 1) * distance[..., None]
         return value.mean(0) if self.samples else value
 
@@ -184,3 +187,24 @@ def detached(posterior: object) -> Independent:
     assert isinstance(posterior.base_dist, Normal)
     base = posterior.base_dist
     return independent(gaussian(base.loc.detach(), base.scale.detach()), 1)
+
+
+def from_text(text: str) -> Objective:
+    """The objective that `repr` wrote so. Raises UserError where that is none of these."""
+    kinds = {kind.__name__: kind for kind in (elbo, capacity, iwae, infovae)}
+    try:
+        call: Any = ast.parse(text, mode="eval").body
+        settings = {given.arg: ast.literal_eval(given.value) for given in call.keywords}
+        return kinds[call.func.id](**settings)
+    except (
+        SyntaxError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        KeyError,
+        RecursionError,
+        MemoryError,
+    ):
+        raise UserError(
+            f"the objective {text!r} is none of vaekit's; give it as `objective`"
+        ) from None

@@ -69,8 +69,8 @@ class Plan:
     def train(self, out: str | None = None, name: str = "", progress: bool = True) -> Run:
         """Carry it out. Raises UserError as `train` does."""
         from .data import load
+        from .jobs import train
         from .models import build, make_objective
-        from .training import train
 
         source = {f.name: getattr(self.data, f.name) for f in fields(SourceConfig)}
         data = load(**source, progress=progress)

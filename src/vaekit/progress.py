@@ -47,7 +47,11 @@ class Progress:
         self.task = self.bar.add_task(
             f"epoch 1/{self.epochs}", total=config.steps(images) * config.epochs
         )
-        self.seconds = 0.0
+        self.steps, self.shown, self.seconds = config.steps(images), 0, 0.0
+
+    def go_on(self, epoch: int, batch: int) -> None:
+        """Begin after so many epochs and steps."""
+        self.bar.update(self.task, completed=epoch * self.steps + batch)
 
     def __enter__(self) -> Progress:
         self.bar.start()
@@ -83,8 +87,8 @@ class Progress:
         if self.live:
             self.bar.update(self.task, description=line)
         else:
-            self.seconds += epoch.seconds
-            left = self.seconds / epoch.epoch * (self.epochs - epoch.epoch)
+            self.seconds, self.shown = self.seconds + epoch.seconds, self.shown + 1
+            left = self.seconds / self.shown * (self.epochs - epoch.epoch)
             self.console.print(f"{line}  {clock(left)} left")
 
 

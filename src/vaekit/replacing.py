@@ -23,9 +23,20 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
+        settle(path.parent)
     except OSError as error:
         if error.filename not in (None, str(part)):
             raise
         raise OSError(error.errno, error.strerror, str(path)) from None
     finally:
         part.unlink(missing_ok=True)
+
+
+def settle(folder: Path) -> None:
+    """See to it that new names in a folder outlast a power failure, where the system can."""
+    if os.name == "posix":
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

@@ -1,4 +1,4 @@
-"""A run directory: config.json, model.safetensors, metrics.jsonl, evaluation.json, pictures/.
+"""A run directory: config.json, model.safetensors, metrics.jsonl, state.safetensors, evaluation.json, pictures/.
 
 The only room that writes to a run. Everything is safetensors or JSON, so that loading executes nothing; a file is
 replaced in one step, so that a kill leaves the old one or the new one whole.
@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
@@ -26,11 +27,25 @@ from torch import Tensor, nn
 from . import __version__
 from .catalog import model_entry
 from .checks import UserError, from_dict, one_line, override, require, require_seed
-from .config import Blueprint
+from .config import Blueprint, TrainConfig, WatchConfig
 from .data.settings import DataRecord, SourceConfig
 from .replacing import replacing
 
 FORMAT = 2
+STATE = "state.safetensors"
+
+
+@dataclass(frozen=True)
+class State:
+    """A training at one moment: tensors by name, and numbers that JSON can hold."""
+
+    tensors: dict[str, Tensor]
+    numbers: dict[str, Any]
+
+    def part(self, name: str) -> dict[str, Tensor]:
+        """The tensors NAME.*, by the rest of their names."""
+        dotted = f"{name}."
+        return {k.removeprefix(dotted): t for k, t in self.tensors.items() if k.startswith(dotted)}
 
 
 class Run:
@@ -163,6 +178,16 @@ class Run:
         return override(SourceConfig(), source, where)
 
     @property
+    def training(self) -> TrainConfig:
+        """The settings of its training."""
+        return override(TrainConfig(), self.section("training"), str(self.path / "config.json"))
+
+    @property
+    def watch(self) -> WatchConfig:
+        """What was to be drawn and logged meanwhile."""
+        return override(WatchConfig(), self.section("watch"), str(self.path / "config.json"))
+
+    @property
     def metrics(self) -> list[dict[str, Any]]:
         """The epochs of metrics.jsonl, oldest first; a last line cut short by a kill is left out."""
         path = self.path / "metrics.jsonl"
@@ -189,6 +214,54 @@ class Run:
         finite = {k: None if v != v or v in (math.inf, -math.inf) else v for k, v in epoch.items()}
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(finite) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def cut_metrics(self, epochs: int) -> list[dict[str, Any]]:
+        """Take away all lines of metrics.jsonl but the first `epochs`, which are returned.
+
+        Raises UserError where there are fewer.
+        """
+        path = self.path / "metrics.jsonl"
+        lines = self.metrics if epochs or path.exists() else []
+        require(
+            [line.get("epoch") for line in lines[:epochs]] == [*range(1, epochs + 1)],
+            f"{path} lacks some of the {epochs} epochs that {self} has had; restore it, or train again",
+        )
+        if path.exists():
+            kept = path.read_bytes().split(b"\n")[:epochs]
+            write(path, b"".join(line + b"\n" for line in kept))
+        return lines[:epochs]
+
+    def change(self, name: str, section: Mapping[str, Any]) -> None:
+        """Put another object into config.json."""
+        write_json(self.path / "config.json", {**self.config, name: section})
+        del self.config
+
+    def save_state(self, state: State) -> None:
+        """Replace the training's last state."""
+        tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
+        about = {"state": json.dumps(state.numbers)}
+        write(self.path / STATE, safetensors.torch.save(tensors, about))
+
+    def load_state(self) -> State:
+        """The training's last state. Raises UserError where there is none, or it is damaged."""
+        path = self.path / STATE
+        require(
+            path.is_file(),
+            f"{path} is missing: the training was stopped before it kept a state; train again, or begin another from "
+            f"its weights with --init {self}",
+        )
+        try:
+            with safetensors.safe_open(path, "pt") as file:
+                about = parse_json((file.metadata() or {}).get("state", "").encode(), str(path))
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        except (safetensors.SafetensorError, OSError) as error:
+            raise UserError(
+                f"{path} is damaged ({one_line(error)}); restore it, or begin another training from its weights with "
+                f"--init {self}"
+            ) from None
+        return State(tensors, about)
 
     def save_weights(self, model: nn.Module, name: str = "model") -> None:
         tensors = {key: value.contiguous() for key, value in model.state_dict().items()}

@@ -17,6 +17,7 @@ from .checks import UserError, override, printable, require
 from .comparing import compare
 from .evaluation import evaluate, measured_alike
 from .figures import METRICS
+from .jobs import resume
 from .options import EvaluateConfig
 from .pictures import save
 from .plans import Plan
@@ -33,7 +34,7 @@ def sweep(
 ) -> list[Run]:
     """Train and evaluate each plan in the folder `out`, by its name there, and write their table and figure.
 
-    What was done before is kept: a run whose training had not ended is trained again, all others stay as they are.
+    What was done before is kept: a run whose training had not ended goes on, all others stay as they are.
     `evaluation` are the fields of EvaluateConfig. Raises UserError for a folder that has other runs by these names,
     or that another process is at; and Unfinished, after all others, where a training or a measurement failed.
     """
@@ -117,14 +118,25 @@ def carry_out(
 def done(plan: Plan, final: Path, measure: EvaluateConfig, progress: bool) -> Run:
     """The run trained and measured; what was done before is kept."""
     if not final.exists():
-        part = final.with_name(f"{final.name}.part")
-        shutil.rmtree(part, ignore_errors=True)  # of a training that was killed
-        plan.train(str(part), progress=progress)
+        part = final.with_name(f"{final.name}.part")  # there already where a training was killed
+        if not went_on(part, progress):
+            shutil.rmtree(part, ignore_errors=True)
+            plan.train(str(part), progress=progress)
         part.rename(final)
     run = Run(final)
     if not evaluated(run, measure):
         evaluate(run, progress=progress, **asdict(measure))
     return run
+
+
+def went_on(part: Path, progress: bool) -> bool:
+    """Whether a training that was killed could be ended from its last state."""
+    try:
+        Run(part).load_state()
+    except UserError:
+        return False
+    resume(part, progress=progress)
+    return True
 
 
 def tell(runs: list[Run], folder: Path, shown: Shown) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,8 +32,10 @@ class Watch:
 
     def __init__(
         self, run: Run, model: VAE, data: Dataset, binarisation: Settled, device: torch.device,
-        config: TrainConfig, settings: WatchConfig,
+        config: TrainConfig, settings: WatchConfig, before: Sequence[Mapping[str, Any]] = (),
+        done: int = 0,
     ) -> None:  # fmt: skip
+        """`before`: what metrics.jsonl has of earlier epochs, of a training that goes on; `done`: its steps."""
         self.run, self.config, self.settings = run, config, settings
         # Validation images: a training does not look at the test images.
         images = data.validation
@@ -42,13 +44,17 @@ class Watch:
         self.few = freeze(images.take(few), binarisation).to(device)[:]
         steps = config.steps(len(data.train))
         self.warnings = Warnings(model.blueprint.settings, config, steps)
+        for epoch in before:
+            self.warnings.remember(epoch)
         self.every = max(1, STEPS // steps)
-        self.film = Film(run, model, self.few, steps * config.epochs) if settings.record else None
+        self.film = (
+            Film(run, model, self.few, steps * config.epochs, done) if settings.record else None
+        )
         self.board: Any = None
         if settings.tensorboard:
             from .boards import Board
 
-            self.board = Board(run, model, self.few)
+            self.board = Board(run, model, self.few, len(before))
             self.rows, self.classes = spread(len(data.test), IMAGES), data.classes
             self.test = freeze(data.test, binarisation).take(self.rows)
             self.dark = data.black_and_white and data.shape[0] == 1
@@ -91,9 +97,9 @@ def check_watch(settings: WatchConfig) -> WatchConfig:
 class Film:
     """Pictures of the same draws from the prior while a model learns: early ones dense, later ones sparse."""
 
-    def __init__(self, run: Run, model: VAE, few: Batch, steps: int) -> None:
+    def __init__(self, run: Run, model: VAE, few: Batch, steps: int, done: int = 0) -> None:
         self.run, self.model, self.few = run, model, few
-        self.steps, self.step = frame_steps(steps), 0
+        self.steps, self.step = frame_steps(steps), done
 
     def track(self, batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
