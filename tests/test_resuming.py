@@ -281,7 +281,7 @@ def test_weights_that_are_no_numbers_are_refused_at_the_start(tmp_path):
     model = build("vae", data, **SMALL)
     with torch.no_grad():
         next(model.decoder.parameters()).fill_(math.inf)
-    with pytest.raises(UserError, match="the weights decoder.* are not finite to begin with"):
+    with pytest.raises(UserError, match=r"the weights decoder.* are not finite to begin with"):
         train(model, data, out=tmp_path / "a", epochs=2, progress=False)
 
 

@@ -19,7 +19,7 @@ from . import __version__, cli_data, cli_see, cli_train
 from .catalog import MODELS, ModelEntry
 from .checks import UserError, one_line
 from .options import EvaluateConfig
-from .refusals import reject
+from .refusals import reject, resumes
 
 RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
 
@@ -322,7 +322,7 @@ def make_app(
 def run_app(arguments: list[str], found: list[cli_train.Asked] | None = None) -> None:
     if arguments[:1] == ["sweep"] and found is None:
         return cli_train.sweep(arguments, run_app)
-    if arguments[:1] == ["train"] and any(word.split("=")[0] == "--resume" for word in arguments):
+    if resumes(arguments):
         tyro.cli(cli_train.resume, prog="vaekit train", args=arguments[1:])
         return None
     arguments, models = take_preset(arguments)

@@ -110,8 +110,8 @@ def gather(tensor: Tensor) -> list[Tensor]:
 
 def whole(z: Tensor) -> Tensor:
     """The codes of the whole batch, (..., B, D), of those that each process has: what is computed of them has, after
-    `join`, the gradient that it has in one process."""
-    if count() == 1:
+    `join`, the gradient that it has in one process. Without gradients, z itself: all validate the same images."""
+    if count() == 1 or not torch.is_grad_enabled():
         return z
     sizes = [int(size) for size in gather(torch.tensor(z.shape[-2]))]
     padded = nn.functional.pad(z.detach(), (0, 0, 0, max(sizes) - z.shape[-2]))

@@ -16,6 +16,7 @@ from .options import SweepConfig
 Verbs = Mapping[str, Callable[..., None]]  # all but train, by name: "evaluate", "data get"
 TRAINING = ("train", "sweep")
 GROUPS = (*TRAINING, "data")
+RESUMING = "--epochs, --data-dir and --allow-inexact"
 
 
 def reject(verbs: Verbs, arguments: list[str], event: Any) -> None:
@@ -26,6 +27,11 @@ def reject(verbs: Verbs, arguments: list[str], event: Any) -> None:
     if verb == "data":
         verb = " ".join(words)
     page = f"see `{' '.join(['vaekit', *words])} --help`"
+    if kind == "UnrecognizedArgs" and resumes(arguments):
+        raise UserError(
+            f"{event.tokens[0]} does not go with --resume: model and settings are the run's, and only {RESUMING} may be "
+            "given"
+        )
     if kind == "UnrecognizedArgs":
         word = event.tokens[0]
         if word.startswith("-"):
@@ -64,6 +70,12 @@ def reject(verbs: Verbs, arguments: list[str], event: Any) -> None:
         raise UserError(f"{named} has a value that is not {wanted}; {page}")
     if kind == "InstantiationFailure":
         raise UserError(event.message)
+
+
+def resumes(arguments: list[str]) -> bool:
+    """Whether a training is to go on."""
+    given = [word.split("=")[0] for word in arguments]
+    return given[:1] == ["train"] and "--resume" in given
 
 
 def flags(verbs: Verbs, verb: str) -> list[str]:

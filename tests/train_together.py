@@ -1,0 +1,80 @@
+"""What test_ranks.py starts by torchrun: trains every model, or those named, for two epochs on noise, into OUT/MODEL.
+
+All draw the latents' noise of the whole batch, and take their part of it, so that the result is that of one process.
+    torchrun --nproc-per-node 2 tests/train_together.py OUT [no-join] [MODEL ...]
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import torch
+from torch.overrides import TorchFunctionMode
+
+from conftest import random_dataset
+from vaekit import build, ranks, train
+from vaekit.catalog import MODELS
+
+BATCH = 8  # of 20 training images: the last batch has 4
+
+
+class WholeNoise(TorchFunctionMode):
+    """Gaussian noise of a batch's part is that part of the whole batch's, from a generator that all have alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator().manual_seed(0)
+        self.rows = torch.arange(0)
+
+    def part(self, rows: torch.Tensor) -> torch.Tensor:
+        """ranks.part, which says what the batch is."""
+        self.rows = rows
+        return PART(rows)
+
+    def draw(self, shape: torch.Size) -> torch.Tensor:
+        rows = len(self.rows)
+        whole = torch.randn((*shape[:-2], rows, shape[-1]), generator=self.generator)
+        mine = PART(torch.arange(rows))
+        assert shape[-2] == len(mine)
+        return whole[..., mine, :]
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if function is torch.Tensor.normal_ and torch.is_grad_enabled():  # in a training step
+            return args[0].copy_(self.draw(args[0].shape))
+        if function is torch.normal and args[0].shape[-2] == len(PART(self.rows)):  # infovae's
+            return args[0] + args[1] * self.draw(args[0].shape)
+        if function is torch.randperm and "generator" not in (kwargs or {}):
+            return torch.randperm(*args, generator=self.generator)
+        return function(*args, **(kwargs or {}))
+
+
+PART = ranks.part
+
+
+def main() -> None:
+    out, flags = Path(sys.argv[1]), sys.argv[2:]
+    torch.set_num_threads(1)
+    if "no-join" in flags:
+        ranks.join = lambda model, share, wish: wish
+    with ranks.joined(torch.device("cpu")):
+        named = [flag for flag in flags if flag in MODELS]
+        for name in named or MODELS:
+            data = random_dataset(shape=(1, 8, 8))
+            settings = MODELS[name].settings
+            small = {"hidden_dim": 8, "latent_dim": 2, "channels": 2, "top_dim": 2}
+            small |= {"clusters": 3, "start_epochs": 1}
+            small |= {"components": 6} if name in ("vampprior", "hvampprior") else {}
+            kept = {k: v for k, v in small.items() if hasattr(settings, k)}
+            model = build(name, data, **kept)
+            noise = WholeNoise()
+            ranks.part = noise.part
+            with noise:
+                train(
+                    model, data, out=out / name, epochs=2, batch_size=BATCH, learning_rate=1e-2,
+                    clip_gradient=20.0, kl_warmup=0.0, progress=False,
+                )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()
