@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from test_theory import ALL_2X2, quadrature
-from vaekit import UserError, build, load
+from vaekit import Run, UserError, build, load
 from vaekit.data import Split
 from vaekit.importance import measure_nll
 from vaekit.progress import Shown
@@ -33,20 +33,42 @@ def mutate(content: bytes, chance: random.Random) -> bytes:
     return bytes(content)
 
 
-@pytest.mark.parametrize(("name", "count"), [("config.json", 3000), ("model.safetensors", 1000)])
-def test_a_mutated_run_loads_or_is_refused_in_one_line(small_run, tmp_path, name, count):
+def read_all(run):
+    """Read a run directory as the verbs do."""
+    load(run)
+    place = Run(run)
+    _ = place.best, place.training, place.source, place.data
+    place.load_state()
+    place.cut_metrics(2)
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "refused"),
+    [
+        ("config.json", 4000, 0.2),
+        ("metrics.jsonl", 2000, 0.2),
+        ("model.safetensors", 2000, 0.2),
+        ("state.safetensors", 2000, 1.0),
+    ],
+)
+def test_a_mutated_run_loads_or_is_refused_in_one_line(small_run, tmp_path, name, count, refused):
     run = shutil.copytree(small_run, tmp_path / "run")
-    original = (run / name).read_bytes()
+    kept = {path.name: path.read_bytes() for path in run.iterdir()}
+    original = kept[name]
     chance = random.Random(0)
     head = 2000  # of the weights, the header is what can confuse; it is at the front
     said = []
     for _ in range(count):
-        (run / name).write_bytes(mutate(original[:head], chance) + original[head:])
+        changed = mutate(original[:head], chance) + original[head:]
+        for path, content in kept.items():
+            (run / path).write_bytes(changed if path == name else content)
         try:
-            load(run)
+            read_all(run)
         except UserError as error:
             said.append(str(error))
-    assert len(said) > count / 5
+            continue
+        assert refused < 1 or changed == original
+    assert len(said) > refused * count * 0.9
     assert not [text for text in said if "\n" in text]
 
 

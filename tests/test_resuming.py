@@ -173,12 +173,16 @@ def test_what_cannot_go_on_is_said(tmp_path, monkeypatch):
     run = work()
     state = tmp_path / "a" / "state.safetensors"
     whole = state.read_bytes()
-    for damage, said in [(whole[:1000], "is damaged"), (b"", "is damaged"), (None, "is missing")]:
+    changed = whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]
+    for damage, said in [
+        (whole[:1000], "is damaged"),
+        (b"", "is damaged"),
+        (changed, "is damaged .its hash differs"),
+        (None, "is missing"),
+    ]:
         state.unlink()
         if damage is not None:
             state.write_bytes(damage)
-        else:
-            state.unlink(missing_ok=True)
         with pytest.raises(UserError, match=said):
             resume(run, data, progress=False)
         state.write_bytes(whole)

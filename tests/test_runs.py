@@ -4,13 +4,17 @@ import json
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from pathlib import Path
 
 import pytest
 import torch
 
+from conftest import random_dataset
 from vaekit import Run, UserError, load
 from vaekit.config import TrainConfig
 from vaekit.runs import write, write_json
+
+GOLDEN = Path(__file__).parent / "golden"
 
 
 def test_default_names_count_up_and_never_collide(tmp_path, monkeypatch):
@@ -177,3 +181,37 @@ def test_metrics_cut_short_by_a_kill_still_read(copy):
         (copy / "metrics.jsonl").write_bytes(b'{"epoch": 1}\n' + damage + b'{"epoch": 3}\n')
         with pytest.raises(UserError, match=r"metrics\.jsonl, line 2 is damaged"):
             _ = Run(copy).metrics
+
+
+# Log-likelihood and KL of four images, summed, as the vaekit that made the run had them.
+FORMATS = {
+    "format-2/vae": (-84.74906921386719, 0.0819263905286789),
+    "format-2/hvampprior": (-86.93890380859375, 0.5686364769935608),
+    "format-2/gmvae": (-85.91349792480469, 1006.1421508789062),
+}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_runs_of_each_format_load_as_they_were(name):
+    """Format 2 is that of 0.1.0; runs of before it kept a state are among them, and are told so. (Format 1 was never
+    released, and is refused.)"""
+    run = Run(GOLDEN / name)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        found = load(run)(random_dataset().test[:4].images.float() / 255)
+    sums = found.log_likelihood.sum().item(), found.kl.sum().item()
+    assert sums == pytest.approx(FORMATS[name], rel=1e-4)
+    assert [epoch["epoch"] for epoch in run.metrics] == [1, 2]
+    with pytest.raises(UserError, match="kept no state; train again, or begin another from its"):
+        run.load_state()
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"), [(1, "train the model again"), (3, "a newer vaekit")]
+)
+def test_runs_of_other_formats_are_refused(tmp_path, number, remedy):
+    shutil.copytree(GOLDEN / "format-2" / "vae", tmp_path / "a")
+    config = json.loads((tmp_path / "a" / "config.json").read_text())
+    (tmp_path / "a" / "config.json").write_text(json.dumps({**config, "format": number}))
+    with pytest.raises(UserError, match=f"has format {number} .* reads 2; .*{remedy}"):
+        load(tmp_path / "a")

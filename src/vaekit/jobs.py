@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -185,44 +185,48 @@ def carry_out(
         learner = Learner(model, config, job.device)
         learner.allow_inexact = allow_inexact
         begin(learner, keeper, state)
-        shown.go_on(learner.at.epoch, learner.at.batch)
-        if ranks.number() > 0:  # the first process alone writes
-            for _ in rescued(learner, data, job.objective, job.binarisation, keeper, iter):
+        if ranks.number() == 0:
+            follow(job, learner, keeper, shown, tidy)
+        else:  # the first process alone writes
+            for _ in rescued(learner, data, job.objective, job.binarisation, keeper):
                 tidy()
-            ranks.agree(0.0)
-            return run
-        before = run.cut_metrics(learner.at.epoch)
-        done = learner.at.epoch * config.steps(len(data.train)) + learner.at.batch
-        watch = Watch(
-            run, model, data, job.binarisation, job.device, config, job.watch, before, done
-        )
-
-        def track(batches: Iterable[Batch]) -> Iterable[Batch]:
-            return shown.track(watch.track(batches))
-
-        for epoch, kept in rescued(
-            learner, data, job.objective, job.binarisation, keeper, track, shown.say
-        ):
-            tidy()
-            if epoch.best:
-                run.save_weights(kept)
-            if config.save_every and epoch.epoch % config.save_every == 0:
-                run.save_weights(kept, f"model-{epoch.epoch:04d}")
-            finite = math.isfinite(epoch.train_objective)
-            seen = watch.look(epoch, kept) if finite else {}
-            recovered = [each for each in learner.at.recovered if each["epoch"] == epoch.epoch]
-            if recovered:
-                seen = seen | {"recovered": recovered}
-            run.append_metrics(dataclasses.asdict(epoch) | seen)
-            if finite:
-                shown.show(epoch)
-            for warning in seen.get("warnings", []):
-                shown.say(f"warning: {warning}")
-        best = load(run).to(job.device).eval()
-        exhibits.keep(run, best, data)
-        watch.finish(best)
-        ranks.agree(0.0)  # the others' work ends when this one's does
+        ranks.agree(0.0)  # the others' work ends when the first's does
     return run
+
+
+def follow(
+    job: Job, learner: Learner, keeper: Keeper, shown: Progress, tidy: Callable[[], None]
+) -> None:
+    """Train to the end, and keep, look at and show what each epoch comes to."""
+    run, config, at = job.run, job.config, learner.at
+    before = run.cut_metrics(at.epoch)
+    shown.go_on(at.epoch, at.batch)
+    watch = Watch(job, before, at.epoch * config.steps(len(job.data.train)) + at.batch)
+
+    def track(batches: Iterable[Batch]) -> Iterable[Batch]:
+        return shown.track(watch.track(batches))
+
+    for epoch, kept in rescued(
+        learner, job.data, job.objective, job.binarisation, keeper, track, shown.say
+    ):
+        tidy()
+        if epoch.best:
+            run.save_weights(kept)
+        if config.save_every and epoch.epoch % config.save_every == 0:
+            run.save_weights(kept, f"model-{epoch.epoch:04d}")
+        finite = math.isfinite(epoch.train_objective)
+        seen = watch.look(epoch, kept) if finite else {}
+        recovered = [each for each in learner.at.recovered if each["epoch"] == epoch.epoch]
+        if recovered:
+            seen = seen | {"recovered": recovered}
+        run.append_metrics(dataclasses.asdict(epoch) | seen)
+        if finite:
+            shown.show(epoch)
+        for warning in seen.get("warnings", []):
+            shown.say(f"warning: {warning}")
+    best = load(run).to(job.device).eval()
+    exhibits.keep(run, best, job.data)
+    watch.finish(best)
 
 
 def begin(learner: Learner, keeper: Keeper, state: State | None) -> None:

@@ -134,6 +134,10 @@ def keeping(run: Run, every: float) -> Iterator[Keeper]:
                 f"another process is training in {run}; wait for it, or stop it"
             ) from None
 
+        for name in ("*.safetensors", "metrics.jsonl", "config.json"):
+            for part in run.path.glob(f"{name}.*.part"):  # of a training that was killed
+                part.unlink()
+
     ranks.first(hold)
     with Signals() as signals:
         try:

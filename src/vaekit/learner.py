@@ -188,10 +188,13 @@ def named(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy into the memory that the weights have, where a compiled step reads them."""
+    """Copy into the memory that the weights have, where a compiled step reads them. UserError where they do not fit."""
     there = module.state_dict()
-    for name in sorted(there.keys() ^ tensors.keys()):
-        raise KeyError(name)
+    fits = {name: tuple(value.shape) for name, value in there.items()}
+    require(
+        fits == {name: tuple(value.shape) for name, value in tensors.items()},
+        "the state does not fit the training: it is of another model",
+    )
     for name, value in there.items():
         value.copy_(tensors[name])
 

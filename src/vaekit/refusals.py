@@ -29,8 +29,8 @@ def reject(verbs: Verbs, arguments: list[str], event: Any) -> None:
     page = f"see `{' '.join(['vaekit', *words])} --help`"
     if kind == "UnrecognizedArgs" and resumes(arguments):
         raise UserError(
-            f"{event.tokens[0]} does not go with --resume: model and settings are the run's, and only {RESUMING} may be "
-            "given"
+            f"{event.tokens[0]} does not go with --resume: model and settings are the run's, and only "
+            f"{RESUMING} may be given"
         )
     if kind == "UnrecognizedArgs":
         word = event.tokens[0]

@@ -6,6 +6,7 @@ replaced in one step, so that a kill leaves the old one or the new one whole.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -46,6 +47,14 @@ class State:
         """The tensors NAME.*, by the rest of their names."""
         dotted = f"{name}."
         return {k.removeprefix(dotted): t for k, t in self.tensors.items() if k.startswith(dotted)}
+
+    def hash(self) -> str:
+        """SHA-256 of all of it."""
+        digest = hashlib.sha256(json.dumps(self.numbers).encode())
+        for name, tensor in sorted(self.tensors.items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
 
 
 class Run:
@@ -241,7 +250,7 @@ class Run:
     def save_state(self, state: State) -> None:
         """Replace the training's last state."""
         tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
-        about = {"state": json.dumps(state.numbers)}
+        about = {"state": json.dumps(state.numbers), "sha256": state.hash()}
         write(self.path / STATE, safetensors.torch.save(tensors, about))
 
     def load_state(self) -> State:
@@ -249,19 +258,21 @@ class Run:
         path = self.path / STATE
         require(
             path.is_file(),
-            f"{path} is missing: the training was stopped before it kept a state; train again, or begin another from "
-            f"its weights with --init {self}",
+            f"{path} is missing: the training kept no state; train again, or begin another from its weights with "
+            f"--init {self}",
         )
         try:
             with safetensors.safe_open(path, "pt") as file:
-                about = parse_json((file.metadata() or {}).get("state", "").encode(), str(path))
+                about = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        except (safetensors.SafetensorError, OSError) as error:
+            state = State(tensors, json.loads(about.get("state", "")))
+            require(state.hash() == about.get("sha256"), "its hash differs")
+        except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
             raise UserError(
                 f"{path} is damaged ({one_line(error)}); restore it, or begin another training from its weights with "
                 f"--init {self}"
             ) from None
-        return State(tensors, about)
+        return state
 
     def save_weights(self, model: nn.Module, name: str = "model") -> None:
         tensors = {key: value.contiguous() for key, value in model.state_dict().items()}

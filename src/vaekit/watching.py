@@ -6,19 +6,18 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import torch
-
 from . import generation
 from .compute import evaluating
-from .config import TrainConfig, WatchConfig
-from .data import Dataset, freeze
-from .data.dataset import Batch, Settled
+from .config import WatchConfig
+from .data import freeze
+from .data.dataset import Batch
 from .data.splits import in_turn, spread
 from .health import IMAGES, Warnings, examine, record
 from .runs import Run
 from .vae import VAE
 
 if TYPE_CHECKING:
+    from .jobs import Job
     from .pictures import Movie
     from .training import Epoch
 
@@ -30,12 +29,10 @@ EPOCHS_FOLDER, FILM_FOLDER = "epochs", "progress"
 class Watch:
     """`track` goes around the batches of each epoch, `look` takes what each epoch yields, `finish` ends it."""
 
-    def __init__(
-        self, run: Run, model: VAE, data: Dataset, binarisation: Settled, device: torch.device,
-        config: TrainConfig, settings: WatchConfig, before: Sequence[Mapping[str, Any]] = (),
-        done: int = 0,
-    ) -> None:  # fmt: skip
+    def __init__(self, job: Job, before: Sequence[Mapping[str, Any]] = (), done: int = 0) -> None:
         """`before`: what metrics.jsonl has of earlier epochs, of a training that goes on; `done`: its steps."""
+        run, model, data, binarisation = job.run, job.model, job.data, job.binarisation
+        device, config, settings = job.device, job.config, job.watch
         self.run, self.config, self.settings = run, config, settings
         # Validation images: a training does not look at the test images.
         images = data.validation
