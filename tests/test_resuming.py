@@ -5,6 +5,9 @@ import math
 import os
 import random
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +20,7 @@ from vaekit.keeping import Keeper, Stopped
 from vaekit.stepping import Adam, learning_rate
 from vaekit.training import Epoch
 
+HERE = Path(__file__).parent
 TIMING = {"images_per_second", "seconds"}
 SMALL = {"latent_dim": 2, "hidden_dim": 8}
 CASES = {
@@ -295,3 +299,91 @@ def test_spikes_are_left_out_and_counted(tmp_path):
     assert sum(epoch["skipped_steps"] for epoch in run.metrics) > 0
     _, plain = begin(tmp_path / "b", epochs=5)
     assert sum(epoch["skipped_steps"] for epoch in plain().metrics) == 0
+
+
+def test_the_command_stops_and_goes_on(vaekit, small_mnist, monkeypatch, tmp_path):
+    options = ["--hidden-dim", "8", "--epochs", "3", "--record", "--pictures-every", "1"]
+    assert vaekit("train", "vae", *options, "--out", "a")[0] == 0
+    wish, steps = Keeper.wish, 0
+
+    def signalled(self, every):
+        nonlocal steps
+        steps += 1
+        if steps == 9:  # the second epoch's third step
+            os.kill(os.getpid(), signal.SIGTERM)
+        return wish(self, every)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Keeper, "wish", signalled)
+        code, _, err = vaekit("train", "vae", *options, "--out", "b c")
+    assert code == 128 + signal.SIGTERM
+    assert err.splitlines()[-1] == (
+        "vaekit: stopped after step 2 of epoch 2; to go on: vaekit train --resume 'b c'"
+    )
+    code, out, err = vaekit("train", "--resume", "b c")
+    assert code == 0
+    assert "b c: best at epoch 3" in out
+    assert [line.split()[1] for line in err.splitlines() if line.startswith("epoch")] == [
+        "2/3",
+        "3/3",
+    ]
+    same(tmp_path / "a", tmp_path / "b c")
+    pictures = [
+        {p.relative_to(run): p.read_bytes() for p in run.rglob("*.png")}
+        for run in (tmp_path / "a" / "pictures", tmp_path / "b c" / "pictures")
+    ]
+    assert pictures[0] == pictures[1]
+    assert len(pictures[0]) > 6
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["--resume", "a", "--batch-size", "5"],
+            "--batch-size does not go with --resume: model and",
+        ),
+        (["vae", "--resume", "a"], "vae does not go with --resume"),
+        (["--resume"], "--resume lacks its value"),
+        (["--resume", "a"], "there is no run directory a"),
+        (["--resume", "a", "--epochs", "x"], "--epochs has a value that is not a whole number"),
+    ],
+)
+def test_what_does_not_go_with_resume_is_said_in_one_line(vaekit, words, said):
+    code, _, err = vaekit("train", *words)
+    assert code == 2
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_sigkill_at_random_moments(tmp_path):
+    """In brief; `python tests/kills.py MODEL` does it a hundred times."""
+    command = [sys.executable, HERE / "kills.py", "vae", "--kills", "5", "--epochs", "5"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert "weights and metrics are the same" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("model", ["vae", "gmvae", "hvampprior"])
+def test_sigkill_a_hundred_times(model):
+    command = [sys.executable, HERE / "kills.py", model]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    assert "weights and metrics are the same" in done.stdout, done.stdout + done.stderr
+
+
+def test_a_step_that_cannot_be_compiled_any_more_is_refused(tmp_path, monkeypatch):
+    data, work = begin(tmp_path / "a", compile="yes")
+    # A compiler that makes what the plain way computes.
+    monkeypatch.setattr("vaekit.training.compiled", lambda loss, *_: lambda *a: loss.backward(*a))
+    run = work()
+    monkeypatch.setattr("vaekit.training.compiled", lambda loss, *_: loss.backward)
+    with pytest.raises(
+        UserError, match="cannot be, which changes the last digits; --allow-inexact"
+    ):
+        resume(run, data, epochs=4, progress=False)
+    assert len(resume(run, data, allow_inexact=True, progress=False).metrics) == 4
+    # And where it could not be at first, it stays so.
+    _, plain = begin(tmp_path / "b", compile="yes")
+    run = plain()
+    monkeypatch.setattr("vaekit.training.compiled", lambda *_: pytest.fail("it compiles"))
+    assert len(resume(run, data, epochs=4, progress=False).metrics) == 4

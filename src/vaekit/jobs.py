@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 
 from . import exhibits, ranks, starts
 from .catalog import model_entry
-from .checks import override, require
+from .checks import UserError, override, require
 from .compute import fast_training, find_device
 from .config import ClusterConfig, TrainConfig, WatchConfig
 from .data import Dataset
@@ -83,6 +84,9 @@ def train(
     if init is not None:
         init = Run.of(init)
         load_weights(model, init.weights_path)
+    for part, parameter in model.named_parameters():
+        finite = bool(parameter.isfinite().all())
+        require(finite, f"the weights {part} are not finite to begin with")
     with ranks.joined(find_device(config.device)) as device:
         check_ranks(model, out)
         about = {
@@ -185,11 +189,17 @@ def carry_out(
         learner = Learner(model, config, job.device)
         learner.allow_inexact = allow_inexact
         begin(learner, keeper, state)
-        if ranks.number() == 0:
-            follow(job, learner, keeper, shown, tidy)
-        else:  # the first process alone writes
-            for _ in rescued(learner, data, job.objective, job.binarisation, keeper):
-                tidy()
+        try:
+            if ranks.number() == 0:
+                follow(job, learner, keeper, shown, tidy)
+            else:  # the first process alone writes
+                for _ in rescued(learner, data, job.objective, job.binarisation, keeper):
+                    tidy()
+        except OSError as error:
+            raise UserError(
+                f"{error.filename or run}: {error.strerror or error}; what was saved before is whole; mend that, then: "
+                f"vaekit train --resume {shlex.quote(str(run))}"
+            ) from None
         ranks.agree(0.0)  # the others' work ends when the first's does
     return run
 
@@ -233,12 +243,8 @@ def begin(learner: Learner, keeper: Keeper, state: State | None) -> None:
     """Go on from a state, or keep the first one."""
     if state is not None:
         learner.restore(state)
-        return
-    for name, parameter in learner.whole.named_parameters():
-        require(
-            bool(parameter.isfinite().all()), f"the weights {name} are not finite to begin with"
-        )
-    keeper.keep(learner)
+    else:
+        keeper.keep(learner)
 
 
 def find_clusters(job: Job, keeper: Keeper, shown: Progress, state: State | None) -> State | None:

@@ -1,0 +1,349 @@
+"""Inject faults into trainings, evaluations and sweeps, and write down what the user sees: docs/results/reliability.md.
+
+    python tests/faults.py [NAME ...]
+
+Each fault is a function: it makes something go wrong for the command line, as a process of its own, and gives how,
+what was said, with the exit code, and what was left. It asserts that nothing was lost. For root: some need a small
+file system of their own, or another user.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+TRAIN = ["train", "vae", "--data", "digits", "--hidden-dim", "32", "--latent-dim", "2"]
+FOREVER = [*TRAIN, "--epochs", "100000", "--state-every", "0.01", "--compile", "no"]
+SHORT = [*TRAIN, "--epochs", "3"]
+FAULTS: dict[str, Callable[[Path], tuple[str, str, str]]] = {}
+
+
+def fault(work: Callable[[Path], tuple[str, str, str]]) -> Callable[[Path], tuple[str, str, str]]:
+    FAULTS[work.__name__] = work
+    return work
+
+
+class Vaekit:
+    """The command line as a process, in a folder, after some Python that injects a fault."""
+
+    def __init__(self, folder: Path, *arguments: object, before: str = "", **more: Any) -> None:
+        script = (
+            f"{before}\nimport sys\nsys.argv[0] = 'vaekit'\nfrom vaekit.cli import main\nmain()"
+        )
+        command = [sys.executable, "-c", script, *map(str, arguments)]
+        self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            command, cwd=folder, stdout=self.log, stderr=self.log, text=True, **more
+        )
+
+    def lines(self) -> list[str]:
+        """What it had said when it ended, which must not be a traceback."""
+        self.process.wait(timeout=300)
+        self.log.seek(0)
+        text = self.log.read()
+        assert "Traceback" not in text, text
+        return [line for line in text.splitlines() if line.strip()]
+
+    def last(self) -> str:
+        """The last line, and the exit code."""
+        lines = self.lines()
+        return f"`{lines[-1] if lines else ''}` ({self.process.returncode})"
+
+
+def vaekit(folder: Path, *arguments: object, **more: Any) -> str:
+    return Vaekit(folder, *arguments, **more).last()
+
+
+def wait_for(path: Path, seconds: float = 120.0) -> None:
+    end = time.monotonic() + seconds
+    while not path.exists():
+        assert time.monotonic() < end, f"{path} has not come"
+        time.sleep(0.02)
+
+
+def goes_on(folder: Path, run: str = "run") -> str:
+    """Let the run end four epochs after where its state is."""
+    from vaekit import Run
+
+    done = Run(folder / run).load_state().numbers["epoch"]
+    text = vaekit(folder, "train", "--resume", run, "--epochs", done + 4)
+    assert "(0)" in text, text
+    parts = [path.name for path in (folder / run).glob("*.part")]
+    assert not parts, parts
+    return f"`--resume` goes on from epoch {done}"
+
+
+@fault
+def disk_full(folder: Path) -> tuple[str, str, str]:
+    place = folder / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], check=True)
+    try:
+        process = Vaekit(place, *FOREVER, "--out", "run")
+        wait_for(place / "run" / "model.safetensors")
+        try:
+            with (place / "filler").open("wb") as file:
+                while True:
+                    file.write(bytes(4096))
+        except OSError:
+            pass
+        text = process.last()
+        (place / "filler").unlink()
+        return "a file system of 1 MB is filled while it trains", text, goes_on(place)
+    finally:
+        subprocess.run(["umount", place], check=True)
+
+
+@fault
+def folder_read_only(folder: Path) -> tuple[str, str, str]:
+    (folder / "shut").mkdir(mode=0o555)
+    folder.chmod(0o755)
+    text = vaekit(
+        folder,
+        *SHORT,
+        "--out",
+        "shut/run",
+        user=65534,
+        env={**os.environ, "HOME": str(folder), "VAEKIT_CACHE": "/tmp/none"},
+    )
+    return "the folder of `--out` is read-only, for a user that is not root", text, "nothing"
+
+
+@fault
+def run_becomes_read_only(folder: Path) -> tuple[str, str, str]:
+    folder.chmod(0o777)
+    process = Vaekit(folder, *FOREVER, "--out", "run", user=65534, env=home(folder))
+    wait_for(folder / "run" / "model.safetensors")
+    (folder / "run").chmod(0o555)
+    text = process.last()
+    (folder / "run").chmod(0o777)
+    return "the run directory becomes read-only while it trains", text, goes_on(folder)
+
+
+def home(folder: Path) -> dict[str, str]:
+    """The environment of a user whose home is the folder."""
+    return {**os.environ, "HOME": str(folder), "VAEKIT_CACHE": str(folder / "cache")}
+
+
+def killed_run(folder: Path, number: int = signal.SIGKILL) -> str:
+    process = Vaekit(folder, *FOREVER, "--out", "run")
+    wait_for(folder / "run" / "model.safetensors")
+    time.sleep(0.5)
+    process.process.send_signal(number)
+    return process.last()
+
+
+@fault
+def killed(folder: Path) -> tuple[str, str, str]:
+    return "`kill -9` while it trains", killed_run(folder), goes_on(folder)
+
+
+@fault
+def told_to_stop(folder: Path) -> tuple[str, str, str]:
+    return "`kill` while it trains", killed_run(folder, signal.SIGTERM), goes_on(folder)
+
+
+@fault
+def interrupted_twice(folder: Path) -> tuple[str, str, str]:
+    slow = "import vaekit.stepping as s, time\nf = s.Loss.forward\n"
+    slow += "s.Loss.forward = lambda self, *a: (time.sleep(3), f(self, *a))[1]"
+    process = Vaekit(folder, *FOREVER, "--out", "run", before=slow)
+    wait_for(folder / "run" / "state.safetensors")
+    time.sleep(1)
+    process.process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    process.process.send_signal(signal.SIGINT)
+    return "Ctrl-C twice, steps of three seconds", process.last(), goes_on(folder)
+
+
+@fault
+def state_truncated(folder: Path) -> tuple[str, str, str]:
+    killed_run(folder)
+    state = folder / "run" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:5000])
+    text = vaekit(folder, "train", "--resume", "run")
+    again = vaekit(folder, *SHORT, "--init", "run")
+    assert "(0)" in again, again
+    return "state.safetensors is cut off, then `--resume`", text, "`--init` takes the best weights"
+
+
+@fault
+def state_corrupt(folder: Path) -> tuple[str, str, str]:
+    killed_run(folder)
+    state = folder / "run" / "state.safetensors"
+    content = bytearray(state.read_bytes())
+    content[-100] ^= 1
+    state.write_bytes(content)
+    return (
+        "one bit of it is another, then `--resume`",
+        vaekit(folder, "train", "--resume", "run"),
+        "all",
+    )
+
+
+def missing(folder: Path, name: str, *verb: str) -> tuple[str, str, str]:
+    vaekit(folder, *SHORT, "--out", "run")
+    kept = (folder / "run" / name).read_bytes()
+    (folder / "run" / name).unlink()
+    text = vaekit(folder, *verb)
+    (folder / "run" / name).write_bytes(kept)
+    return f"{name} is missing, then `vaekit {' '.join(verb)}`", text, goes_on(folder)
+
+
+@fault
+def no_state(folder: Path) -> tuple[str, str, str]:
+    return missing(folder, "state.safetensors", "train", "--resume", "run", "--epochs", "5")
+
+
+@fault
+def no_config(folder: Path) -> tuple[str, str, str]:
+    return missing(folder, "config.json", "train", "--resume", "run", "--epochs", "5")
+
+
+@fault
+def no_metrics(folder: Path) -> tuple[str, str, str]:
+    return missing(folder, "metrics.jsonl", "train", "--resume", "run", "--epochs", "5")
+
+
+@fault
+def no_weights(folder: Path) -> tuple[str, str, str]:
+    return missing(folder, "model.safetensors", "evaluate", "run")
+
+
+@fault
+def no_exhibits(folder: Path) -> tuple[str, str, str]:
+    return missing(folder, "exhibits.safetensors", "plot", "run", "--only", "samples")
+
+
+@fault
+def clock_goes_backwards(folder: Path) -> tuple[str, str, str]:
+    clock = "import time, itertools\ntime.time = (1e9 - n for n in itertools.count()).__next__"
+    text = vaekit(folder, *SHORT, "--out", "run", "--state-every", "0.01", before=clock)
+    assert "(0)" in text
+    return "`time.time` goes back a second at each call", text, goes_on(folder)
+
+
+@fault
+def nan_in_data(folder: Path) -> tuple[str, str, str]:
+    images = np.random.default_rng(0).random((300, 8, 8), dtype=np.float32)
+    images[200, 3, 3] = np.nan
+    np.savez(folder / "mine.npz", images=images)
+    text = vaekit(folder, "train", "vae", "--data", "mine.npz", "--epochs", "2", "--out", "run")
+    return (
+        "a pixel of 300 images in an .npz is NaN",
+        text,
+        "nothing" if not (folder / "run").exists() else "the run",
+    )
+
+
+@fault
+def nan_in_weights(folder: Path) -> tuple[str, str, str]:
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    vaekit(folder, *SHORT, "--out", "run")
+    path = folder / "run" / "model.safetensors"
+    tensors = load_file(path)
+    next(t for n, t in tensors.items() if n.startswith("decoder")).view(-1)[7] = torch.nan
+    save_file(tensors, path)
+    text = vaekit(folder, *SHORT, "--init", "run", "--out", "other")
+    return (
+        "a weight of the run that `--init` names is NaN",
+        text,
+        "the run directory, with its config.json",
+    )
+
+
+@fault
+def nan_in_gradient(folder: Path) -> tuple[str, str, str]:
+    broken = "import vaekit.stepping as s\nf, n = s.Loss.backward, [0]\n"
+    broken += "def b(self, *a):\n    r = f(self, *a)\n    n[0] += 1\n"
+    broken += (
+        "    if n[0] == 20: next(self.parameters()).grad.view(-1)[3] = float('nan')\n    return r\n"
+    )
+    broken += "s.Loss.backward = b"
+    process = Vaekit(folder, *SHORT, "--compile", "no", "--out", "run", before=broken)
+    (line,) = [line for line in process.lines() if "warning: epoch" in line]
+    assert process.process.returncode == 0
+    return "a number of the 20th step's gradient is NaN, once", f"`{line}` (0)", goes_on(folder)
+
+
+@fault
+def diverges(folder: Path) -> tuple[str, str, str]:
+    text = vaekit(
+        folder, *SHORT, "--learning-rate", "1e30", "--optimizer", "rmsprop", "--out", "run"
+    )
+    return "a learning rate of 1e30", text, "the first state"
+
+
+@fault
+def out_of_memory(folder: Path) -> tuple[str, str, str]:
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (3 * 2**30, 3 * 2**30))
+
+    wide = ["--hidden-dim", "30000", "--out", "run"]
+    text = vaekit(folder, "train", "vae", "--data", "digits", *wide, preexec_fn=limit)
+    return "`ulimit -v 3145728`, `--hidden-dim 30000`", text, "nothing of use"
+
+
+@fault
+def evaluation_killed(folder: Path) -> tuple[str, str, str]:
+    vaekit(folder, *SHORT, "--out", "run")
+    vaekit(folder, "evaluate", "run", "--metrics", "elbo")
+    before = (folder / "run" / "evaluation.json").read_bytes()
+    process = Vaekit(folder, "evaluate", "run", "--metrics", "nll", "--samples", "100000")
+    time.sleep(6)
+    process.process.kill()
+    text = process.last()
+    assert (folder / "run" / "evaluation.json").read_bytes() == before
+    return "`kill -9` in an evaluation", text, "evaluation.json of before"
+
+
+@fault
+def sweep_killed(folder: Path) -> tuple[str, str, str]:
+    words = ["sweep", *FOREVER[1:], "--latent-dim", "2,3", "--out", "s", "--metrics", "elbo"]
+    words[words.index("100000")] = "300"
+    process = Vaekit(folder, *words)
+    part = folder / "s" / "latent-dim-2.part"
+    wait_for(part / "model.safetensors")
+    time.sleep(1)
+    process.process.kill()
+    text = process.last()
+    process = Vaekit(folder, *words)
+    first = next(line for line in process.lines() if line.startswith("epoch ")).split()[1]
+    assert process.process.returncode == 0
+    assert (folder / "s" / "compare.md").exists()
+    return "`kill -9` in a sweep", text, f"the same command goes on, with epoch {first}"
+
+
+@fault
+def two_writers(folder: Path) -> tuple[str, str, str]:
+    process = Vaekit(folder, *FOREVER, "--out", "run")
+    wait_for(folder / "run" / "model.safetensors")
+    text = vaekit(folder, "train", "--resume", "run")
+    process.process.kill()
+    process.last()
+    return "`--resume` of a run that trains", text, goes_on(folder)
+
+
+def main() -> None:
+    print("| fault | injected | the user sees (exit code) | left |\n|---|---|---|---|")
+    for name in sys.argv[1:] or FAULTS:
+        with tempfile.TemporaryDirectory() as folder:
+            how, text, left = FAULTS[name](Path(folder))
+        text = text.replace(folder, "FOLDER").replace("|", "\\|")
+        print(f"| {name.replace('_', ' ')} | {how} | {text} | {left} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
