@@ -1,11 +1,15 @@
 """What test_ranks.py starts by torchrun: trains every model, or those named, for two epochs on noise, into OUT/MODEL.
 
 All draw the latents' noise of the whole batch, and take their part of it, so that the result is that of one process.
-    torchrun --nproc-per-node 2 tests/train_together.py OUT [no-join] [MODEL ...]
+    torchrun --nproc-per-node 2 tests/train_together.py OUT [no-join] [own-noise] [die] [MODEL ...]
 """
 
 from __future__ import annotations
 
+import contextlib
+import math
+import os
+import signal
 import sys
 from pathlib import Path
 
@@ -13,8 +17,9 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from conftest import random_dataset
-from vaekit import build, ranks, train
+from vaekit import build, keeping, ranks, train
 from vaekit.catalog import MODELS
+from vaekit.learner import Learner
 
 BATCH = 8  # of 20 training images: the last batch has 4
 
@@ -52,11 +57,26 @@ class WholeNoise(TorchFunctionMode):
 PART = ranks.part
 
 
+def dying(keep):  # type: ignore[no-untyped-def]
+    """Keeper.keep, after whose third time the second process is killed, unless torchrun has started it again."""
+    times = iter(range(1000))
+
+    def then_die(self: keeping.Keeper, learner: Learner) -> None:
+        keep(self, learner)
+        if next(times) == 2 and ranks.number() == 1 and not ranks.restarted():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    return then_die
+
+
 def main() -> None:
     out, flags = Path(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
     if "no-join" in flags:
         ranks.join = lambda model, share, wish: wish
+    if "die" in flags:
+        keeping.SHARE = math.inf
+        keeping.Keeper.keep = dying(keeping.Keeper.keep)
     with ranks.joined(torch.device("cpu")):
         named = [flag for flag in flags if flag in MODELS]
         for name in named or MODELS:
@@ -68,11 +88,12 @@ def main() -> None:
             kept = {k: v for k, v in small.items() if hasattr(settings, k)}
             model = build(name, data, **kept)
             noise = WholeNoise()
-            ranks.part = noise.part
-            with noise:
+            own = "own-noise" in flags
+            ranks.part = PART if own else noise.part
+            with contextlib.nullcontext() if own else noise:
                 train(
                     model, data, out=out / name, epochs=2, batch_size=BATCH, learning_rate=1e-2,
-                    clip_gradient=20.0, kl_warmup=0.0, progress=False,
+                    clip_gradient=20.0, kl_warmup=0.0, progress=False, state_every=1e-9,
                 )  # fmt: skip
 
 

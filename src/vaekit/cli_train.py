@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -162,7 +163,9 @@ def resume(
 
 
 def tell(run: Run) -> None:
-    """What a training came to."""
+    """Print what a training came to; of several processes the first one's is enough."""
+    if os.environ.get("RANK", "0") != "0":
+        return
     best = run.best
     found = best["validation_elbo"]
     print(

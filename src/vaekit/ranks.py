@@ -45,7 +45,12 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, timeout=timedelta(minutes=10))
+    store, rank, world = next(dist.rendezvous("env://"))
+    # torchrun keeps its store over a restart, and with it the addresses of processes that are no more.
+    store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
+    dist.init_process_group(
+        backend, store=store, rank=rank, world_size=world, timeout=timedelta(minutes=10)
+    )
     try:
         yield device
     finally:
