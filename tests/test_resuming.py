@@ -265,6 +265,7 @@ def test_a_loss_that_breaks_once_goes_on_slower(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Adam, "step", broken)
     run = work()
+    assert [epoch["epoch"] for epoch in run.metrics] == [1, 2, 3]  # none of them twice
     (epoch,) = [epoch for epoch in run.metrics if "recovered" in epoch]
     (found,) = epoch["recovered"]
     assert found["step"] == (6 - 1) % steps + 1

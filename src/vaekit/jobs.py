@@ -209,15 +209,21 @@ def follow(
 ) -> None:
     """Train to the end, and keep, look at and show what each epoch comes to."""
     run, config, at = job.run, job.config, learner.at
-    before = run.cut_metrics(at.epoch)
+    steps = config.steps(len(job.data.train))
+    watch = Watch(job, run.cut_metrics(at.epoch), at.epoch * steps + at.batch)
     shown.go_on(at.epoch, at.batch)
-    watch = Watch(job, before, at.epoch * config.steps(len(job.data.train)) + at.batch)
+
+    def gone_back() -> None:
+        at = learner.at
+        run.cut_metrics(at.epoch)
+        watch.go_back(at.epoch * steps + at.batch)
+        shown.go_on(at.epoch, at.batch)
 
     def track(batches: Iterable[Batch]) -> Iterable[Batch]:
         return shown.track(watch.track(batches))
 
     for epoch, kept in rescued(
-        learner, job.data, job.objective, job.binarisation, keeper, track, shown.say
+        learner, job.data, job.objective, job.binarisation, keeper, track, shown.say, gone_back
     ):
         tidy()
         if epoch.best:

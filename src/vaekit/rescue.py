@@ -106,8 +106,10 @@ def rescued(
     keeper: Keeper,
     track: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
     say: Callable[[str], None] = lambda text: None,
+    gone_back: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Epoch, VAE]]:
-    """`train_epochs`, whose state is kept, and which goes back to it where the loss is not finite.
+    """`train_epochs`, whose state is kept, and which goes back to it where the loss is not finite, and says so by
+    `gone_back`: epochs that were yielded may come again.
 
     Raises UserError where that does not help; the last record is then of an epoch without numbers.
     """
@@ -144,6 +146,7 @@ def rescued(
             )
         slow_down(learner, finding, number)
         keeper.keep(learner)
+        gone_back()
         say(
             f"warning: epoch {number}{where}: {finding.text}; back to step {learner.at.batch} of epoch "
             f"{learner.at.epoch + 1}, with {learner.at.rate_factor:g} of the learning rate and gradients clipped at "

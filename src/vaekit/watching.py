@@ -59,6 +59,11 @@ class Watch:
     def track(self, batches: Iterable[Batch]) -> Iterable[Batch]:
         return batches if self.film is None else self.film.track(batches)
 
+    def go_back(self, done: int) -> None:
+        """The training is back at so many steps."""
+        if self.film is not None:
+            self.film.step = done
+
     def look(self, epoch: Epoch, model: VAE) -> dict[str, Any]:
         """What metrics.jsonl is to keep besides the epoch: its health, and new warnings; of very short epochs not of
         each, which would take longer than the training."""
