@@ -23,7 +23,7 @@ FEW = ["vae", "infovae"]
 
 def together(count, out, *words):
     """Have torchrun start so many processes of train_together.py, over loopback."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "1"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--max-restarts", "3"]
     command += ["--nproc-per-node", count, HERE / "train_together.py", out, *words]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [str(word) for word in command]
