@@ -3,6 +3,7 @@
 import dataclasses
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -10,9 +11,18 @@ import torch
 from vaekit import cli, load_data
 from vaekit.data import Dataset, Split
 from vaekit.data.named import READERS
+from vaekit.runs import Run
 
 # The models here are tiny: a second thread would cost them more than it gives.
 torch.set_num_threads(1)
+
+
+TIMING = {"images_per_second", "seconds"}  # of the fields of an epoch
+
+
+def timeless(run: Run) -> list[dict[str, Any]]:
+    """The epochs of metrics.jsonl but for the time that they took."""
+    return [{k: v for k, v in epoch.items() if k not in TIMING} for epoch in run.metrics]
 
 
 def random_dataset(shape=(1, 6, 5), kind="bits", count=60, name="random") -> Dataset:

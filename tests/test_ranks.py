@@ -9,15 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import random_dataset
+from conftest import TIMING, random_dataset
 from vaekit import Run, resume
 from vaekit.catalog import MODELS
 from vaekit.training import Epoch
 
 HERE = Path(__file__).parent
-TIMING = {"images_per_second", "seconds"}
-
-
 FEW = ["vae", "infovae"]
 
 
