@@ -215,3 +215,20 @@ def test_runs_of_other_formats_are_refused(tmp_path, number, remedy):
     (tmp_path / "a" / "config.json").write_text(json.dumps({**config, "format": number}))
     with pytest.raises(UserError, match=f"has format {number} .* reads 2; .*{remedy}"):
         load(tmp_path / "a")
+
+
+def test_settings_of_the_training_are_checked_but_for_those_that_came_later(copy):
+    """A run that goes on with a default where it had another value would not be the same."""
+    config = json.loads((copy / "config.json").read_text())
+    for change, said in [
+        (("batch_size", None), "config.json lacks the setting 'batch_size'"),
+        (("batch_size", "8"), "batch_size is '8'; it must be a whole number"),
+        (("batch_size", 0), "--batch-size is 0; it must be at least 1"),
+        (("bach_size", 8), "no setting 'bach_size'; did you mean 'batch_size'"),
+    ]:
+        training = {k: v for k, v in config["training"].items() if change != (k, None)}
+        training |= {change[0]: change[1]} if change[1] is not None else {}
+        (copy / "config.json").write_text(json.dumps({**config, "training": training}))
+        with pytest.raises(UserError, match=said):
+            _ = Run(copy).training
+    assert Run(GOLDEN / "format-2" / "vae").training.state_every == 30

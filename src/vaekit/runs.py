@@ -34,6 +34,8 @@ from .replacing import replacing
 
 FORMAT = 2
 STATE = "state.safetensors"
+# Settings of the training that came after format 2 began, as runs of before them are to be read.
+ADDED = {"state_every": 30.0, "skip_spikes": None}
 
 
 @dataclass(frozen=True)
@@ -189,12 +191,13 @@ class Run:
     @property
     def training(self) -> TrainConfig:
         """The settings of its training."""
-        return override(TrainConfig(), self.section("training"), str(self.path / "config.json"))
+        where = str(self.path / "config.json")
+        return from_dict(TrainConfig, {**ADDED, **self.section("training")}, where)
 
     @property
     def watch(self) -> WatchConfig:
         """What was to be drawn and logged meanwhile."""
-        return override(WatchConfig(), self.section("watch"), str(self.path / "config.json"))
+        return from_dict(WatchConfig, self.section("watch"), str(self.path / "config.json"))
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
