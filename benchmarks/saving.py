@@ -36,7 +36,7 @@ class Clocked:
             self.keep(keeper, learner)
             taken.append(time.perf_counter() - started)
 
-        Keeper.keep = keep  # type: ignore[method-assign]
+        Keeper.keep = keep  # type: ignore[method-assign,assignment]
         return taken
 
     def __exit__(self, *error: object) -> None:

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from .data import load as load_data
     from .encoding import decode, encode
     from .evaluation import evaluate
+    from .exporting import export
     from .gallery import draw
     from .jobs import resume, train
     from .models import build, load, register
@@ -45,6 +46,7 @@ _HOME = {
     "decode": "encoding",
     "encode": "encoding",
     "evaluate": "evaluation",
+    "export": "exporting",
     "draw": "gallery",
     "build": "models",
     "load": "models",

@@ -1,4 +1,4 @@
-"""The verbs that look at runs: plot, compare, report, encode, decode."""
+"""The verbs that look at runs: plot, compare, report, encode, decode, export."""
 
 from __future__ import annotations
 
@@ -213,10 +213,43 @@ def decode(
     print(write_images(images, Path(out)))
 
 
+def export(run: RunArgument, onnx: str | None = None, torch: str | None = None) -> None:
+    """Write a model as files that other programs run: encoder, decoder and prior, as functions of tensors.
+
+    Each file is run once and compared with the model. model.json beside them names their inputs and outputs. The prior
+    takes noise: standard normal numbers for each latent, and one in [0, 1) to choose the component of a mixture.
+
+    For example:
+      vaekit export runs/vae-mnist-1 --onnx vae-onnx
+      vaekit export runs/vae-mnist-1 --torch vae-torch
+
+    Args:
+        run: Run directory.
+        onnx: Folder for encoder.onnx, decoder.onnx and prior.onnx.
+        torch: Folder for encoder.pt2, decoder.pt2 and prior.pt2, which torch.export.load reads.
+    """
+    from .exporting import Format
+    from .exporting import export as write
+
+    require(
+        bool(onnx or torch), "`vaekit export` lacks --onnx DIR or --torch DIR, where to write to"
+    )
+    wanted: dict[Format, str | None] = {"onnx": onnx, "torch": torch}
+    for format, folder in wanted.items():
+        if folder:
+            for file, about in write(run, folder, format).items():
+                given = ", ".join(f"{k} {tuple(v)}" for k, v in about["inputs"].items())
+                found = ", ".join(f"{k} {tuple(v)}" for k, v in about["outputs"].items())
+                print(
+                    f"{Path(folder) / file}: {given} -> {found}; off by {about['largest_difference']:.0e}"
+                )
+
+
 VERBS: dict[str, Callable[..., None]] = {
     "plot": plot,
     "compare": compare,
     "report": report,
     "encode": encode,
     "decode": decode,
+    "export": export,
 }

@@ -1,0 +1,340 @@
+"""vaekit's models as scikit-learn estimators: in pipelines and grid searches, to cluster, and for anomaly scores.
+
+from vaekit.sklearn import VAEClusterer, VAETransformer
+codes = VAETransformer(latent_dim=2).fit_transform(X)
+"""
+
+from __future__ import annotations
+
+import math
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from sklearn.base import (
+    BaseEstimator,
+    ClassNamePrefixFeaturesOutMixin,
+    ClusterMixin,
+    DensityMixin,
+    TransformerMixin,
+)
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+from torch.distributions import Distribution, Normal
+
+from .catalog import model_entry
+from .checks import require, require_count
+from .compute import seeded
+from .config import ClusterConfig
+from .data import Dataset, Split, pixels
+from .data.dataset import Settled
+from .distributions import GaussianMixture, independent
+from .generation import latent_sizes
+from .importance import prepared
+from .jobs import train
+from .models import NO_DENSITY, build, load
+from .vae import VAE, Values
+
+ROWS = 4096  # images x draws at once
+NOISE_SEED = 5
+
+
+class VAETransformer(
+    ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMixin, BaseEstimator
+):
+    """A variational autoencoder of the rows of X (N, pixels).
+
+    `transform` gives posterior means, `inverse_transform` mean pixels, `score_samples` log p(x) in nats, `sample`
+    new rows. X may be of any range: it is brought to [0, 1] by its smallest and largest value, and back.
+
+    model : a name of `vaekit train`'s, of those that need no labels. latent_dim, hidden_dim : see `ModelConfig`.
+    image_shape : (C, H, W) with C H W pixels; (1, 1, pixels) by default, which is enough for dense networks.
+    batch_size : rows a step; "auto" is a 20th of them, at least 10 and at most 100, so that few rows are enough steps.
+    settings, training : further fields of `ModelConfig` and of `TrainConfig`, as dicts. With
+        {"likelihood": "bernoulli"} pixels above the middle of the range are white, all others black.
+    validation_fraction : of the rows, at random, by which the best epoch is chosen.
+    samples : draws of the latents that log p(x) is estimated from (Burda et al. 2016, eq. 8).
+    random_state : of the weights, the split and all noise.
+
+    Fitted: `model_` (a `vaekit.VAE`, in float64), `objective_curve_` (of each epoch, nats), `n_iter_`,
+    `n_features_in_`, `data_min_`, `data_max_`. All methods raise ValueError for bad input.
+    """
+
+    def __init__(
+        self,
+        model: str = "vae",
+        *,
+        latent_dim: int = 2,
+        hidden_dim: int = 500,
+        image_shape: tuple[int, int, int] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        epochs: int = 100,
+        batch_size: int | Literal["auto"] = "auto",
+        learning_rate: float = 1e-3,
+        training: Mapping[str, Any] | None = None,
+        validation_fraction: float = 0.1,
+        samples: int = 100,
+        random_state: Any = None,
+    ) -> None:
+        self.model = model
+        self.latent_dim = latent_dim
+        self.hidden_dim = hidden_dim
+        self.image_shape = image_shape
+        self.settings = settings
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.training = training
+        self.validation_fraction = validation_fraction
+        self.samples = samples
+        self.random_state = random_state
+
+    def model_settings(self) -> dict[str, Any]:
+        """What `vaekit.build` is given besides the model's name."""
+        own = {"latent_dim": self.latent_dim, "hidden_dim": self.hidden_dim}
+        return {**own, **(self.settings or {})}
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Train on the rows of X (N, pixels), N at least 2; y is not looked at."""
+        X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
+        require_count("samples", self.samples)
+        require(
+            0 < self.validation_fraction < 1,
+            f"validation_fraction is {self.validation_fraction}; it must lie between 0 and 1",
+        )
+        shape = self.image_shape or (1, 1, X.shape[1])
+        require(
+            len(shape) == 3 and math.prod(shape) == X.shape[1],
+            f"image_shape is {shape}, which is not (C, H, W) of {X.shape[1]} pixels",
+        )
+        self.data_min_, self.data_max_ = float(X.min()), float(X.max())
+        chance = check_random_state(self.random_state)
+        seed, order = int(chance.randint(2**31 - 1)), chance.permutation(len(X))
+        held = min(len(X) - 1, max(1, round(self.validation_fraction * len(X))))
+        images = self._scaled(X).float().clamp(0, 1).unflatten(1, shape)
+        kept, validation = Split(images[order[held:]]), Split(images[order[:held]])
+        data = Dataset("X", kept, validation, validation)
+        model = build(self.model, data, seed=seed, **self.model_settings())
+        settings = model.blueprint.settings
+        require(
+            settings.condition == "none",
+            f"a {self.model} is conditional on what a transformer is not given; choose another model",
+        )
+        bernoulli = settings.likelihood == "bernoulli"
+        self._binarisation: Settled = "threshold" if bernoulli else "none"
+        training: dict[str, Any] = {
+            "epochs": self.epochs,
+            "batch_size": min(100, max(10, len(X) // 20))
+            if self.batch_size == "auto"
+            else self.batch_size,
+            "learning_rate": self.learning_rate,
+            **(self.training or {}),
+        }
+        with tempfile.TemporaryDirectory() as folder, seeded(seed):
+            run = train(
+                model,
+                data,
+                out=Path(folder) / "run",
+                binarisation=self._binarisation,
+                progress=False,
+                seed=seed,
+                **training,
+            )
+            # In float64 an image's result is the same in any company to the last digits but one.
+            self.model_ = load(run).double()
+            epochs = run.metrics
+        self.objective_curve_ = np.array([epoch["train_objective"] for epoch in epochs])
+        self.n_iter_ = len(epochs)
+        self._n_features_out = sum(latent_sizes(model.blueprint).values())
+        return self
+
+    @torch.no_grad()
+    def transform(self, X: Any) -> np.ndarray:
+        """Posterior means (N, latent_dim) of the rows; of two latents, z1 and z2 side by side."""
+        parts = []
+        for images in self._images(X, ROWS):
+            values = self.model_.given(images, None)
+            self.model_.posteriors(values)
+            parts.append(torch.cat([found(values, name) for name in self._latents()], dim=1))
+        return torch.cat(parts).numpy()
+
+    @torch.no_grad()
+    def inverse_transform(self, Z: Any) -> np.ndarray:
+        """Mean pixels (N, pixels) of latents (N, latent_dim), in the range of X."""
+        check_is_fitted(self)
+        sizes = self._latents()
+        Z = check_array(Z, dtype=np.float64, input_name="Z")
+        require(
+            Z.shape[1] == sum(sizes.values()),
+            f"Z has {Z.shape[1]} columns, and the latents {sum(sizes.values())} dimensions",
+        )
+        rows = []
+        for part in torch.tensor(Z).split(ROWS):
+            latents = dict(zip(sizes, part.split(list(sizes.values()), dim=1), strict=True))
+            rows.append(self.model_.decode(**latents).mean)
+        return self._unscaled(torch.cat(rows))
+
+    @torch.no_grad()
+    def score_samples(self, X: Any) -> np.ndarray:
+        """log p(x) of each row (N,), nats, in the units of X: the lower, the more unusual.
+
+        Importance sampling, the same noise for every row, so that a row's value does not depend on the others.
+        """
+        check_is_fitted(self)
+        require(self.model_.blueprint.settings.posterior == "gaussian", NO_DENSITY)
+        parts = [
+            self._inference(images).log_weight.logsumexp(0) - math.log(self.samples)
+            for images in self._images(X, max(1, ROWS // self.samples))
+        ]
+        units = 0.0 if self._binarisation == "threshold" else math.log(self._range())
+        return torch.cat(parts).numpy() - self.n_features_in_ * units
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The mean of `score_samples`."""
+        return float(self.score_samples(X).mean())
+
+    @torch.no_grad()
+    def sample(
+        self, n_samples: int = 1, random_state: Any = None, noise: bool = True
+    ) -> np.ndarray:
+        """Rows (n_samples, pixels) drawn from the model; without `noise` of the pixels, their means."""
+        check_is_fitted(self)
+        require_count("n_samples", n_samples)
+        with seeded(int(check_random_state(random_state).randint(2**31 - 1))):
+            drawn = self.model_.sample(n_samples)
+            return self._unscaled(drawn.sample() if noise else drawn.mean)
+
+    def _latents(self) -> dict[str, int]:
+        return latent_sizes(self.model_.blueprint)
+
+    def _range(self) -> float:
+        return self.data_max_ - self.data_min_ or 1.0
+
+    def _scaled(self, X: np.ndarray) -> Tensor:
+        return torch.from_numpy((X.astype(np.float64) - self.data_min_) / self._range())
+
+    def _unscaled(self, images: Tensor) -> np.ndarray:
+        return images.flatten(1).numpy() * self._range() + self.data_min_
+
+    def _images(self, X: Any, rows: int) -> Iterator[Tensor]:
+        """The rows of X as the model saw its own in training, so many at a time."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
+        shape = self.model_.blueprint.shape
+        for part in self._scaled(X).unflatten(1, shape).split(rows):
+            yield pixels(part, self._binarisation)
+
+    def _inference(self, images: Tensor) -> Any:
+        """What the model says of images (B, C, H, W), with latents (samples, B, D)."""
+        model = prepared(self.model_, "float32")
+        alike = {name: SameNoise(q) for name, q in model.posterior.items()}
+        model = VAE(dict(model.prior.items()), alike, model.decoder, model.blueprint)
+        with seeded(NOISE_SEED):
+            return model(images, samples=(self.samples,))
+
+
+class VAEClusterer(ClusterMixin, VAETransformer):
+    """A mixture of Gaussians in the latent of a gmvae, whose components are the clusters; else a VAETransformer.
+
+    n_clusters : at most; some may stay empty. w_dim and others of `ClusterConfig` go into `settings`; among them
+    start_epochs, of training as a plain VAE, from whose codes the clusters start: a third of `epochs` unless given.
+    Fitted, besides: `labels_` (N,), the cluster of each row, 0 the largest; `order_`, their numbers in `model_`.
+    """
+
+    def __init__(
+        self,
+        n_clusters: int = 10,
+        *,
+        model: str = "gmvae",
+        latent_dim: int = 10,
+        hidden_dim: int = 500,
+        image_shape: tuple[int, int, int] | None = None,
+        settings: Mapping[str, Any] | None = None,
+        epochs: int = 100,
+        batch_size: int | Literal["auto"] = "auto",
+        learning_rate: float = 1e-3,
+        training: Mapping[str, Any] | None = None,
+        validation_fraction: float = 0.1,
+        samples: int = 100,
+        random_state: Any = None,
+    ) -> None:
+        super().__init__(
+            model,
+            latent_dim=latent_dim,
+            hidden_dim=hidden_dim,
+            image_shape=image_shape,
+            settings=settings,
+            epochs=epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            training=training,
+            validation_fraction=validation_fraction,
+            samples=samples,
+            random_state=random_state,
+        )
+        self.n_clusters = n_clusters
+
+    def model_settings(self) -> dict[str, Any]:
+        require(
+            isinstance(model_entry(self.model).settings, ClusterConfig),
+            f"a {self.model} has no clusters; choose gmvae or convgmvae",
+        )
+        own = {"clusters": self.n_clusters, "start_epochs": self.epochs // 3}
+        return {**own, **super().model_settings()}
+
+    def fit(self, X: Any, y: Any = None) -> Self:
+        """Train on the rows of X (N, pixels), and assign each to a cluster; y is not looked at."""
+        super().fit(X)
+        self.order_ = np.arange(self.n_clusters)
+        sizes = np.bincount(self.predict(X), minlength=self.n_clusters)
+        self.order_ = np.argsort(-sizes, kind="stable")
+        self.labels_ = self.predict(X)
+        return self
+
+    @torch.no_grad()
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """p(cluster | x) of each row, (N, n_clusters): the mean over draws of the exact p(cluster | latents)."""
+        parts = []
+        for images in self._images(X, max(1, ROWS // self.samples)):
+            (latent,) = (
+                latent
+                for latent in self._inference(images).latents.values()
+                if isinstance(latent.prior, GaussianMixture)
+            )
+            parts.append(latent.prior.log_responsibilities(latent.z).exp().mean(0))
+        return torch.cat(parts).numpy()[:, self.order_]
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The likeliest cluster of each row, (N,)."""
+        return self.predict_proba(X).argmax(1)
+
+
+class SameNoise(nn.Module):
+    """A posterior whose draws have the same noise for every image of a batch."""
+
+    def __init__(self, posterior: nn.Module) -> None:
+        super().__init__()
+        self.posterior = posterior
+
+    def forward(self, values: Values) -> Distribution:
+        q = self.posterior(values).base_dist
+        return independent(Alike(q.loc, q.scale, validate_args=False), 1)
+
+
+class Alike(Normal):
+    """Normals (K, B, D) whose draws differ along B by location and scale alone."""
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        samples, _, dim = self._extended_shape(sample_shape)
+        noise = torch.randn(samples, 1, dim, dtype=self.loc.dtype)
+        return self.loc + noise * self.scale
+
+
+def found(values: Values, name: str) -> Tensor:
+    value = values[name]
+    assert value is not None
+    return value

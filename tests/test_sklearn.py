@@ -1,0 +1,186 @@
+"""The estimators keep scikit-learn's rules, and their densities and clusters are those of the models."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from sklearn.datasets import load_digits, make_blobs
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import adjusted_rand_score, roc_auc_score
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from vaekit.clustering import batch_responsibilities
+from vaekit.data.dataset import Batch
+from vaekit.sklearn import VAEClusterer, VAETransformer
+
+EXAMPLE = Path(__file__).parent.parent / "examples" / "anomalies.py"
+TINY = {"latent_dim": 2, "hidden_dim": 8, "epochs": 2, "samples": 5}
+
+
+# Fifty points in two dimensions are to be clustered, with an index of 0.4 at least.
+CLUSTERER = VAEClusterer(
+    3, latent_dim=2, hidden_dim=16, epochs=10, learning_rate=3e-3, settings={"start_epochs": 60}, samples=5
+)  # fmt: skip
+
+
+@parametrize_with_checks([VAETransformer(**TINY), CLUSTERER])
+def test_scikit_learns_own_checks(estimator, check):
+    check(estimator)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    images, labels = load_digits(return_X_y=True)
+    return images[:900], labels[:900]
+
+
+@pytest.fixture(scope="module")
+def fitted(digits):
+    return VAETransformer(
+        latent_dim=8, hidden_dim=64, epochs=60, batch_size=25, learning_rate=3e-3, random_state=0
+    ).fit(digits[0])
+
+
+@pytest.mark.parametrize("model", ["vae", "hvae", "vampprior", "gmvae"])
+def test_the_density_is_one_in_the_units_of_the_data(model):
+    """The integral of p(x) over all x of one number; within 3 %, for 400 draws an x."""
+    rows = np.random.default_rng(0).normal(50, 200, (300, 1))
+    few = {"components": 5} if model == "vampprior" else {}
+    few |= {"clusters": 3, "start_epochs": 1} if model == "gmvae" else {}
+    density = VAETransformer(
+        model,
+        hidden_dim=16,
+        epochs=30,
+        batch_size=15,
+        learning_rate=3e-3,
+        settings=few,
+        samples=400,
+        random_state=1,
+    ).fit(rows)
+    grid = np.linspace(-3000, 3000, 2001)[:, None]
+    total = np.exp(density.score_samples(grid)).sum() * 3.0
+    assert total == pytest.approx(1, abs=0.03)
+    assert density.score(rows) == pytest.approx(density.score_samples(rows).mean())
+
+
+def test_a_rows_results_do_not_depend_on_the_others(fitted, digits):
+    rows = digits[0][:200]
+    alone = np.concatenate([fitted.score_samples(rows[i : i + 1]) for i in (0, 7, 150)])
+    np.testing.assert_allclose(fitted.score_samples(rows)[[0, 7, 150]], alone, rtol=1e-10)
+
+
+def test_codes_rebuild_the_images(fitted, digits):
+    rows = digits[0]
+    again = fitted.inverse_transform(fitted.transform(rows))
+    assert again.shape == rows.shape
+    assert ((again - rows) ** 2).mean() < 0.5 * rows.var(axis=0).mean()
+    with pytest.raises(ValueError, match="Z has 3 columns, and the latents 8 dimensions"):
+        fitted.inverse_transform(np.zeros((2, 3)))
+
+
+def test_draws_follow_their_seed_and_the_data(fitted, digits):
+    rows = digits[0]
+    drawn = fitted.sample(4000, random_state=3)
+    np.testing.assert_array_equal(drawn, fitted.sample(4000, random_state=3))
+    assert np.abs(drawn.mean(0) - rows.mean(0)).mean() < 1  # of 16 greys
+    means = fitted.sample(4000, random_state=3, noise=False)
+    assert means.var() < drawn.var()
+
+
+def test_noise_is_less_likely_than_digits(fitted, digits):
+    rows = load_digits().data[900:1100]
+    noise = np.random.default_rng(0).permuted(rows, axis=1)
+    scores = fitted.score_samples(np.concatenate([rows, noise]))
+    assert roc_auc_score([1] * len(rows) + [0] * len(noise), scores) > 0.99
+
+
+def test_in_a_pipeline_and_a_grid_search(digits):
+    rows, labels = digits[0][:500], digits[1][:500]
+    coder = VAETransformer(hidden_dim=32, epochs=25, learning_rate=1e-2, random_state=0)
+    classify = make_pipeline(coder, LogisticRegression(max_iter=500))
+    search = GridSearchCV(classify, {"vaetransformer__latent_dim": [1, 8]}, cv=2).fit(rows, labels)
+    assert search.best_params_ == {"vaetransformer__latent_dim": 8}
+    assert search.best_score_ > 0.6
+    by_density = GridSearchCV(coder, {"latent_dim": [1, 8]}, cv=2).fit(rows)
+    assert by_density.best_params_ == {"latent_dim": 8}
+
+
+def test_clusters_are_those_of_the_mixture():
+    rows, labels = make_blobs(300, 5, centers=3, random_state=0)
+    mixture = VAEClusterer(3, latent_dim=2, hidden_dim=32, epochs=60, random_state=0).fit(rows)
+    assert adjusted_rand_score(labels, mixture.labels_) > 0.9
+    assert (np.diff(np.bincount(mixture.labels_)) <= 0).all()
+    mixture.samples = 400
+    shares = mixture.predict_proba(rows)
+    np.testing.assert_allclose(shares.sum(1), 1)
+    images = mixture._scaled(rows).unflatten(1, mixture.model_.blueprint.shape)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        others = batch_responsibilities(mixture.model_, Batch(images), 400).numpy()[
+            :, mixture.order_
+        ]
+    assert np.abs(shares - others).max() < 0.1  # five standard errors
+    assert np.abs(shares - others).mean() < 0.01
+
+
+def test_bernoulli_pixels_are_black_or_white(digits):
+    bits = VAETransformer(settings={"likelihood": "bernoulli"}, **TINY).fit(digits[0])
+    grey = digits[0][:50]
+    np.testing.assert_array_equal(
+        bits.score_samples(grey), bits.score_samples(np.where(grey > 8, 16.0, 0.0))
+    )
+    assert bits.score(grey) < 0  # a probability
+    assert set(np.unique(bits.sample(5))) <= {0.0, 16.0}
+
+
+def test_convolutions_need_the_shape(digits):
+    conv = VAETransformer(
+        "convvae", image_shape=(1, 8, 8), settings={"channels": 4, "num_layers": 1}, **TINY
+    )
+    assert conv.fit_transform(digits[0][:100]).shape == (100, 2)
+
+
+def test_the_noise_of_the_rest_of_the_program_goes_on():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    VAETransformer(**TINY).fit(np.eye(6))
+    assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"image_shape": (1, 8, 9)}, r"image_shape is \(1, 8, 9\), which is not \(C, H, W\) of 64"),
+        ({"model": "cvae"}, "conditional on labels, and the data set has none"),
+        ({"model": "vea"}, "no model 'vea'.*did you mean 'vae'"),
+        ({"validation_fraction": 1.0}, "validation_fraction is 1.0; it must lie between"),
+        ({"samples": 0}, "samples is 0; it must be at least 1"),
+        ({"settings": {"latents": 3}}, "has no setting 'latents'"),
+        ({"training": {"epocs": 3}}, "has no setting 'epocs'"),
+    ],
+)
+def test_bad_settings_are_refused(digits, settings, said):
+    with pytest.raises(ValueError, match=said):
+        VAETransformer(**{**TINY, **settings}).fit(digits[0])
+    with pytest.raises(ValueError, match="a vae has no clusters; choose gmvae or convgmvae"):
+        VAEClusterer(model="vae").fit(digits[0])
+
+
+def test_without_a_density_there_is_no_score(digits):
+    point = VAETransformer("mmdvae", settings={"posterior": "deterministic"}, **TINY)
+    with pytest.raises(ValueError, match="has no density"):
+        point.fit(digits[0]).score_samples(digits[0])
+
+
+def test_the_example_of_anomalies():
+    done = subprocess.run(
+        [sys.executable, EXAMPLE, "--epochs", "3"], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "vaekit" in done.stdout
