@@ -1,4 +1,4 @@
-"""The verbs that look at runs: plot, compare, report, encode, decode, export."""
+"""The verbs that look at runs: plot, compare, report, explore, encode, decode, export."""
 
 from __future__ import annotations
 
@@ -135,6 +135,30 @@ def report(run: RunArgument, out: str | None = None, data_dir: str | None = None
     print(write(run, out, data_dir))
 
 
+def explore(
+    runs: RunsArgument, port: int = 0, browser: bool = True, data_dir: str | None = None
+) -> None:
+    """Explore runs in the browser: a map of the latent, sliders, drawing, ways between images, curves.
+
+    A server on this machine alone (127.0.0.1), which nothing else can reach; Ctrl-C ends it.
+
+    For example:
+      vaekit explore runs/vae-mnist-1
+      vaekit explore runs/* --port 8000 --no-browser
+
+    Args:
+        runs: Run directories.
+        port: Port to serve on; 0 is a free one.
+        browser: Open the page in the browser.
+        data_dir: Folder that holds the data set's files.
+    """
+    try:
+        from .explorer.server import explore as serve
+    except ImportError as error:
+        raise UserError(f"{error.name} is not installed: pip install 'vaekit[explore]'") from None
+    serve(runs, port, browser, data_dir, lambda text: print(text, flush=True))
+
+
 def encode(
     run: RunArgument,
     data: DataArgument = (),
@@ -198,7 +222,7 @@ def decode(
         run: Run directory.
         file: Latents: .npz, .csv or .parquet.
         out: Folder for a PNG each; or a .npz file, of `images` (N, C, H, W) in [0, 1]; or a picture of all, .png,
-            .pdf or .svg.
+            .pdf or .svg; or a .gif that shows one after the other.
         column: Which columns to decode, where there are both.
         label: Label to decode with, where the model is conditional on labels, instead of the column label.
     """
@@ -249,6 +273,7 @@ VERBS: dict[str, Callable[..., None]] = {
     "plot": plot,
     "compare": compare,
     "report": report,
+    "explore": explore,
     "encode": encode,
     "decode": decode,
     "export": export,

@@ -144,13 +144,16 @@ def broad(columns: Table) -> Table:
 
 
 def write_images(images: Tensor, out: Path) -> Path:
-    """Images (N, C, H, W) in [0, 1] as PNG files in a folder, in one .npz file, or as one picture. Raises UserError."""
+    """Images (N, C, H, W) in [0, 1] as PNG files in a folder, in one .npz file, as one picture, or one after the
+    other in a .gif. Raises UserError."""
     ending = out.suffix.lower()
     if ending == ".npz":
         return write_table({"images": images.numpy()}, out)
     if ending:
-        from .pictures import image_grid, save
+        from .pictures import Movie, image_grid, save
 
+        if ending == ".gif":
+            return save(Movie([image_grid(image[None], 1) for image in images], 0.1), out)
         return save(image_grid(images, max(1, round(len(images) ** 0.5))), out)
     empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
     require(empty, f"{out} is a file, or a folder with files in it; name a new folder")

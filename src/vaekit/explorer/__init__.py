@@ -1,0 +1,1 @@
+"""A page in the browser on which runs are explored: `vaekit explore RUN`."""
