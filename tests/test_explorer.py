@@ -1,14 +1,19 @@
 """What the explorer answers is what the model says, and nothing that is asked breaks it."""
 
 import base64
+import collections
+import contextlib
 import io
 import shlex
 import time
 
 import numpy as np
 import pytest
+import schemathesis
 import torch
 from fastapi.testclient import TestClient
+from hypothesis import HealthCheck, given, settings
+from hypothesis.errors import Unsatisfiable
 from PIL import Image
 
 from conftest import random_dataset
@@ -314,3 +319,34 @@ def test_runs_without_weights_are_refused(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(UserError, match=r"has no config\.json"):
         Atlas(tmp_path / "empty")
+
+
+def fuzz(atlases, monkeypatch, count):
+    """Ask what schemathesis makes of the OpenAPI description, as it should be and as it should not."""
+    monkeypatch.setattr(server, "BURST", 1e9)
+    description = schemathesis.openapi.from_asgi("/openapi.json", server.make_app(atlases))
+    codes = collections.Counter()
+    for found in description.get_all_operations():
+        for mode in schemathesis.GenerationMode:
+
+            @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
+            @given(found.ok().as_strategy(generation_mode=mode))
+            def ask(case):
+                answer = case.call()
+                codes[answer.status_code] += 1
+                assert answer.status_code < 500, (case.as_curl_command(), answer.text)
+
+            with contextlib.suppress(Unsatisfiable):  # what has no input has no bad one
+                ask()
+    return codes
+
+
+def test_no_shape_of_input_breaks_it(atlases, monkeypatch):
+    codes = fuzz(atlases, monkeypatch, 10)
+    assert sum(codes.values()) > 100
+    assert codes[200] > 0
+
+
+@pytest.mark.long
+def test_no_shape_of_input_breaks_it_for_long(atlases, monkeypatch):
+    assert sum(fuzz(atlases, monkeypatch, 500).values()) > 5000
