@@ -1,14 +1,20 @@
 """The pages in docs/ say what works: their Python runs as it stands, their layers and flags exist."""
 
+import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+import vaekit
 from vaekit import MODELS, build, evaluate, load
+from vaekit.cli import VERBS
 from vaekit.data.shelf import SHELVES
 from vaekit.figures import METRICS
-from vaekit.models import BUILDERS
+from vaekit.models import BUILDERS, Parts
+from vaekit.refusals import flags
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -70,3 +76,74 @@ def test_every_data_set_is_on_its_page_whose_python_runs(capsys):
 def test_links_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
         assert (page.parent / target).exists(), target
+
+
+def test_the_site_builds_without_warnings(tmp_path):
+    command = [sys.executable, "-m", "sphinx", "-q", "--fail-on-warning", DOCS, tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    page = (tmp_path / "maths" / "elbo.html").read_text()
+    assert "<math" in page  # drawn by the browser itself
+    assert "vaekit train --resume" in (tmp_path / "commands.html").read_text()
+    for found in tmp_path.rglob("*.html"):
+        loaded = re.findall(
+            r'(?:src|href)="(https?://[^"]+\.(?:js|css|woff2?))"', found.read_text()
+        )
+        assert not loaded, found
+
+
+def test_the_notebook_runs(small_mnist, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    notebook = json.loads((DOCS / "notebooks" / "tour.ipynb").read_text())
+    names = {"__name__": "tour"}
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "code":
+            code = "".join(cell["source"]).replace("EPOCHS = 10", "EPOCHS = 1")
+            lines = code.split("\n")
+            if not re.match(r"\w+ =", lines[-1]):
+                lines[-1] = f"shown = {lines[-1]}"  # what Jupyter shows of a cell
+            exec("\n".join(lines), names)
+            assert "iwae" not in code or names["shown"] is True
+    assert names["shown"] == (1797, 2)
+
+
+def test_what_the_page_on_extending_adds_can_be_trained(small_mnist, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    prior, objective = re.findall(
+        r"```python\n(.*?)```", (DOCS / "extending.md").read_text(), re.DOTALL
+    )
+    data = vaekit.load_data("mnist")
+    names = {"vaekit": vaekit, "data": data}
+    exec(prior, names)
+    parts = Parts(build("vae", data, latent_dim=3, hidden_dim=8).blueprint)
+    graph = {"z": names["HeavyTails"](3)}, {"z": parts.posterior(3)}, parts.decoder(("z",), 3)
+    names["model"] = vaekit.VAE(*graph, parts.blueprint)
+    exec(objective.replace("objective=skewed()", "objective=skewed(), epochs=1"), names)
+    assert names["run"].metrics[0]["train_objective"] < names["run"].metrics[0]["train_elbo"]
+
+
+def test_flags_of_the_page_on_migrating_exist():
+    known = {"--count", "--onnx"}
+    for verb in ("train", "evaluate", "generate", "reconstruct", "plot"):
+        known |= set(flags(VERBS, verb))
+    known |= {"--resume", "--limit", "--metrics", "--samples"}
+    ours = [
+        line.split("|")[2]
+        for line in (DOCS / "migrating.md").read_text().splitlines()
+        if "|" in line
+    ]
+    asked = {word for text in ours for word in re.findall(r"--[a-z][a-z-]+", text)}
+    asked -= {"--encoder"}
+    assert asked <= known, asked - known
+    for model in re.findall(r"vaekit train ([a-z]+)", " ".join(ours)):
+        assert model in MODELS
+
+
+def test_every_model_has_its_maths():
+    titles = " ".join(path.read_text().split("\n")[0] for path in (DOCS / "maths").glob("*.md"))
+    for name in MODELS:
+        assert re.search(rf"\b{name}\b", titles), name
+    tests = {path.name: path.read_text() for path in Path(__file__).parent.glob("test_*.py")}
+    for path in (DOCS / "maths").glob("*.md"):
+        for name in re.findall(r"`(test_\w+\.py)`", path.read_text()):
+            assert name in tests

@@ -191,6 +191,32 @@ def test_an_image_of_ones_own_is_encoded(client, atlases):
     assert found["elbo"] < 0
 
 
+def test_the_lower_level_follows_the_upper_one(client, atlases):
+    body = {"latent": "z2", "method": "pca", "place": [0.4, 0.2], "now": middle(atlases[4])}
+    found = client.post("/api/runs/4/at", json=body).json()["latents"]
+    with torch.no_grad():
+        prior = atlases[4].model.prior["z1"](
+            {"x": None, "y": None, "z2": torch.tensor(found["z2"])}
+        )
+    np.testing.assert_allclose(found["z1"], prior.mean, atol=1e-4)
+    body = {**body, "latent": "z1", "method": "dims", "dims": [0, 1]}
+    assert (
+        client.post("/api/runs/4/at", json=body).json()["latents"]["z2"] == middle(atlases[4])["z2"]
+    )
+
+
+def test_an_image_without_a_label_is_of_the_likeliest_class(client, atlases):
+    image = {"image": png(levels(atlases[2].scene.exhibits.batches["test"].images[:1])[0, 0])}
+    classes = range(atlases[2].model.blueprint.classes)
+    each = [
+        client.post("/api/runs/2/encode", json={**image, "label": k}).json()["elbo"]
+        for k in classes
+    ]
+    found = client.post("/api/runs/2/encode", json=image).json()
+    assert found["label"] == int(np.argmax(each))
+    assert found["elbo"] == max(each)
+
+
 def test_a_drawn_digit_is_put_where_mnists_are():
     drawn = np.zeros((1, 28, 28), np.uint8)
     drawn[0, 1:5, 1:3] = 255

@@ -254,10 +254,16 @@ class Atlas:
         return {"contours": contours, "components": marks}
 
     def at(
-        self, latent: str, method: Method, dims: Sequence[int], place: Sequence[float], now: Latents
+        self,
+        latent: str,
+        method: Method,
+        dims: Sequence[int],
+        place: Sequence[float],
+        now: Latents,
+        label: int | None = None,
     ) -> dict[str, Tensor]:
         """The latents (1, D) at a place of a map: of a linear map, what is not on it as it is `now`; of another, those
-        of the nearest test images, weighted by closeness. Raises UserError."""
+        of the nearest test images, weighted by closeness. Latents below this one follow from it. Raises UserError."""
         z = now[latent].clone()
         point = torch.tensor(place, dtype=torch.float32)
         if method == "dims":
@@ -277,7 +283,16 @@ class Atlas:
             weights = torch.from_numpy(1 / (distances[nearest] + 1e-3)).float()
             codes = self.scene.exhibits.codes[latent][found.places[nearest]]
             z[0] = (weights[:, None] * codes).sum(0) / weights.sum()
-        return {**now, latent: z}
+        return self.followed({**now, latent: z}, latent, label)
+
+    @torch.no_grad()
+    def followed(self, latents: Latents, latent: str, label: int | None) -> dict[str, Tensor]:
+        """Latents (1, D) with those that are drawn after one of them at their mean given it."""
+        found = dict(latents)
+        for name in self.latents[self.latents.index(latent) + 1 :]:
+            values = self.model.given(None, self.labels(1, label)) | found
+            found[name] = self.model.prior[name](values).mean
+        return found
 
     def place_of(
         self, latents: Latents, latent: str, method: Method, dims: Sequence[int]
@@ -341,7 +356,14 @@ class Atlas:
 
     @torch.no_grad()
     def encode(self, images: Tensor, label: int | None = None) -> dict[str, Any]:
-        """What the model says of an image (1, C, H, W): latents, scales, its reconstruction, and ELBO in nats."""
+        """What the model says of an image (1, C, H, W): latents, scales, its reconstruction, and ELBO in nats.
+
+        Without a label, a conditional model takes that of the highest ELBO.
+        """
+        if label is None and self.scene.condition == "label":
+            classes = range(self.model.blueprint.classes)
+            found = [self.encode(images, k) for k in classes]
+            return max(found, key=lambda each: -math.inf if each["elbo"] is None else each["elbo"])
         labels = self.labels(1, label)
         values = self.model.given(images, labels)
         posteriors = self.model.posteriors(values)
@@ -354,6 +376,7 @@ class Atlas:
             "latents": latents,
             "scales": {name: numbers(stddev(posteriors[name])[0]) for name in self.latents},
             "elbo": elbo if math.isfinite(elbo) else None,
+            "label": None if labels is None else int(labels[0]),
             "image": images,
             "redrawn": redrawn,
         }

@@ -147,7 +147,7 @@ def make_app(atlases: Sequence[Atlas]) -> FastAPI:
         there = atlas(run)
         there.dim_of(body.latent)
         now = one(there.checked(body.now))
-        latents = there.at(body.latent, body.method, body.dims, body.place, now)
+        latents = there.at(body.latent, body.method, body.dims, body.place, now, body.label)
         return {"latents": listed(latents), **shown(there.decode(latents, body.label))}
 
     @app.post(f"{api}/where")

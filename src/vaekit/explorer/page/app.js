@@ -548,16 +548,22 @@ async function encode(image, centre) {
   box.replaceChildren();
   for (let i = 0; i < S.runs.length; i++) {
     const run = S.runs[i];
-    const found = await ask(`api/runs/${i}/encode`, { image, invert, centre, label: run.conditional ? Number($("label").value) || 0 : null });
+    const found = await ask(`api/runs/${i}/encode`, { image, invert, centre });
+    const figure = document.createElement("figure"), pair = document.createElement("div"), words = document.createElement("figcaption");
+    pair.className = "strip";
     for (const [pixels, text] of [[found.seen, "as the model sees it"], [found.pixels, "reconstruction"]]) {
-      const figure = document.createElement("figure"), canvas = document.createElement("canvas"), words = document.createElement("figcaption");
+      const canvas = document.createElement("canvas");
       paint(canvas, bytes(pixels), 0, run.shape);
       canvas.setAttribute("role", "img");
       canvas.setAttribute("aria-label", `${run.name}: ${text}`);
-      words.textContent = text === "reconstruction" ? `${S.runs.length > 1 ? run.name + " " : ""}${found.elbo === null ? "" : `ELBO ${found.elbo.toFixed(1)}`}` : "";
-      figure.append(canvas, words);
-      box.append(figure);
+      pair.append(canvas);
     }
+    const said = [S.runs.length > 1 ? run.name : "", found.label === null ? "" : `as ${run.classes[found.label]}`,
+      found.elbo === null ? "" : `ELBO ${found.elbo.toFixed(1)}`];
+    words.textContent = said.filter(Boolean).join(", ");
+    figure.append(pair, words);
+    box.append(figure);
+    if (i === S.run && found.label !== null) $("label").value = found.label;
     if (i === S.run) choose(found.latents);
   }
 }

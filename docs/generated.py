@@ -1,0 +1,46 @@
+"""Pages of the site that are made when it is built: every command, and the notebooks."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+from pathlib import Path
+
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def write_commands(path: Path) -> None:
+    """A section for each verb, for `train` that of a vae."""
+    from vaekit.cli import VERBS
+
+    verbs = ["train vae", "train --resume RUN", "sweep vae", *VERBS]
+    parts = ["# Every command\n", "What `--help` says, verb by verb.\n"]
+    for verb in verbs:
+        parts.append(f"## vaekit {verb}\n\n```text\n{help_of(verb.split())}\n```\n")
+    path.write_text("\n".join(parts))
+
+
+def help_of(words: list[str]) -> str:
+    """The help page of a verb, 100 letters wide, without colours and frames."""
+    from vaekit.cli import run_app
+
+    os.environ["COLUMNS"] = "100"
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown), contextlib.suppress(SystemExit):
+        run_app([*words, "--help"])
+    return COLOURS.sub("", shown.getvalue()).strip()
+
+
+def write_notebook(path: Path) -> None:
+    """A notebook as a page beside it, its code as it stands."""
+    parts = [f"*The notebook itself: [{path.name}](path:{path.name}).*\n"]
+    for cell in json.loads(path.read_text())["cells"]:
+        text = "".join(cell["source"])
+        parts.append(
+            text + "\n" if cell["cell_type"] == "markdown" else f"```python\n{text}\n```\n"
+        )
+    head, *rest = parts[1:]
+    path.with_suffix(".md").write_text("\n".join([head, parts[0], *rest]))
