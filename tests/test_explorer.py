@@ -159,10 +159,10 @@ def test_draws_are_those_of_generate(client, atlases):
 
 def test_neighbours_are_the_nearest_training_images(client, atlases):
     atlas = atlases[0]
-    (batch, codes), z = atlas.known, torch.tensor([[0.3, -0.2]])
+    (batch, codes, rows), z = atlas.known, torch.tensor([[0.3, -0.2]])
     found = client.post("/api/runs/0/nearest", json={"latents": {"z": z.tolist()}}).json()
     first = int((codes - z).norm(dim=1).argmin())
-    assert found["neighbours"][0]["row"] == int(atlas.known_rows[first])
+    assert found["neighbours"][0]["row"] == int(rows[first])
     np.testing.assert_array_equal(pixels(found)[0], levels(batch.images[first]))
     distances = [each["distance"] for each in found["neighbours"]]
     assert distances == sorted(distances)

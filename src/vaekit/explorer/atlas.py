@@ -48,6 +48,7 @@ Latents = Mapping[str, Tensor]
 NEIGHBOURS = 2000  # points of a t-SNE or UMAP
 CONTOUR_SIDE = 120
 ELBO_SAMPLES = 10
+KNOWN_BYTES = 2**28  # of training images to find neighbours among
 CURVES = ("epoch", "train_elbo", "validation_elbo", "kl", "validation_kl", "validation_objective")
 
 
@@ -75,8 +76,8 @@ class Atlas:
         self.work = ThreadPoolExecutor(1)
         self.principal: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         self.maps: dict[tuple[str, str], Future[np.ndarray]] = {}
-        self.known = self.encoded(self.scene.exhibits.batches["train"])
-        self.known_rows = self.scene.exhibits.rows["train"]
+        exhibits = self.scene.exhibits
+        self.known = self.encoded(exhibits.batches["train"], exhibits.rows["train"])
         self.test: Any = None
         self.loading = self.work.submit(self.load)
 
@@ -87,21 +88,21 @@ class Atlas:
         except (UserError, OSError):
             return
         binarisation = self.run.data.binarisation
-        rows = spread(len(data.train), CODES)
-        known = self.encoded(freeze(data.train.take(rows), binarisation)[:])
-        self.known_rows, self.known = rows, known
+        fitting = KNOWN_BYTES // (4 * math.prod(self.model.blueprint.shape))
+        rows = spread(len(data.train), max(1, min(CODES, fitting)))
+        self.known = self.encoded(freeze(data.train.take(rows), binarisation)[:], rows)
         self.test = freeze(data.test, binarisation)
 
     @torch.no_grad()
-    def encoded(self, batch: Batch) -> tuple[Batch, Tensor]:
-        """Images, and their latents' means side by side (N, D)."""
+    def encoded(self, batch: Batch, numbers: Tensor) -> tuple[Batch, Tensor, Tensor]:
+        """Images, their latents' means side by side (N, D), and their rows in the data (N,)."""
         parts = []
         for rows in torch.arange(len(batch)).split(batch_size(self.model)):
             labels = None if batch.labels is None else batch.labels[rows]
             values = self.model.given(batch.images[rows], labels)
             self.model.posteriors(values)
             parts.append(self.side_by_side({name: known(values, name) for name in self.latents}))
-        return batch, torch.cat(parts)
+        return batch, torch.cat(parts), numbers
 
     def side_by_side(self, latents: Latents) -> Tensor:
         return torch.cat([latents[name] for name in self.latents], dim=1)
@@ -401,7 +402,7 @@ class Atlas:
 
     def nearest(self, latents: Latents, count: int = 6) -> tuple[Tensor, list[dict[str, Any]]]:
         """The training images (n, C, H, W) whose latents' means are nearest to (1, D)."""
-        (batch, codes), rows = self.known, self.known_rows
+        batch, codes, rows = self.known
         distances = (codes - self.side_by_side(latents)).norm(dim=1)
         chosen = distances.topk(min(count, len(codes)), largest=False).indices
         labels = batch.labels
