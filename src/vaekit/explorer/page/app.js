@@ -126,7 +126,8 @@ function choose(latents, { text = null, place = null, decode = true } = {}) {
 
 const decodeNow = latest(async (text) => {
   if (about().completes) return;
-  showImage(await ask(`${base()}/decode`, { latents: S.latents, label: label() }), text ?? placeText());
+  const run = S.run, found = await ask(`${base()}/decode`, { latents: S.latents, label: label() });
+  if (run === S.run) showImage(found, text ?? placeText());
 });
 
 const findPlace = latest(async () => {
@@ -153,7 +154,8 @@ const nearestSoon = settled(async () => {
 const goTo = latest(async (place) => {
   const { method, dims } = chosenMap();
   const body = { latent: $("latent").value, method, dims, place, now: S.latents, label: label() };
-  const found = await ask(`${base()}/at`, body);
+  const run = S.run, found = await ask(`${base()}/at`, body);
+  if (run !== S.run) return;
   S.latents = found.latents;
   S.place = place;
   syncSliders();
