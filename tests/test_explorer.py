@@ -140,7 +140,7 @@ def test_neighbour_maps_come_later_are_kept_and_lead_back(client, atlases, folde
     assert (folder / "convvae" / "map-z-tsne.safetensors").is_file()
     again = Atlas(folder / "convvae")
     np.testing.assert_array_equal(
-        again.neighbours("z", "tsne").result(), atlases[1].maps["z", "tsne"].result()
+        again.maps.neighbours("z", "tsne").result(), atlases[1].maps.found["z", "tsne"].result()
     )
     body["place"] = points[3].tolist()
     z = client.post("/api/runs/1/at", json=body).json()["latents"]["z"]
@@ -260,6 +260,7 @@ def test_what_is_saved_the_shell_makes_too(client, atlases, vaekit, tmp_path, nu
 
 
 LATENTS = {"latents": {"z": [[0, 0]]}}
+OTHER = {"latent": "q", "method": "pca", "place": [0, 0]}
 FIVE = {"latent": "z", "method": "dims", "dims": [5]}
 BAD = [
     ("get", "/api/runs/9/curves", None, "there are 5 runs"),
@@ -285,6 +286,7 @@ BAD = [
     ("post", "/api/runs/0/encode", {"image": "aGVsbG8="}, "it is no image"),
     ("post", "/api/runs/0/encode", {"image": ""}, "it is empty"),
     ("post", "/api/runs/0/at", {**FIVE, "place": [0, 0], "now": {"z": [[0, 0]]}}, "2 dimensions"),
+    ("post", "/api/runs/0/at", {**OTHER, "now": {"z": [[0, 0]]}}, "no latent 'q'"),
     ("post", "/api/runs/0/where", {**FIVE, **LATENTS}, "2 dimensions"),
     ("post", "/api/runs/0/save", {**LATENTS, "path": "/etc/x"}, ""),
     ("get", "/../../../../etc/passwd", None, ""),

@@ -1,28 +1,23 @@
-"""What the explorer knows of a run: maps of its latents, and the way from a place there to an image and back."""
+"""What the explorer knows of a run: the way from a latent to an image and back, draws, neighbours, what is saved."""
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import math
 import shlex
 import threading
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import safetensors
 import torch
-from contourpy import contour_generator
 from PIL import Image
-from safetensors.torch import save
 from torch import Tensor
 
-from ..checks import UserError, one_line, require
+from ..checks import UserError, require
 from ..compute import evaluating, seeded
 from ..config import ClusterConfig
 from ..data import Split, freeze
@@ -31,37 +26,22 @@ from ..data.images import BadImage, Form
 from ..data.images import decode as read_image
 from ..data.splits import spread
 from ..distributions import GaussianMixture, draw, stddev
-from ..exhibits import CODES, digest
+from ..exhibits import CODES
 from ..gallery.latents import information, reach, refuse_quadrants
 from ..gallery.scene import Scene
 from ..generation import class_labels, same_label
 from ..health import batch_size
-from ..latent_space import between, decode_latents, free_latents, neighbour_map, principal_axes
+from ..latent_space import between, decode_latents, free_latents
 from ..options import PlotConfig
-from ..pictures.scatters import MASSES
 from ..run_data import run_data
-from ..runs import Run, write
+from ..runs import Run
 from ..tables import Table, write_images, write_table
+from .maps import Maps, Method, numbers
 
-Method = Literal["dims", "pca", "tsne", "umap"]
 Latents = Mapping[str, Tensor]
-NEIGHBOURS = 2000  # points of a t-SNE or UMAP
-CONTOUR_SIDE = 120
 ELBO_SAMPLES = 10
 KNOWN_BYTES = 2**28  # of training images to find neighbours among
 CURVES = ("epoch", "train_elbo", "validation_elbo", "kl", "validation_kl", "validation_objective")
-
-
-@dataclass(frozen=True)
-class Map:
-    """Test images as points (N, 2), or (N, 3), `places` (N,) in the exhibits' codes; linear maps have axes (D, 2) and
-    their centre (D,)."""
-
-    points: np.ndarray
-    places: np.ndarray
-    names: tuple[str, ...] = ()
-    axes: Tensor | None = None
-    centre: Tensor | None = None
 
 
 class Atlas:
@@ -74,12 +54,11 @@ class Atlas:
         self.latents = free_latents(self.model)
         self.noise = threading.Lock()  # torch's generator is one for all threads
         self.work = ThreadPoolExecutor(1)
-        self.principal: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
-        self.maps: dict[tuple[str, str], Future[np.ndarray]] = {}
+        self.maps = Maps(self.scene, self.work)
         exhibits = self.scene.exhibits
         self.known = self.encoded(exhibits.batches["train"], exhibits.rows["train"])
         self.test: Any = None
-        self.loading = self.work.submit(self.load)
+        self.work.submit(self.load)
 
     def load(self) -> None:
         """More training images to find neighbours among, and all test images, where the data are there."""
@@ -94,7 +73,7 @@ class Atlas:
         self.test = freeze(data.test, binarisation)
 
     @torch.no_grad()
-    def encoded(self, batch: Batch, numbers: Tensor) -> tuple[Batch, Tensor, Tensor]:
+    def encoded(self, batch: Batch, rows_there: Tensor) -> tuple[Batch, Tensor, Tensor]:
         """Images, their latents' means side by side (N, D), and their rows in the data (N,)."""
         parts = []
         for rows in torch.arange(len(batch)).split(batch_size(self.model)):
@@ -102,16 +81,10 @@ class Atlas:
             values = self.model.given(batch.images[rows], labels)
             self.model.posteriors(values)
             parts.append(self.side_by_side({name: known(values, name) for name in self.latents}))
-        return batch, torch.cat(parts), numbers
+        return batch, torch.cat(parts), rows_there
 
     def side_by_side(self, latents: Latents) -> Tensor:
         return torch.cat([latents[name] for name in self.latents], dim=1)
-
-    def axes(self, latent: str) -> tuple[Tensor, Tensor, Tensor]:
-        """See principal_axes."""
-        if latent not in self.principal:
-            self.principal[latent] = principal_axes(self.scene.exhibits.codes[latent])
-        return self.principal[latent]
 
     @cached_property
     def dims(self) -> dict[str, int]:
@@ -156,104 +129,6 @@ class Atlas:
             "best": {k: v for k, v in best.items() if math.isfinite(v)},
         }
 
-    def map(self, latent: str, method: Method, dims: Sequence[int]) -> dict[str, Any]:
-        """A map of the test images, with the prior's contours and components where it is linear; of t-SNE and UMAP
-        `state` is "computing" until they are ready. Raises UserError."""
-        dim = self.dim_of(latent)
-        require(
-            method != "dims" or (1 <= len(set(dims)) == len(dims) <= 3 and max(dims) < dim),
-            f"{latent} has {dim} dimensions; choose one to three of them",
-        )
-        if method in ("tsne", "umap") and not self.neighbours(latent, method).done():
-            return {"state": "computing"}
-        found = self.drawn(latent, method, tuple(dims))
-        exhibits = self.scene.exhibits
-        labels, clusters = exhibits.code_labels, exhibits.clusters
-        places = torch.from_numpy(found.places)
-        about: dict[str, Any] = {
-            "state": "ready",
-            "names": found.names,
-            "points": found.points.astype(np.float64).round(4).tolist(),
-            "places": found.places.tolist(),
-            "labels": None if labels is None else labels[places].tolist(),
-            "clusters": None if clusters is None else clusters[places].argmax(1).tolist(),
-            "contours": [],
-            "components": [],
-        }
-        if found.axes is not None and found.centre is not None and found.points.shape[1] == 2:
-            about |= self.prior_on(latent, found.axes, found.centre, found.points)
-        return about
-
-    def drawn(self, latent: str, method: Method, dims: tuple[int, ...]) -> Map:
-        codes = self.scene.exhibits.codes[latent]
-        every = np.arange(len(codes))
-        if method == "pca":
-            centre, axes, shares = self.axes(latent)
-            names = tuple(
-                f"axis {i + 1}, {share:.0%} of variance" for i, share in enumerate(shares)
-            )
-            return Map(((codes - centre) @ axes).numpy(), every, names, axes, centre)
-        if method == "dims":
-            axes, centre = torch.eye(codes.shape[1])[:, list(dims)], torch.zeros(codes.shape[1])
-            points = codes[:, list(dims)].numpy()
-            if len(dims) == 1:  # spread at random in the other direction
-                chance = np.random.default_rng(0).uniform(-1, 1, (len(points), 1))
-                points = np.concatenate([points, 2 * points.std() * chance], axis=1)
-                return Map(points, every, (f"{latent}[{dims[0]}]", "(spread at random)"))
-            return Map(points, every, tuple(f"{latent}[{d}]" for d in dims), axes, centre)
-        places = spread(len(codes), NEIGHBOURS).numpy()
-        return Map(self.neighbours(latent, method).result(), places, (method, ""))
-
-    def neighbours(self, latent: str, method: Method) -> Future[np.ndarray]:
-        """The points of a t-SNE or UMAP, computed once beside everything else and kept in the run."""
-        key = latent, method
-        if key not in self.maps:
-            self.maps[key] = self.work.submit(self.compute, latent, method)
-        return self.maps[key]
-
-    def compute(self, latent: str, method: Method) -> np.ndarray:
-        path = self.run.path / f"map-{latent}-{method}.safetensors"
-        weights = digest(self.run.weights_path)
-        try:
-            with safetensors.safe_open(path, "pt") as file:
-                if (file.metadata() or {}).get("weights") == weights:
-                    return file.get_tensor("points").numpy()
-        except (OSError, safetensors.SafetensorError):
-            pass
-        codes = self.scene.exhibits.codes[latent]
-        try:
-            points = neighbour_map(codes[spread(len(codes), NEIGHBOURS)], method)
-        except ValueError as error:
-            raise UserError(f"no map by {method}: {one_line(error)}") from None
-        # Of a run that cannot be written to it is computed each time.
-        with contextlib.suppress(OSError):
-            write(path, save({"points": torch.from_numpy(points)}, {"weights": weights}))
-        return points
-
-    def prior_on(
-        self, latent: str, axes: Tensor, centre: Tensor, points: np.ndarray
-    ) -> dict[str, Any]:
-        """Lines around shares of the prior's probability, and the centres of its components, on a linear map."""
-        prior = self.scene.prior(latent)
-        density = prior.project(axes, centre)
-        draws = (prior.draws(5000) - centre) @ axes
-        both = np.concatenate([points, draws.numpy()])
-        low, high = np.quantile(both, [0.0005, 0.9995], axis=0)
-        margin = 0.06 * (high - low)
-        x, y = (
-            np.linspace(low[i] - margin[i], high[i] + margin[i], CONTOUR_SIDE) for i in range(2)
-        )
-        grid = torch.from_numpy(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2)).float()
-        heights = density.log_prob(grid).exp().numpy().reshape(CONTOUR_SIDE, CONTOUR_SIDE)
-        levels = density.log_prob(draws).exp().quantile(torch.tensor([1 - m for m in MASSES]))
-        lines = contour_generator(x, y, heights)
-        contours = [
-            {"mass": mass, "lines": [np.asarray(x).round(4).tolist() for x in lines.lines(level)]}
-            for mass, level in zip(MASSES, levels.tolist(), strict=True)
-        ]
-        marks = [] if prior.centres is None else ((prior.centres - centre) @ axes).tolist()
-        return {"contours": contours, "components": marks}
-
     def at(
         self,
         latent: str,
@@ -265,25 +140,7 @@ class Atlas:
     ) -> dict[str, Tensor]:
         """The latents (1, D) at a place of a map: of a linear map, what is not on it as it is `now`; of another, those
         of the nearest test images, weighted by closeness. Latents below this one follow from it. Raises UserError."""
-        z = now[latent].clone()
-        point = torch.tensor(place, dtype=torch.float32)
-        if method == "dims":
-            require(max(dims) < z.shape[1], f"{latent} has {z.shape[1]} dimensions")
-            for d, value in zip(dims, point.tolist(), strict=False):
-                z[0, d] = value
-        elif method == "pca":
-            centre, axes, _ = self.axes(latent)
-            off = z[0] - centre
-            z[0] = centre + off - axes @ (axes.T @ off) + axes @ point[:2]
-        else:
-            future = self.neighbours(latent, method)
-            require(future.done(), "the map is being computed; wait for it")
-            found = self.drawn(latent, method, ())
-            distances = np.linalg.norm(found.points - point[:2].numpy(), axis=1)
-            nearest = np.argsort(distances)[:5]
-            weights = torch.from_numpy(1 / (distances[nearest] + 1e-3)).float()
-            codes = self.scene.exhibits.codes[latent][found.places[nearest]]
-            z[0] = (weights[:, None] * codes).sum(0) / weights.sum()
+        z = self.maps.latent_at(latent, method, dims, place, now[latent])
         return self.followed({**now, latent: z}, latent, label)
 
     @torch.no_grad()
@@ -294,22 +151,6 @@ class Atlas:
             values = self.model.given(None, self.labels(1, label)) | found
             found[name] = self.model.prior[name](values).mean
         return found
-
-    def place_of(
-        self, latents: Latents, latent: str, method: Method, dims: Sequence[int]
-    ) -> list[float]:
-        """Where latents (1, D) are on a map."""
-        z = latents[latent]
-        if method == "dims":
-            return numbers(z[0, list(dims)]) + [0.0] * (len(dims) == 1)
-        if method == "pca":
-            centre, axes, _ = self.axes(latent)
-            return numbers((z[0] - centre) @ axes)
-        require(self.neighbours(latent, method).done(), "the map is being computed; wait for it")
-        found = self.drawn(latent, method, ())
-        codes = self.scene.exhibits.codes[latent][found.places]
-        nearest = int((codes - z).square().sum(1).argmin())
-        return found.points[nearest].tolist()
 
     @torch.no_grad()
     def decode(self, latents: Latents, label: int | None = None) -> Tensor:
@@ -464,11 +305,6 @@ def known(values: Mapping[str, Tensor | None], name: str) -> Tensor:
     value = values[name]
     assert value is not None
     return value
-
-
-def numbers(values: Tensor) -> list[Any]:
-    """As JSON has them: null where not finite."""
-    return [round(v, 4) if math.isfinite(v) else None for v in values.tolist()]
 
 
 def centred(array: np.ndarray) -> np.ndarray:

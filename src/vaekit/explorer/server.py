@@ -22,7 +22,8 @@ from torch import Tensor
 
 from ..checks import UserError, require
 from ..pictures.style import PALETTE
-from .atlas import Atlas, Method
+from .atlas import Atlas
+from .maps import Method
 
 PAGE = Path(__file__).parent / "page"
 MOST_BYTES = 4 * 2**20  # of a request
@@ -125,7 +126,9 @@ def make_app(atlases: Sequence[Atlas]) -> FastAPI:
         method: Method = "dims",
         dims: Annotated[list[Annotated[int, Field(ge=0, le=2**20)]], Query(max_length=3)] = [0, 1],  # noqa: B006
     ) -> dict[str, Any]:
-        return atlas(run).map(latent, method, dims)
+        there = atlas(run)
+        there.dim_of(latent)
+        return there.maps.show(latent, method, dims)
 
     @app.get(f"{api}/curves")
     def curves(run: int) -> list[dict[str, Any]]:
@@ -156,7 +159,8 @@ def make_app(atlases: Sequence[Atlas]) -> FastAPI:
         dim = there.dim_of(body.latent)
         require(all(d < dim for d in body.dims), f"{body.latent} has {dim} dimensions")
         latents = one(there.checked(body.latents))
-        return {"place": there.place_of(latents, body.latent, body.method, body.dims)}
+        z = latents[body.latent]
+        return {"place": there.maps.place_of(body.latent, body.method, body.dims, z)}
 
     @app.post(f"{api}/nearest")
     def nearest(run: int, body: Points) -> dict[str, Any]:
