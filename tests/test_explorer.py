@@ -370,8 +370,8 @@ def fuzz(atlases, monkeypatch, count):
 
 
 def test_no_shape_of_input_breaks_it(atlases, monkeypatch):
-    codes = fuzz(atlases, monkeypatch, 10)
-    assert sum(codes.values()) > 100
+    codes = fuzz(atlases, monkeypatch, 5)
+    assert sum(codes.values()) > 50
     assert codes[200] > 0
 
 

@@ -13,7 +13,7 @@ from vaekit.catalog import MODELS
 
 SMALL = {"hidden_dim": 8, "latent_dim": 2, "channels": 2, "top_dim": 3, "w_dim": 2}
 SMALL |= {"clusters": 3, "start_epochs": 1}
-FEW = ["cvae", "hvampprior", "gmvae"]
+FEW = ["cvae", "hvampprior"]
 CASES = [name if name in FEW else pytest.param(name, marks=pytest.mark.long) for name in MODELS]
 
 

@@ -104,10 +104,8 @@ def from_dict(kind: type[Settings], values: Mapping[str, Any], what: str) -> Set
     """A dataclass from JSON values; UserError names unknown and missing keys and wrong types."""
     fields = typing.get_type_hints(kind)
     for name in values:
-        require(
-            name in fields,
-            f"{what} has no setting {name!r}{closest(name, fields)}",
-        )
+        if name not in fields:
+            raise UserError(f"{what} has no setting {name!r}{closest(name, fields)}")
     for name in fields:
         require(name in values, f"{what} lacks the setting {name!r}")
     converted = {name: _convert(fields[name], value) for name, value in values.items()}

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +305,7 @@ def describe(blueprint: Blueprint, about: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+@cache
 def git_revision() -> str | None:
     """The revision of vaekit's own git checkout, -dirty if changed; None where it was installed otherwise."""
 
