@@ -121,7 +121,7 @@ function choose(latents, { text = null, place = null, decode = true } = {}) {
   if (place) S.place = place; else findPlace();
   if (decode) decodeNow(text);
   nearestSoon();
-  draw();
+  drawSoon();
 }
 
 const decodeNow = latest(async (text) => {
@@ -139,7 +139,7 @@ const findPlace = latest(async () => {
     const body = { latent: $("latent").value, method, dims, latents: S.latents };
     S.place = (await ask(`${base()}/where`, body)).place;
   }
-  draw();
+  drawSoon();
 });
 
 const nearestSoon = settled(async () => {
@@ -161,7 +161,7 @@ const goTo = latest(async (place) => {
   syncSliders();
   showImage(found, placeText());
   nearestSoon();
-  draw();
+  drawSoon();
 });
 
 // ---- sliders
@@ -283,8 +283,15 @@ const groups = () => S.map[$("colour").value] ?? S.map.labels;
 const colourOf = (group) => (group === null || group === undefined ? BLUE : S.palette[group % S.palette.length]);
 const groupName = (g) => ($("colour").value === "clusters" ? `cluster ${g}` : about().classes[g] ?? String(g));
 
-let waiting = false;
+let waiting = false, stale = true;
+const layer = document.createElement("canvas"); // all but the chosen place, which moves alone while one drags
+
 function draw() {
+  stale = true;
+  drawSoon();
+}
+
+function drawSoon() {
   if (waiting) return;
   waiting = true;
   requestAnimationFrame(() => { waiting = false; drawNow(); });
@@ -292,13 +299,28 @@ function draw() {
 
 function drawNow() {
   const canvas = $("map"), box = canvas.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
+  const [width, height] = [Math.round(box.width * ratio), Math.round(box.height * ratio)];
   S.box = box;
-  if (canvas.width !== Math.round(box.width * ratio) || canvas.height !== Math.round(box.height * ratio)) {
-    canvas.width = Math.round(box.width * ratio); canvas.height = Math.round(box.height * ratio);
+  if (canvas.width !== width || canvas.height !== height) {
+    canvas.width = layer.width = width; canvas.height = layer.height = height;
+    stale = true;
+  }
+  if (stale) {
+    const below = layer.getContext("2d");
+    below.setTransform(ratio, 0, 0, ratio, 0, 0);
+    below.clearRect(0, 0, box.width, box.height);
+    drawLayer(below, box);
+    stale = false;
   }
   const pen = canvas.getContext("2d");
+  pen.setTransform(1, 0, 0, 1, 0, 0);
+  pen.clearRect(0, 0, width, height);
+  if (width && height) pen.drawImage(layer, 0, 0);
   pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-  pen.clearRect(0, 0, box.width, box.height);
+  drawPlace(pen);
+}
+
+function drawLayer(pen, box) {
   if (!S.map || !S.view) return;
   const style = getComputedStyle(document.body), text = style.color;
   const found = groups(), size = S.map.points.length > 4000 ? 2 : 3;
@@ -333,13 +355,15 @@ function drawNow() {
   if (S.map.names[1]) pen.fillText(S.map.names[1], 8, 16);
   if (S.start) cross(pen, S.start.place, "A");
   if (S.end) cross(pen, S.end.place, "B");
-  if (S.place && S.place.length >= 2) {
-    const [x, y] = onScreen(S.place);
-    for (const [colour, width] of [[style.backgroundColor, 5], [text, 2]]) {
-      pen.strokeStyle = colour; pen.lineWidth = width;
-      pen.beginPath(); pen.arc(x, y, 8, 0, 7); pen.moveTo(x - 13, y); pen.lineTo(x - 4, y); pen.moveTo(x + 4, y); pen.lineTo(x + 13, y);
-      pen.moveTo(x, y - 13); pen.lineTo(x, y - 4); pen.moveTo(x, y + 4); pen.lineTo(x, y + 13); pen.stroke();
-    }
+}
+
+function drawPlace(pen) {
+  if (!S.map || !S.view || !S.place || S.place.length < 2) return;
+  const style = getComputedStyle(document.body), text = style.color, [x, y] = onScreen(S.place);
+  for (const [colour, width] of [[style.backgroundColor, 5], [text, 2]]) {
+    pen.strokeStyle = colour; pen.lineWidth = width;
+    pen.beginPath(); pen.arc(x, y, 8, 0, 7); pen.moveTo(x - 13, y); pen.lineTo(x - 4, y); pen.moveTo(x + 4, y); pen.lineTo(x + 13, y);
+    pen.moveTo(x, y - 13); pen.lineTo(x, y - 4); pen.moveTo(x, y + 4); pen.lineTo(x, y + 13); pen.stroke();
   }
 }
 
@@ -455,7 +479,7 @@ function setUpMap() {
       goTo(onMap(...now));
     }
     pointers.set(event.pointerId, now);
-    draw();
+    if (gesture !== "decode") draw();
   });
   const end = (event) => {
     if (!pointers.delete(event.pointerId)) return;
