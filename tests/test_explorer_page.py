@@ -291,6 +291,7 @@ def test_a_drawn_digit_is_shown_as_each_run_sees_it(page):
     page.mouse.up()
     until(page, f"document.querySelectorAll('#seen canvas').length === {2 * len(RUNS)}")
     assert "ELBO" in page.inner_text("#seen")
+    assert "±" in page.inner_text("#sliders .slider span")
     page.click("#clear")
     assert page.locator("#seen canvas").count() == 0
 

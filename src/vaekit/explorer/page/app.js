@@ -5,6 +5,7 @@ const BLUE = "#3f90da";
 const S = {
   runs: [], palette: [], run: 0,
   latents: null, // of the chosen place, by name: [[numbers]]
+  scales: null, // of the posterior of an image of one's own
   map: null, view: null, turn: { yaw: 0.6, pitch: 0.4 }, hidden: new Set(),
   place: null, start: null, end: null, strip: null,
   frames: 0, // images shown of places decoded
@@ -115,8 +116,9 @@ function placeText() {
   return parts.join("  ");
 }
 
-function choose(latents, { text = null, place = null, decode = true } = {}) {
+function choose(latents, { text = null, place = null, decode = true, scales = null } = {}) {
   S.latents = latents;
+  S.scales = scales;
   syncSliders();
   if (place) S.place = place; else findPlace();
   if (decode) decodeNow(text);
@@ -157,6 +159,7 @@ const goTo = latest(async (place) => {
   const run = S.run, found = await ask(`${base()}/at`, body);
   if (run !== S.run) return;
   S.latents = found.latents;
+  S.scales = null;
   S.place = place;
   syncSliders();
   showImage(found, placeText());
@@ -174,7 +177,7 @@ function makeSliders() {
       const line = document.createElement("div");
       line.className = "slider";
       const text = document.createElement("span"), range = document.createElement("input"), number = document.createElement("input");
-      text.textContent = `${name}[${d}]`;
+      text.dataset.latent = name; text.dataset.dim = d;
       text.title = strength[d] === null ? "" : `${strength[d].toFixed(2)} nats`;
       range.type = "range"; number.type = "number";
       const reach = Math.max(3, Math.abs(low[d] ?? 3), Math.abs(high[d] ?? 3));
@@ -200,6 +203,10 @@ function syncSliders() {
   for (const input of $("sliders").querySelectorAll("input")) {
     if (input === document.activeElement && input.type === "number") continue;
     input.value = short(S.latents[input.dataset.latent][0][input.dataset.dim]);
+  }
+  for (const text of $("sliders").querySelectorAll("span")) { // of an image of one's own, its posterior's scale
+    const { latent, dim } = text.dataset, scale = S.scales ? S.scales[latent][dim] : null;
+    text.textContent = `${latent}[${dim}]${scale === null ? "" : ` ± ${short(scale)}`}`;
   }
 }
 
@@ -590,7 +597,7 @@ async function encode(image, centre) {
     figure.append(pair, words);
     box.append(figure);
     if (i === S.run && found.label !== null) $("label").value = found.label;
-    if (i === S.run) choose(found.latents);
+    if (i === S.run) choose(found.latents, { scales: found.scales });
   }
 }
 
@@ -697,7 +704,7 @@ function showDims() {
 
 async function openRun(number) {
   S.run = number;
-  S.map = S.place = S.start = S.end = S.strip = null;
+  S.map = S.place = S.start = S.end = S.strip = S.scales = null;
   S.hidden.clear();
   const run = about(), names = run.latents.map((each) => each.name);
   $("about").textContent = `${run.model} on ${run.data}, ${run.shape.join(" × ")}, ${run.points.toLocaleString("en")} test images`;
