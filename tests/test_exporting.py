@@ -123,7 +123,7 @@ def test_the_command_says_what_it_wrote_and_what_it_lacks(vaekit, tmp_path, monk
     code, out, _ = vaekit("export", run, "--torch", tmp_path / "torch")
     assert code == 0
     first = out.splitlines()[0]
-    assert first.startswith(f"{tmp_path / 'torch' / 'encoder.pt2'}: x ('batch', 1, 8, 8) -> z_mean")
+    assert first.startswith(f"{tmp_path / 'torch' / 'encoder.pt2'}: x (batch, 1, 8, 8) -> z_mean")
     for words, said in [
         ([run], "lacks --onnx DIR or --torch DIR"),
         ([tmp_path / "none", "--onnx", "x"], "there is no run directory"),

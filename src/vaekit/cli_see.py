@@ -262,11 +262,12 @@ def export(run: RunArgument, onnx: str | None = None, torch: str | None = None) 
     for format, folder in wanted.items():
         if folder:
             for file, about in write(run, folder, format).items():
-                given = ", ".join(f"{k} {tuple(v)}" for k, v in about["inputs"].items())
-                found = ", ".join(f"{k} {tuple(v)}" for k, v in about["outputs"].items())
-                print(
-                    f"{Path(folder) / file}: {given} -> {found}; off by {about['largest_difference']:.0e}"
+                given, found = (
+                    ", ".join(f"{k} ({', '.join(map(str, v))})" for k, v in about[kind].items())
+                    for kind in ("inputs", "outputs")
                 )
+                off = f"off by {about['largest_difference']:.0e}"
+                print(f"{Path(folder) / file}: {given} -> {found}; {off}")
 
 
 VERBS: dict[str, Callable[..., None]] = {
