@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from vaekit import cli, load_data
+from vaekit.catalog import MODELS
 from vaekit.data import Dataset, Split
 from vaekit.data.named import READERS
 from vaekit.runs import Run
@@ -23,6 +24,15 @@ TIMING = {"images_per_second", "seconds"}  # of the fields of an epoch
 def timeless(run: Run) -> list[dict[str, Any]]:
     """The epochs of metrics.jsonl but for the time that they took."""
     return [{k: v for k, v in epoch.items() if k not in TIMING} for epoch in run.metrics]
+
+
+def small_settings(name: str, **more: Any) -> dict[str, Any]:
+    """What makes a model of this name small, of the settings that it has; and `more`."""
+    small: dict[str, Any] = {"hidden_dim": 8, "latent_dim": 2, "channels": 2, "top_dim": 3}
+    small |= {"clusters": 3, "start_epochs": 1}
+    small |= {"components": 6} if "vampprior" in name else {}
+    known = {k: v for k, v in small.items() if hasattr(MODELS[name].settings, k)}
+    return known | more
 
 
 def random_dataset(shape=(1, 6, 5), kind="bits", count=60, name="random") -> Dataset:

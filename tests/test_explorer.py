@@ -17,15 +17,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.errors import Unsatisfiable
 from PIL import Image
 
-from conftest import random_dataset
+from conftest import random_dataset, small_settings
 from vaekit import UserError, build, train
-from vaekit.catalog import MODELS
 from vaekit.explorer import server
 from vaekit.explorer.atlas import Atlas, centred
 from vaekit.generation import generate
 
-SMALL = {"hidden_dim": 8, "channels": 2, "latent_dim": 2, "top_dim": 3, "clusters": 3}
-SMALL |= {"start_epochs": 1}
+HERE = "http://127.0.0.1"
 RUNS = {
     "vae": {},
     "convvae": {"latent_dim": 5},
@@ -40,8 +38,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("explored")
     data = random_dataset(shape=(1, 8, 8))
     for name, more in RUNS.items():
-        known = {k: v for k, v in SMALL.items() if hasattr(MODELS[name].settings, k)}
-        model = build(name, data, **{**known, **more})
+        model = build(name, data, **small_settings(name, **more))
         train(model, data, out=folder / name, epochs=2, batch_size=20, progress=False)
     return folder
 
@@ -54,7 +51,7 @@ def atlases(folder):
 @pytest.fixture
 def client(atlases, monkeypatch):
     monkeypatch.setattr(server, "BURST", 1e9)
-    return TestClient(server.make_app(atlases))
+    return TestClient(server.make_app(atlases), HERE)
 
 
 def pixels(found, shape=(1, 8, 8)):
@@ -305,7 +302,7 @@ def test_bad_questions_are_refused(client, method, path, body, said):
 
 def test_too_large_and_too_many_and_other_hosts(atlases, monkeypatch):
     app = server.make_app(atlases)
-    client = TestClient(app)
+    client = TestClient(app, HERE)
     large = client.post("/api/runs/0/encode", content=b"x" * (server.MOST_BYTES + 1))
     assert large.status_code == 413
     assert client.get("/api/runs", headers={"host": "evil.example"}).status_code == 400
@@ -313,7 +310,7 @@ def test_too_large_and_too_many_and_other_hosts(atlases, monkeypatch):
     codes = [client.get("/api/runs/0/curves").status_code for _ in range(int(server.BURST) + 50)]
     assert set(codes) == {200, 429}
     assert codes[0] == 200
-    page = TestClient(server.make_app(atlases)).get("/")
+    page = TestClient(server.make_app(atlases), HERE).get("/")
     assert "vaekit explore" in page.text
     assert "default-src 'self'" in page.headers["content-security-policy"]
 
@@ -322,7 +319,7 @@ def test_a_model_that_completes_images_says_so(tmp_path):
     data = random_dataset(shape=(1, 8, 8))
     model = build("cvae", data, latent_dim=2, hidden_dim=8, condition="quadrants:1")
     run = train(model, data, out=tmp_path / "run", epochs=1, progress=False)
-    client = TestClient(server.make_app([Atlas(run)]))
+    client = TestClient(server.make_app([Atlas(run)]), HERE)
     assert client.get("/api/runs").json()["runs"][0]["completes"]
     answer = client.post("/api/runs/0/decode", json={"latents": {"z": [[0, 0]]}})
     assert answer.status_code == 400
@@ -367,7 +364,9 @@ def test_runs_without_weights_are_refused(folder, tmp_path):
 def fuzz(atlases, monkeypatch, count):
     """Ask what schemathesis makes of the OpenAPI description, as it should be and as it should not."""
     monkeypatch.setattr(server, "BURST", 1e9)
-    description = schemathesis.openapi.from_asgi("/openapi.json", server.make_app(atlases))
+    host = {"host": "127.0.0.1"}
+    app = server.make_app(atlases)
+    description = schemathesis.openapi.from_asgi("/openapi.json", app, headers=host)
     codes = collections.Counter()
     for found in description.get_all_operations():
         for mode in schemathesis.GenerationMode:
@@ -375,7 +374,7 @@ def fuzz(atlases, monkeypatch, count):
             @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
             @given(found.ok().as_strategy(generation_mode=mode))
             def ask(case):
-                answer = case.call()
+                answer = case.call(headers=host)
                 codes[answer.status_code] += 1
                 assert answer.status_code < 500, (case.as_curl_command(), answer.text)
 

@@ -7,12 +7,10 @@ import onnxruntime
 import pytest
 import torch
 
-from conftest import random_dataset
+from conftest import random_dataset, small_settings
 from vaekit import UserError, build, export, load, train
 from vaekit.catalog import MODELS
 
-SMALL = {"hidden_dim": 8, "latent_dim": 2, "channels": 2, "top_dim": 3, "w_dim": 2}
-SMALL |= {"clusters": 3, "start_epochs": 1}
 FEW = ["cvae", "hvampprior"]
 CASES = [name if name in FEW else pytest.param(name, marks=pytest.mark.long) for name in MODELS]
 
@@ -24,9 +22,7 @@ def seeds():
 
 def trained(out, name, **more):
     data = random_dataset(shape=(1, 8, 8))
-    small = SMALL | ({"components": 4} if "vampprior" in name else {})
-    known = {k: v for k, v in small.items() if hasattr(MODELS[name].settings, k)}
-    model = build(name, data, **{**known, **more})
+    model = build(name, data, **small_settings(name, **more))
     return train(model, data, out=out, epochs=1, batch_size=20, progress=False)
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 from torch.overrides import TorchFunctionMode
 
-from conftest import random_dataset
+from conftest import random_dataset, small_settings
 from vaekit import build, keeping, ranks, train
 from vaekit.catalog import MODELS
 from vaekit.learner import Learner
@@ -81,12 +81,7 @@ def main() -> None:
         named = [flag for flag in flags if flag in MODELS]
         for name in named or MODELS:
             data = random_dataset(shape=(1, 8, 8))
-            settings = MODELS[name].settings
-            small = {"hidden_dim": 8, "latent_dim": 2, "channels": 2, "top_dim": 2}
-            small |= {"clusters": 3, "start_epochs": 1}
-            small |= {"components": 6} if name in ("vampprior", "hvampprior") else {}
-            kept = {k: v for k, v in small.items() if hasattr(settings, k)}
-            model = build(name, data, **kept)
+            model = build(name, data, **small_settings(name))
             noise = WholeNoise()
             own = "own-noise" in flags
             ranks.part = PART if own else noise.part

@@ -18,10 +18,10 @@ from .checks import UserError, require
 from .conditions import Quadrants
 from .distributions import GaussianMixture, stddev
 from .generation import latent_sizes
+from .importance import prepared
 from .models import load
-from .priors import VampPrior
 from .runs import Run, write, write_json
-from .vae import VAE, Values
+from .vae import VAE
 
 Format = Literal["onnx", "torch"]
 Named = dict[str, Tensor]
@@ -47,7 +47,7 @@ def export(
             importlib.import_module(name)
         except ImportError:
             raise UserError(f"{name} is not installed: pip install 'vaekit[onnx]'") from None
-    model = fixed(load(run))
+    model = prepared(load(run), "float32").eval()
     contents, about = {}, {}
     with torch.no_grad():
         for name, work in PARTS.items():
@@ -116,32 +116,6 @@ class Function(nn.Module):
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
         return tuple(self.work(self.model, dict(zip(self.names, inputs, strict=True))).values())
-
-
-class Mixture(nn.Module):
-    """A mixture that depends on nothing, as buffers."""
-
-    loc: Tensor
-    scale: Tensor
-    logits: Tensor
-
-    def __init__(self, mixture: GaussianMixture) -> None:
-        super().__init__()
-        for name in ("loc", "scale", "logits"):
-            self.register_buffer(name, getattr(mixture, name).detach().clone())
-
-    def forward(self, values: Values) -> GaussianMixture:
-        return GaussianMixture(self.loc, self.scale, self.logits)
-
-
-def fixed(model: VAE) -> VAE:
-    """The model with the mixture that its VampPrior is, so that pseudo-inputs are not encoded again."""
-    priors = {
-        name: Mixture(module({})) if isinstance(module, VampPrior) else module
-        for name, module in model.prior.items()
-    }
-    posteriors = dict(model.posterior.items())
-    return VAE(priors, posteriors, model.decoder, model.blueprint, model.condition).eval()
 
 
 def inputs(model: VAE, part: str, rows: int) -> Named:

@@ -164,14 +164,19 @@ def sum_of_logs(factors: tuple[Tensor, Tensor]) -> Tensor:
 
 
 class Known(nn.Module):
-    """A prior that depends on nothing, computed once."""
+    """The mixture that a VampPrior is, computed once."""
 
-    def __init__(self, distribution: Distribution) -> None:
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, mixture: GaussianMixture) -> None:
         super().__init__()
-        self.distribution = distribution
+        # Buffers, so that the mixture is exported with its model.
+        self.register_buffer("loc", mixture.loc.detach(), persistent=False)
+        self.register_buffer("scale", mixture.scale.detach(), persistent=False)
 
     def forward(self, values: Values) -> Distribution:
-        return self.distribution
+        return GaussianMixture(self.loc, self.scale)
 
 
 class InBfloat16(nn.Module):

@@ -28,11 +28,12 @@ from torch.distributions import Distribution, Normal
 
 from .catalog import model_entry
 from .checks import require, require_count
+from .clustering import batch_responsibilities
 from .compute import seeded
 from .config import ClusterConfig
 from .data import Dataset, Split, pixels
-from .data.dataset import Settled
-from .distributions import GaussianMixture, independent
+from .data.dataset import Batch, Settled
+from .distributions import independent
 from .generation import latent_sizes
 from .importance import prepared
 from .jobs import train
@@ -157,9 +158,8 @@ class VAETransformer(
         """Posterior means (N, latent_dim) of the rows; of two latents, z1 and z2 side by side."""
         parts = []
         for images in self._images(X, ROWS):
-            values = self.model_.given(images, None)
-            self.model_.posteriors(values)
-            parts.append(torch.cat([found(values, name) for name in self._latents()], dim=1))
+            found = self.model_.posteriors(self.model_.given(images, None))
+            parts.append(torch.cat([found[name].mean for name in self._latents()], dim=1))
         return torch.cat(parts).numpy()
 
     @torch.no_grad()
@@ -186,10 +186,11 @@ class VAETransformer(
         """
         check_is_fitted(self)
         require(self.model_.blueprint.settings.posterior == "gaussian", NO_DENSITY)
-        parts = [
-            self._inference(images).log_weight.logsumexp(0) - math.log(self.samples)
-            for images in self._images(X, max(1, ROWS // self.samples))
-        ]
+        model, parts = self._alike(), []
+        for images in self._images(X, max(1, ROWS // self.samples)):
+            with seeded(NOISE_SEED):
+                weights = model(images, samples=(self.samples,)).log_weight
+            parts.append(weights.logsumexp(0) - math.log(self.samples))
         units = 0.0 if self._binarisation == "threshold" else math.log(self._range())
         return torch.cat(parts).numpy() - self.n_features_in_ * units
 
@@ -228,13 +229,11 @@ class VAETransformer(
         for part in self._scaled(X).unflatten(1, shape).split(rows):
             yield pixels(part, self._binarisation)
 
-    def _inference(self, images: Tensor) -> Any:
-        """What the model says of images (B, C, H, W), with latents (samples, B, D)."""
+    def _alike(self) -> VAE:
+        """The model with posteriors whose draws have the same noise for every image."""
         model = prepared(self.model_, "float32")
         alike = {name: SameNoise(q) for name, q in model.posterior.items()}
-        model = VAE(dict(model.prior.items()), alike, model.decoder, model.blueprint)
-        with seeded(NOISE_SEED):
-            return model(images, samples=(self.samples,))
+        return VAE(dict(model.prior.items()), alike, model.decoder, model.blueprint)
 
 
 class VAEClusterer(ClusterMixin, VAETransformer):
@@ -289,24 +288,25 @@ class VAEClusterer(ClusterMixin, VAETransformer):
     def fit(self, X: Any, y: Any = None) -> Self:
         """Train on the rows of X (N, pixels), and assign each to a cluster; y is not looked at."""
         super().fit(X)
-        self.order_ = np.arange(self.n_clusters)
-        sizes = np.bincount(self.predict(X), minlength=self.n_clusters)
+        shares = self._shares(X)
+        sizes = np.bincount(shares.argmax(1), minlength=self.n_clusters)
         self.order_ = np.argsort(-sizes, kind="stable")
-        self.labels_ = self.predict(X)
+        self.labels_ = shares[:, self.order_].argmax(1)
         return self
 
-    @torch.no_grad()
     def predict_proba(self, X: Any) -> np.ndarray:
         """p(cluster | x) of each row, (N, n_clusters): the mean over draws of the exact p(cluster | latents)."""
-        parts = []
+        check_is_fitted(self)
+        return self._shares(X)[:, self.order_]
+
+    @torch.no_grad()
+    def _shares(self, X: Any) -> np.ndarray:
+        """The same, clusters numbered as in `model_`."""
+        model, parts = self._alike(), []
         for images in self._images(X, max(1, ROWS // self.samples)):
-            (latent,) = (
-                latent
-                for latent in self._inference(images).latents.values()
-                if isinstance(latent.prior, GaussianMixture)
-            )
-            parts.append(latent.prior.log_responsibilities(latent.z).exp().mean(0))
-        return torch.cat(parts).numpy()[:, self.order_]
+            with seeded(NOISE_SEED):
+                parts.append(batch_responsibilities(model, Batch(images), self.samples))
+        return torch.cat(parts).numpy()
 
     def predict(self, X: Any) -> np.ndarray:
         """The likeliest cluster of each row, (N,)."""
@@ -332,9 +332,3 @@ class Alike(Normal):
         samples, _, dim = self._extended_shape(sample_shape)
         noise = torch.randn(samples, 1, dim, dtype=self.loc.dtype)
         return self.loc + noise * self.scale
-
-
-def found(values: Values, name: str) -> Tensor:
-    value = values[name]
-    assert value is not None
-    return value

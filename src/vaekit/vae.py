@@ -143,6 +143,16 @@ class VAE(nn.Module):
         y (count,) are labels, or images of which parts are given; `cluster` (count,) the components of a mixture to
         draw from. A temperature below 1 pulls each draw towards the prior's (or the component's) mean.
         """
+        return self.decoder(self.draw(count, y, temperature, cluster))
+
+    def draw(
+        self,
+        count: int,
+        y: Tensor | None = None,
+        temperature: float = 1.0,
+        cluster: Tensor | None = None,
+    ) -> Values:
+        """What `sample` decodes: the condition, and each latent (count, D)."""
         values, mixtures = self.given(None, y), 0
         for name, prior in self.prior.items():
             p = prior(values).expand((count,))
@@ -152,7 +162,7 @@ class VAE(nn.Module):
             cluster is None or mixtures > 0,
             "--cluster needs a model whose prior is a mixture, such as gmvae",
         )
-        return self.decoder(values)
+        return values
 
     def reconstruct(
         self, x: Tensor, y: Tensor | None = None, decode_as: Tensor | None = None

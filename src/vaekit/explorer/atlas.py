@@ -25,7 +25,7 @@ from ..data.dataset import Batch
 from ..data.images import BadImage, Form
 from ..data.images import decode as read_image
 from ..data.splits import spread
-from ..distributions import GaussianMixture, draw, stddev
+from ..distributions import stddev
 from ..exhibits import CODES
 from ..gallery.latents import information, reach, refuse_quadrants
 from ..gallery.scene import Scene
@@ -78,9 +78,8 @@ class Atlas:
         parts = []
         for rows in torch.arange(len(batch)).split(batch_size(self.model)):
             labels = None if batch.labels is None else batch.labels[rows]
-            values = self.model.given(batch.images[rows], labels)
-            self.model.posteriors(values)
-            parts.append(self.side_by_side({name: known(values, name) for name in self.latents}))
+            found = self.model.posteriors(self.model.given(batch.images[rows], labels))
+            parts.append(self.side_by_side({name: found[name].mean for name in self.latents}))
         return batch, torch.cat(parts), rows_there
 
     def side_by_side(self, latents: Latents) -> Tensor:
@@ -92,7 +91,7 @@ class Atlas:
 
     def about(self) -> dict[str, Any]:
         """What the page needs to know to draw its controls."""
-        blueprint, config = self.model.blueprint, self.run.config
+        blueprint = self.model.blueprint
         conditional = self.scene.condition == "label"
         label = torch.zeros(1, dtype=torch.int64) if conditional else None
         latents = []
@@ -125,7 +124,6 @@ class Atlas:
             "clusters": settings.clusters if isinstance(settings, ClusterConfig) else 0,
             "points": len(self.scene.exhibits.code_rows),
             "methods": ["dims", "pca", "tsne"] + ["umap"] * bool(importlib.util.find_spec("umap")),
-            "created": config.get("created"),
             "best": {k: v for k, v in best.items() if math.isfinite(v)},
         }
 
@@ -167,21 +165,17 @@ class Atlas:
     @torch.no_grad()
     def draws(
         self, count: int, temperature: float, seed: int, label: int | None, cluster: int | None
-    ) -> dict[str, Tensor]:
+    ) -> dict[str, Any]:
         """Latents (N, D) from the prior, those that `vaekit generate` decodes with the same settings. Raises
         UserError."""
         refuse_quadrants(self.scene)
         labels = class_labels(self.model, count, label)
-        values = self.model.given(None, labels)
+        mixture = self.scene.exhibits.use is not None
+        require(cluster is None or mixture, "the model has no clusters to draw from")
         chosen = None if cluster is None else torch.full((count,), cluster)
-        mixtures = 0
         with self.noise, seeded(seed):
-            for name, prior in self.model.prior.items():
-                p = prior(values).expand((count,))
-                mixtures += isinstance(p, GaussianMixture)
-                values[name] = draw(p, temperature, chosen)
-        require(cluster is None or mixtures > 0, "the model has no clusters to draw from")
-        return {name: known(values, name) for name in self.latents}
+            values = self.model.draw(count, labels, temperature, chosen)
+        return {name: values[name] for name in self.latents}
 
     def read(self, content: bytes, invert: bool, centre: bool) -> Tensor:
         """An image file as the model takes it, (1, C, H, W); `centre`: as MNIST's digits are. Raises UserError."""
@@ -207,15 +201,13 @@ class Atlas:
             found = [self.encode(images, k) for k in classes]
             return max(found, key=lambda each: -math.inf if each["elbo"] is None else each["elbo"])
         labels = self.labels(1, label)
-        values = self.model.given(images, labels)
-        posteriors = self.model.posteriors(values)
-        latents = {name: known(values, name) for name in self.latents}
+        posteriors = self.model.posteriors(self.model.given(images, labels))
         with self.noise, seeded(0), evaluating(self.model):
             inference = self.model(images, labels, samples=(ELBO_SAMPLES,))
             elbo = float((inference.log_likelihood - inference.kl).mean())
             redrawn = self.model.reconstruct(images, labels).mean
         return {
-            "latents": latents,
+            "latents": {name: posteriors[name].mean for name in self.latents},
             "scales": {name: numbers(stddev(posteriors[name])[0]) for name in self.latents},
             "elbo": elbo if math.isfinite(elbo) else None,
             "label": None if labels is None else int(labels[0]),
@@ -299,12 +291,6 @@ class Atlas:
             wrong = any(len(row) != self.dims[name] for row in rows)
             require(not wrong, f"{name} has {self.dims[name]} dimensions")
         return {name: torch.tensor(rows, dtype=torch.float32) for name, rows in latents.items()}
-
-
-def known(values: Mapping[str, Tensor | None], name: str) -> Tensor:
-    value = values[name]
-    assert value is not None
-    return value
 
 
 def centred(array: np.ndarray) -> np.ndarray:

@@ -163,8 +163,7 @@ class Maps:
         z = now.clone()
         point = torch.tensor(place, dtype=torch.float32)
         if method == "dims":
-            wrong = any(d >= z.shape[1] for d in dims)
-            require(not wrong, f"{latent} has {z.shape[1]} dimensions")
+            self.require_dims(latent, dims)
             for d, value in zip(dims, point.tolist(), strict=False):
                 z[0, d] = value
         elif method == "pca":
@@ -172,9 +171,7 @@ class Maps:
             off = z[0] - centre
             z[0] = centre + off - axes @ (axes.T @ off) + axes @ point[:2]
         else:
-            future = self.neighbours(latent, method)
-            require(future.done(), "the map is being computed; wait for it")
-            found = self.drawn(latent, method, ())
+            found = self.finished(latent, method)
             distances = np.linalg.norm(found.points - point[:2].numpy(), axis=1)
             nearest = np.argsort(distances)[:5]
             weights = torch.from_numpy(1 / (distances[nearest] + 1e-3)).float()
@@ -183,17 +180,26 @@ class Maps:
         return z
 
     def place_of(self, latent: str, method: Method, dims: Sequence[int], z: Tensor) -> list[float]:
-        """Where a latent (1, D) is on a map."""
+        """Where a latent (1, D) is on a map. Raises UserError."""
+        self.require_dims(latent, dims)
         if method == "dims":
             return numbers(z[0, list(dims)]) + [0.0] * (len(dims) == 1)
         if method == "pca":
             centre, axes, _ = self.axes(latent)
             return numbers((z[0] - centre) @ axes)
-        require(self.neighbours(latent, method).done(), "the map is being computed; wait for it")
-        found = self.drawn(latent, method, ())
+        found = self.finished(latent, method)
         codes = self.scene.exhibits.codes[latent][found.places]
         nearest = int((codes - z).square().sum(1).argmin())
         return found.points[nearest].tolist()
+
+    def require_dims(self, latent: str, dims: Sequence[int]) -> None:
+        dim = self.scene.exhibits.codes[latent].shape[1]
+        require(all(d < dim for d in dims), f"{latent} has {dim} dimensions")
+
+    def finished(self, latent: str, method: Method) -> Map:
+        """A map of t-SNE or UMAP. Raises UserError where it is not there yet."""
+        require(self.neighbours(latent, method).done(), "the map is being computed; wait for it")
+        return self.drawn(latent, method, ())
 
 
 def numbers(values: Tensor) -> list[Any]:
