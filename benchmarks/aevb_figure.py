@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from vaekit.pictures import save
-from vaekit.runs import Run
+from vaekit.runs.directory import Run
 
 SAMPLES = [10.0**power for power in (6, 6.5, 7, 7.5, 8)]
 # By data set and dimensions: test, train.

@@ -18,7 +18,7 @@ import torch
 from speed import print_row, processor
 
 import vaekit
-from vaekit.catalog import MODELS
+from vaekit.settings.catalog import MODELS
 
 
 def main() -> None:

@@ -24,13 +24,13 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
 import vaekit
-from vaekit.catalog import MODELS
-from vaekit.checks import require_folder
-from vaekit.compute import fast_training
-from vaekit.learner import Learner
 from vaekit.pictures import save
 from vaekit.pictures.style import BLUE
-from vaekit.training import train_epochs
+from vaekit.settings.catalog import MODELS
+from vaekit.support.devices import fast_training
+from vaekit.support.errors import require_folder
+from vaekit.training.learner import Learner
+from vaekit.training.loop import train_epochs
 
 BATCH, STEPS = 100, 20
 CPU = torch.device("cpu")

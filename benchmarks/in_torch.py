@@ -15,14 +15,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import vaekit
-from vaekit.catalog import MODELS
-from vaekit.compute import fast_training
 from vaekit.data.dataset import Settled, pixels
-from vaekit.learner import Learner
-from vaekit.models import objective_of
-from vaekit.objectives import Objective
-from vaekit.presets import preset
-from vaekit.training import train_epochs
+from vaekit.model.build import objective_of
+from vaekit.model.objectives import Objective
+from vaekit.settings.catalog import MODELS
+from vaekit.settings.presets import preset
+from vaekit.support.devices import fast_training
+from vaekit.training.learner import Learner
+from vaekit.training.loop import train_epochs
 
 CPU = torch.device("cpu")
 PRESETS = {

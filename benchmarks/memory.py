@@ -18,7 +18,7 @@ from pathlib import Path
 
 from speed import print_row, processor
 
-from vaekit.catalog import MODELS
+from vaekit.settings.catalog import MODELS
 
 
 def peak(*arguments: str) -> float:

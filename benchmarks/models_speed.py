@@ -14,8 +14,8 @@ from collections.abc import Iterator
 from side_by_side import compare, rounds_wanted, vaekit_loop
 
 import vaekit
-from vaekit.catalog import MODELS
-from vaekit.models import objective_of
+from vaekit.model.build import objective_of
+from vaekit.settings.catalog import MODELS
 
 IMAGES = 5000
 

@@ -15,11 +15,11 @@ import torch
 from side_by_side import rounds_wanted
 
 from vaekit import build, load_data
-from vaekit.compute import fast_float32
 from vaekit.data import freeze
-from vaekit.importance import measure_nll
-from vaekit.progress import Shown
-from vaekit.vae import VAE
+from vaekit.likelihood.importance import measure_nll
+from vaekit.model.graph import VAE
+from vaekit.support.console import Shown
+from vaekit.support.devices import fast_float32
 
 SAMPLES = 5000
 PEER_IMAGES, IMAGES = 20, 160  # of a round

@@ -17,10 +17,10 @@ import torch
 from speed import print_row, processor
 
 import vaekit
-from vaekit.catalog import MODELS
-from vaekit.keeping import Keeper, Signals
-from vaekit.learner import Learner
-from vaekit.runs import STATE, Run
+from vaekit.runs.directory import STATE, Run
+from vaekit.settings.catalog import MODELS
+from vaekit.training.checkpoint import Keeper, Signals
+from vaekit.training.learner import Learner
 
 STEPS = 100_000
 

@@ -25,12 +25,12 @@ import torch
 from speed import print_row, processor
 
 import vaekit
-from vaekit import ranks
-from vaekit.catalog import MODELS
-from vaekit.compute import fast_training
-from vaekit.learner import Learner
-from vaekit.models import objective_of
-from vaekit.training import train_epochs
+from vaekit.model.build import objective_of
+from vaekit.settings.catalog import MODELS
+from vaekit.support import distributed as ranks
+from vaekit.support.devices import fast_training
+from vaekit.training.learner import Learner
+from vaekit.training.loop import train_epochs
 
 CPU = torch.device("cpu")
 STEPS = 40

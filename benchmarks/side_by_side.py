@@ -12,12 +12,12 @@ from collections.abc import Iterator
 import torch
 
 import vaekit
-from vaekit.compute import fast_training
-from vaekit.config import TrainConfig
 from vaekit.data.dataset import Settled
-from vaekit.learner import Learner
-from vaekit.objectives import Objective
-from vaekit.training import train_epochs
+from vaekit.model.objectives import Objective
+from vaekit.settings.training import TrainConfig
+from vaekit.support.devices import fast_training
+from vaekit.training.learner import Learner
+from vaekit.training.loop import train_epochs
 
 
 def vaekit_loop(

@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 from contestants import NEEDS, TASKS
 
-from vaekit.compute import fast_float32
+from vaekit.support.devices import fast_float32
 
 HERE = Path(__file__).parent
 DENSE = [(784, 500), (500, 40), (20, 500), (500, 784)]

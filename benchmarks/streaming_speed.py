@@ -25,9 +25,9 @@ import torch
 from side_by_side import compare, rounds_wanted, vaekit_loop
 
 import vaekit
-from vaekit.config import TrainConfig
 from vaekit.data.feeding import batches
-from vaekit.objectives import elbo
+from vaekit.model.objectives import elbo
+from vaekit.settings.training import TrainConfig
 
 IMAGES, SHAPE = 175_000, (64, 64, 3)
 MODELS: dict[str, tuple[str, dict[str, Any], int]] = {

@@ -14,7 +14,7 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 def write_commands(path: Path) -> None:
     """A section for each verb, for `train` that of a vae."""
-    from vaekit.cli import VERBS
+    from vaekit.cli.main import VERBS
 
     verbs = ["train vae", "train --resume RUN", "sweep vae", *VERBS]
     parts = ["# Every command\n", "What `--help` says, verb by verb.\n"]
@@ -25,7 +25,7 @@ def write_commands(path: Path) -> None:
 
 def help_of(words: list[str]) -> str:
     """The help page of a verb, 100 letters wide, without colours and frames."""
-    from vaekit.cli import run_app
+    from vaekit.cli.main import run_app
 
     os.environ["COLUMNS"] = "100"
     shown = io.StringIO()

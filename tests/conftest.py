@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 import torch
 
-from vaekit import cli, load_data
-from vaekit.catalog import MODELS
+from vaekit import load_data
+from vaekit.cli import main as cli
 from vaekit.data import Dataset, Split
-from vaekit.data.named import READERS
-from vaekit.runs import Run
+from vaekit.data.sources.named import READERS
+from vaekit.runs.directory import Run
+from vaekit.settings.catalog import MODELS
 
 # The models here are tiny: a second thread would cost them more than it gives.
 torch.set_num_threads(1)

@@ -39,9 +39,7 @@ class Vaekit:
         self, folder: Path, *arguments: object, before: str = "", bound: bool = False, **more: Any
     ) -> None:
         """`bound`: by the permissions of files, which root may ignore otherwise."""
-        script = (
-            f"{before}\nimport sys\nsys.argv[0] = 'vaekit'\nfrom vaekit.cli import main\nmain()"
-        )
+        script = f"{before}\nimport sys\nsys.argv[0] = 'vaekit'\nfrom vaekit.cli.main import main\nmain()"
         command = [sys.executable, "-c", script, *map(str, arguments)]
         if bound:
             command = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *command]
@@ -146,7 +144,7 @@ def told_to_stop(folder: Path) -> tuple[str, str, str]:
 
 @fault
 def interrupted_twice(folder: Path) -> tuple[str, str, str]:
-    slow = "import vaekit.stepping as s, time\nf = s.Loss.forward\n"
+    slow = "import vaekit.training.step as s, time\nf = s.Loss.forward\n"
     slow += "s.Loss.forward = lambda self, *a: (time.sleep(3), f(self, *a))[1]"
     process = Vaekit(folder, *FOREVER, "--out", "run", before=slow)
     wait_for(folder / "run" / "state.safetensors")
@@ -257,7 +255,7 @@ def nan_in_weights(folder: Path) -> tuple[str, str, str]:
 
 @fault
 def nan_in_gradient(folder: Path) -> tuple[str, str, str]:
-    broken = "import vaekit.stepping as s\nf, n = s.Loss.backward, [0]\n"
+    broken = "import vaekit.training.step as s\nf, n = s.Loss.backward, [0]\n"
     broken += "def b(self, *a):\n    r = f(self, *a)\n    n[0] += 1\n"
     broken += (
         "    if n[0] == 20: next(self.parameters()).grad.view(-1)[3] = float('nan')\n    return r\n"

@@ -22,8 +22,9 @@ from pathlib import Path
 import torch
 
 from conftest import random_dataset, timeless
-from vaekit import Run, build, keeping, resume, train
-from vaekit.runs import STATE
+from vaekit import Run, build, resume, train
+from vaekit.runs.directory import STATE
+from vaekit.training import checkpoint as keeping
 
 SETTINGS = {
     "vae": ({}, {"ema": 0.9, "kl_warmup": 1.0}),

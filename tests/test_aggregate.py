@@ -9,13 +9,13 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from conftest import random_dataset
 from vaekit import build
-from vaekit.aggregate import measure_aggregate, on_top
-from vaekit.compute import seeded
-from vaekit.config import Blueprint, ModelConfig
 from vaekit.data import Frozen, Split, freeze
-from vaekit.distributions import gaussian, independent
-from vaekit.priors import StandardNormal
-from vaekit.vae import VAE
+from vaekit.likelihood.aggregate import measure_aggregate, on_top
+from vaekit.model.distributions import gaussian, independent
+from vaekit.model.graph import VAE
+from vaekit.model.priors import StandardNormal
+from vaekit.settings.model import Blueprint, ModelConfig
+from vaekit.support.devices import seeded
 
 COUNT = 4000
 

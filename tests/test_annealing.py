@@ -12,8 +12,10 @@ import torch
 from torch import nn
 from torch.distributions import MultivariateNormal
 
-from vaekit import MODELS, UserError, annealing, build
-from vaekit.annealing import (
+from vaekit import MODELS, UserError, build
+from vaekit.data.dataset import Batch
+from vaekit.likelihood import annealing
+from vaekit.likelihood.annealing import (
     Joint,
     anneal,
     annealed_log_weights,
@@ -21,12 +23,11 @@ from vaekit.annealing import (
     reciprocal_log_likelihood,
     transition,
 )
-from vaekit.compute import seeded
-from vaekit.config import Blueprint, ModelConfig
-from vaekit.data.dataset import Batch
-from vaekit.distributions import Conditional, LocationScaleHead, gaussian, posterior_head
-from vaekit.priors import StandardNormal
-from vaekit.vae import VAE
+from vaekit.model.distributions import Conditional, LocationScaleHead, gaussian, posterior_head
+from vaekit.model.graph import VAE
+from vaekit.model.priors import StandardNormal
+from vaekit.settings.model import Blueprint, ModelConfig
+from vaekit.support.devices import seeded
 
 NOISE = {"pseudo_inputs": "noise", "components": 3}
 # Models of two latent dimensions altogether: (model, settings, the latents' dimensions in order).

@@ -10,7 +10,7 @@ from PIL import Image
 
 from vaekit import UserError, evaluate, load_data, train
 from vaekit import build as build_model
-from vaekit.data.arrays import array_names, as_images
+from vaekit.data.sources.arrays import array_names, as_images
 
 CHANCE = np.random.default_rng(2)
 IMAGES = CHANCE.integers(0, 256, (20, 6, 5, 3), dtype=np.uint8)

@@ -4,11 +4,12 @@ import pytest
 import torch
 
 from conftest import random_dataset
-from vaekit import bounds, build
-from vaekit.bounds import measure_elbo
-from vaekit.compute import seeded
+from vaekit import build
 from vaekit.data import freeze
-from vaekit.progress import Shown
+from vaekit.likelihood import elbo as bounds
+from vaekit.likelihood.elbo import measure_elbo
+from vaekit.support.console import Shown
+from vaekit.support.devices import seeded
 
 QUIET = Shown(False)
 

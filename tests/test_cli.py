@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 
 from vaekit import MODELS
-from vaekit.cli import VERBS
-from vaekit.runs import Run
+from vaekit.cli.main import VERBS
+from vaekit.runs.directory import Run
 
 
 @pytest.fixture
@@ -242,8 +242,8 @@ def test_no_arguments_is_help_and_version_is_the_version(vaekit):
 def test_starting_up_imports_nothing_heavy():
     code = (
         "import sys; sys.argv = ['vaekit', '--help']\n"
-        "import vaekit.cli\n"
-        "try: vaekit.cli.main()\n"
+        "import vaekit.cli.main\n"
+        "try: vaekit.cli.main.main()\n"
         "except SystemExit: pass\n"
         "heavy = {'torch', 'numpy', 'matplotlib', 'PIL', 'rich', 'safetensors'} & set(sys.modules)\n"
         "sys.exit(str(heavy) if heavy else 0)"
@@ -403,7 +403,7 @@ def test_too_little_memory_is_one_line_and_other_errors_keep_their_traceback(
     def fail(*arguments, **options):
         raise RuntimeError(said)
 
-    monkeypatch.setattr("vaekit.jobs.train", fail)
+    monkeypatch.setattr("vaekit.training.job.train", fail)
     said = (
         "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"
     )
@@ -419,7 +419,7 @@ def test_an_interrupt_is_one_line(vaekit, small_mnist, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vaekit.jobs.train", interrupt)
+    monkeypatch.setattr("vaekit.training.job.train", interrupt)
     code, _, err = vaekit("train", "vae")
     assert code == 130
     assert err.count("\n") == 1

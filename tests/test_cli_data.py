@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vaekit.data import shelf
+from vaekit.data.sources import catalog as shelf
 
 CHANCE = np.random.default_rng(5)
 

@@ -5,8 +5,8 @@ import shutil
 import pytest
 from PIL import Image
 
-from vaekit.gallery import PICTURES
-from vaekit.tables import read_table
+from vaekit.gallery.names import PICTURES
+from vaekit.inference.tables import read_table
 
 
 @pytest.fixture

@@ -10,9 +10,10 @@ import torch
 
 from conftest import random_dataset
 from vaekit import UserError, build, load, train
-from vaekit.clustering import agreement, as_table, cluster, responsibilities
 from vaekit.data import Split
-from vaekit.starts import fine_mixture, join_components, set_heads, start_clusters
+from vaekit.evaluation.clustering import agreement, as_table, cluster
+from vaekit.likelihood.clusters import responsibilities
+from vaekit.training.cluster_start import fine_mixture, join_components, set_heads, start_clusters
 
 
 def test_accuracies_by_hand():

@@ -22,8 +22,9 @@ from PIL import Image
 
 from test_named import png
 from vaekit import UserError, build, cluster, evaluate, load_data, train
-from vaekit.data import collection, images
-from vaekit.data.images import BadImage, Form, decode
+from vaekit.data.sources import image_files as collection
+from vaekit.data.sources import images
+from vaekit.data.sources.images import BadImage, Form, decode
 from vaekit.data.splits import hold_back
 from vaekit.data.stored import open_store
 
@@ -571,8 +572,8 @@ def test_a_full_disk_while_caching_leaves_nothing(tmp_path, cache):
 
 
 def test_a_prepared_file_is_the_folder(tmp_path):
-    from vaekit.data.settings import FormConfig
     from vaekit.data.summary import prepare_file
+    from vaekit.settings.data import FormConfig
 
     collect(tmp_path / "d", [f"{k}/{i}.png" for k in "ab" for i in range(10)], shape=(20, 30, 3))
     out = tmp_path / "d16.safetensors"

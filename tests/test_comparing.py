@@ -7,7 +7,7 @@ import pytest
 
 from conftest import random_dataset
 from vaekit import Run, UserError, build, train
-from vaekit.comparing import compare, grouped
+from vaekit.studies.curves import compare, grouped
 
 
 def fit(out, model="vae", data=None, seed=0, epochs=3, **settings):

@@ -8,18 +8,18 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-import vaekit.compiling
+import vaekit.training.compiled
 from conftest import random_dataset
 from vaekit import UserError, build, load, train
-from vaekit.catalog import MODELS
-from vaekit.compiling import compiled, trace
-from vaekit.config import TrainConfig
-from vaekit.fitness import check
-from vaekit.learner import Learner
-from vaekit.models import objective_of
-from vaekit.objectives import elbo, iwae
-from vaekit.stepping import Loss
-from vaekit.training import train_epochs
+from vaekit.model.build import objective_of
+from vaekit.model.objectives import elbo, iwae
+from vaekit.settings.catalog import MODELS
+from vaekit.settings.training import TrainConfig
+from vaekit.training.compiled import compiled, trace
+from vaekit.training.learner import Learner
+from vaekit.training.loop import train_epochs
+from vaekit.training.preflight import check
+from vaekit.training.step import Loss
 
 CPU = torch.device("cpu")
 SMALL = {"latent_dim": 3, "hidden_dim": 16}
@@ -126,7 +126,9 @@ def test_without_a_compiler_the_training_goes_on_and_says_so(fault, monkeypatch)
             next(self.loss.parameters()).grad.mul_(1.01)
             return means
 
-    monkeypatch.setattr(vaekit.compiling, "Graph", no_graph if fault == "no compiler" else Wrong)
+    monkeypatch.setattr(
+        vaekit.training.compiled, "Graph", no_graph if fault == "no compiler" else Wrong
+    )
     data = grey()
     config = TrainConfig(epochs=1, batch_size=8)
     results = [
@@ -213,7 +215,7 @@ def test_bfloat16_that_changes_the_loss_is_refused(monkeypatch):
     model = build("vae", data, likelihood="gaussian", scale=0.01, **SMALL)
     config = TrainConfig(precision="bfloat16", batch_size=10)
     check(model, elbo(), data, config, 1.0)
-    monkeypatch.setattr("vaekit.fitness.COARSE", 1e-9)
+    monkeypatch.setattr("vaekit.training.preflight.COARSE", 1e-9)
     check(model, elbo(), data, dataclasses.replace(config, precision="float32"), 1.0)
     with pytest.raises(UserError, match="leave out --precision bfloat16"):
         check(model, elbo(), data, config, 1.0)

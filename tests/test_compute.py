@@ -7,13 +7,9 @@ import sys
 import pytest
 import torch
 
-from vaekit import UserError, compute
-from vaekit.compute import (
-    fast_float32,
-    find_device,
-    matmul_error,
-    seeded,
-)
+from vaekit import UserError
+from vaekit.support import devices as compute
+from vaekit.support.devices import fast_float32, find_device, matmul_error, seeded
 
 CPU = torch.device("cpu")
 
@@ -79,7 +75,7 @@ def test_memory_is_kept_up_to_a_limit(limit):
     """200 MB in pieces that lie below one that stays: kept for the next tensors, or given back."""
     code = (
         "import torch\n"
-        "from vaekit.compute import memory_kept, resident\n"
+        "from vaekit.support.devices import memory_kept, resident\n"
         f"with memory_kept({limit}) as tidy:\n"
         "    pieces = [torch.ones(2**20) for _ in range(50)]\n"
         "    above, full = torch.ones(2**16), resident()\n"

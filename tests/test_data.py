@@ -12,9 +12,9 @@ from conftest import random_dataset
 from vaekit import Dataset, Split, UserError, load_data
 from vaekit.data import freeze, pixels
 from vaekit.data.dataset import bits, is_white
-from vaekit.data.idx import read_idx
-from vaekit.data.images import read_images
-from vaekit.data.shelf import SHELVES
+from vaekit.data.sources.catalog import SHELVES
+from vaekit.data.sources.idx import read_idx
+from vaekit.data.sources.images import read_images
 
 MNIST_FILES = [file.name for file in SHELVES["mnist"].files]
 

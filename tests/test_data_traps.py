@@ -14,11 +14,13 @@ from PIL import Image
 from test_collection import collect, everything, load
 from test_named import MAKERS, idx_bytes, png, tar_bytes
 from vaekit import Split, UserError, build, evaluate, load_data, train
-from vaekit.data import collection, freeze, images, named
-from vaekit.data.images import BadImage, Form, decode, look
+from vaekit.data import freeze
+from vaekit.data.sources import image_files as collection
+from vaekit.data.sources import images, named
+from vaekit.data.sources.images import BadImage, Form, decode, look
 from vaekit.data.stored import open_store
-from vaekit.generation import inputs
-from vaekit.runs import Run
+from vaekit.inference.generation import inputs
+from vaekit.runs.directory import Run
 
 CHANCE = np.random.default_rng(7)
 
@@ -87,10 +89,10 @@ def test_labels_of_an_archive_that_is_in_no_order(tmp_path):
 
 @pytest.mark.parametrize("parts", [False, True])
 def test_labels_without_the_class_that_is_left_out(parts, tmp_path):
-    from vaekit.data.collection import load_images
-    from vaekit.data.files import Folder
-    from vaekit.data.settings import SourceConfig
-    from vaekit.progress import Shown
+    from vaekit.data.sources.files import Folder
+    from vaekit.data.sources.image_files import load_images
+    from vaekit.settings.data import SourceConfig
+    from vaekit.support.console import Shown
 
     for part in ("train", "test") if parts else ("",):
         tell(tmp_path / "d" / part, CLASSES)
@@ -182,8 +184,8 @@ def test_a_flipped_byte_of_a_file_of_images_is_noticed(tmp_path, cache):
 def test_the_hash_is_of_what_is_seen(tmp_path):
     tell(tmp_path / "d", ["a", "b"])
     found = {load(tmp_path / "d", **s).sha256() for s in ({}, {"size": "3"}, {"colour": "rgb"})}
-    from vaekit.data.settings import FormConfig
     from vaekit.data.summary import prepare_file
+    from vaekit.settings.data import FormConfig
 
     prepare_file(tmp_path / "d", FormConfig(), tmp_path / "d.safetensors")
     prepared = [
@@ -298,7 +300,7 @@ def test_packed_bits_are_unpacked(where, tmp_path):
 @pytest.mark.parametrize("where", ["yes", "no"])
 def test_a_dark_part_of_grey_images_is_not_black_and_white(where, tmp_path, monkeypatch):
     """Read in pieces, of which one has no pixel above 1."""
-    monkeypatch.setattr("vaekit.data.arrays.CHUNK", 5)
+    monkeypatch.setattr("vaekit.data.sources.arrays.CHUNK", 5)
     array = CHANCE.integers(0, 256, (20, 4, 4), dtype=np.uint8)
     array[5:10] //= 128
     np.save(tmp_path / "x.npy", array)
@@ -440,7 +442,7 @@ def test_a_folder_in_a_zip_that_is_called_as_an_image(tmp_path):
 
 def test_vast_files_are_not_unpacked(tmp_path, monkeypatch):
     monkeypatch.setattr(images, "MOST_BYTES", 1000)
-    monkeypatch.setattr("vaekit.data.files.MOST_BYTES", 1000)
+    monkeypatch.setattr("vaekit.data.sources.files.MOST_BYTES", 1000)
     content = png() + bytes(2000)
     (tmp_path / "d").mkdir()
     for i in range(4):
@@ -461,7 +463,7 @@ def test_vast_files_are_not_unpacked(tmp_path, monkeypatch):
 def test_an_idx_file_that_says_it_is_vast(tmp_path):
     import gzip
 
-    from vaekit.data.idx import read_idx
+    from vaekit.data.sources.idx import read_idx
 
     header = bytes([0, 0, 8, 3]) + (2**20).to_bytes(4, "big") + (2**10).to_bytes(4, "big") * 2
     (tmp_path / "a.gz").write_bytes(gzip.compress(header + bytes(10)))

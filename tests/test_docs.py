@@ -10,11 +10,11 @@ import pytest
 
 import vaekit
 from vaekit import MODELS, build, evaluate, load
-from vaekit.cli import VERBS
-from vaekit.data.shelf import SHELVES
-from vaekit.figures import METRICS
-from vaekit.models import BUILDERS, Parts
-from vaekit.refusals import flags
+from vaekit.cli.errors import flags
+from vaekit.cli.main import VERBS
+from vaekit.data.sources.catalog import SHELVES
+from vaekit.evaluation.metrics import METRICS
+from vaekit.model.build import BUILDERS, Parts
 
 DOCS = Path(__file__).parents[1] / "docs"
 

@@ -11,9 +11,9 @@ from PIL import Image
 from conftest import random_dataset
 from vaekit import Run, UserError, build, load, train
 from vaekit.data import Split, freeze
-from vaekit.encoding import decode, encode
-from vaekit.generation import reconstruct
-from vaekit.tables import broad, flat, read_table, write_images, write_table
+from vaekit.inference.encoding import decode, encode
+from vaekit.inference.generation import reconstruct
+from vaekit.inference.tables import broad, flat, read_table, write_images, write_table
 
 
 def fit(out, model="vae", data=None, **settings):
@@ -346,7 +346,7 @@ def test_tables_without_lines_or_with_a_huge_field_are_refused(tmp_path):
 def test_data_that_are_no_longer_the_same_are_refused(
     tmp_path, small_run, small_mnist, monkeypatch
 ):
-    from vaekit.data.named import READERS
+    from vaekit.data.sources.named import READERS
 
     changed = dataclasses.replace(small_mnist, test=small_mnist.validation)
     monkeypatch.setitem(READERS, "mnist", lambda *_: changed)

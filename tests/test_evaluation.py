@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from conftest import random_dataset
-from vaekit import Run, UserError, bounds, build, evaluate, figures, load, train
-from vaekit import evaluation as module
+from vaekit import Run, UserError, build, evaluate, load, train
 from vaekit.data import Split, freeze
-from vaekit.features import Frechet
+from vaekit.evaluation import evaluate as module
+from vaekit.evaluation import metrics as figures
+from vaekit.evaluation.frechet import Frechet
+from vaekit.likelihood import elbo as bounds
 
 KEYS = {
     "elbo", "log_likelihood", "kl", "nll", "nll_standard_error", "nll_image_standard_error",

@@ -10,7 +10,7 @@ from conftest import random_dataset
 from vaekit import Run, UserError, build, load, train
 from vaekit.data import Split, freeze
 from vaekit.data.splits import in_turn, spread
-from vaekit.exhibits import FILE, digest, keep, of_run
+from vaekit.inference.kept_images import FILE, digest, keep, of_run
 
 
 def fit(out, data, model="vae", **settings):
@@ -50,7 +50,7 @@ def test_codes_are_the_posteriors_means_and_scales(tmp_path):
 
 
 def test_images_are_kept_of_every_class_and_of_every_cluster(tmp_path, monkeypatch):
-    monkeypatch.setattr("vaekit.exhibits.IMAGES", 6)
+    monkeypatch.setattr("vaekit.inference.kept_images.IMAGES", 6)
     data = random_dataset()
     run = fit(tmp_path / "run", data, "gmvae", clusters=2, start_epochs=1)
     found = of_run(run, load(run))
@@ -65,7 +65,7 @@ def test_images_are_kept_of_every_class_and_of_every_cluster(tmp_path, monkeypat
 
 
 def test_of_large_images_few_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("vaekit.exhibits.BYTES", 15 * 30)
+    monkeypatch.setattr("vaekit.inference.kept_images.BYTES", 15 * 30)
     run = fit(tmp_path / "run", random_dataset())
     found = of_run(run, load(run))
     assert (len(found.rows["train"]), len(found.rows["test"])) == (15, 15)
@@ -142,8 +142,8 @@ def test_a_file_that_lacks_a_part_is_damaged(tmp_path):
 
 
 def test_train_images_are_from_all_over_and_batches_weigh_as_they_are_large(tmp_path, monkeypatch):
-    monkeypatch.setattr("vaekit.exhibits.IMAGES", 6)
-    monkeypatch.setattr("vaekit.health.NUMBERS", 13 * 30)
+    monkeypatch.setattr("vaekit.inference.kept_images.IMAGES", 6)
+    monkeypatch.setattr("vaekit.likelihood.latent_use.NUMBERS", 13 * 30)
     data = random_dataset()
     run = fit(tmp_path / "run", data)
     found = of_run(run, load(run))
@@ -155,7 +155,7 @@ def test_train_images_are_from_all_over_and_batches_weigh_as_they_are_large(tmp_
 
 
 def test_of_very_many_components_p_of_each_image_is_not_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("vaekit.exhibits.CLUSTERS", 3)
+    monkeypatch.setattr("vaekit.inference.kept_images.CLUSTERS", 3)
     run = fit(tmp_path / "run", random_dataset(), prior="learned-mixture", components=4)
     found = of_run(run, load(run))
     assert found.clusters is None

@@ -21,7 +21,7 @@ from conftest import random_dataset, small_settings
 from vaekit import UserError, build, train
 from vaekit.explorer import server
 from vaekit.explorer.atlas import Atlas, centred
-from vaekit.generation import generate
+from vaekit.inference.generation import generate
 
 HERE = "http://127.0.0.1"
 RUNS = {

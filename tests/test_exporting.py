@@ -9,7 +9,7 @@ import torch
 
 from conftest import random_dataset, small_settings
 from vaekit import UserError, build, export, load, train
-from vaekit.catalog import MODELS
+from vaekit.settings.catalog import MODELS
 
 FEW = ["cvae", "hvampprior"]
 CASES = [name if name in FEW else pytest.param(name, marks=pytest.mark.long) for name in MODELS]
@@ -106,7 +106,7 @@ def test_models_that_complete_images_and_convolutions(tmp_path, model):
 def test_what_computes_something_else_is_refused_and_not_written(tmp_path, monkeypatch):
     run = trained(tmp_path / "run", "vae")
     monkeypatch.setattr(
-        "vaekit.exporting.run_onnx",
+        "vaekit.inference.export.run_onnx",
         lambda content, given: [torch.zeros(5, 2), torch.full((5, 2), 1.1)],
     )
     with pytest.raises(UserError, match="the exported encoder differs from the model's by"):

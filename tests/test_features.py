@@ -13,10 +13,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from conftest import random_dataset
-from vaekit import UserError, build, features, load_data
+from vaekit import UserError, build, load_data
 from vaekit.data import Dataset, Frozen, Split
 from vaekit.data.stored import Stored
-from vaekit.features import (
+from vaekit.evaluation import frechet as features
+from vaekit.evaluation.frechet import (
     Classifier,
     classifier_of,
     count_classes,
@@ -26,7 +27,7 @@ from vaekit.features import (
     measure_accuracy,
     train_classifier,
 )
-from vaekit.progress import Shown
+from vaekit.support.console import Shown
 
 CPU = torch.device("cpu")
 

@@ -19,9 +19,9 @@ from PIL import Image
 from test_long import mutate
 from test_named import idx_bytes
 from vaekit import UserError, load_data
-from vaekit.data.formats import read_mat
-from vaekit.data.idx import read_idx
-from vaekit.data.images import BadImage, Form, decode, look
+from vaekit.data.sources.formats import read_mat
+from vaekit.data.sources.idx import read_idx
+from vaekit.data.sources.images import BadImage, Form, decode, look
 
 CHANCE = np.random.default_rng(3)
 MEMORY = 500 * 2**20

@@ -15,14 +15,16 @@ from test_models import CASES
 from vaekit import Run, UserError, build, load, train
 from vaekit.data import freeze
 from vaekit.data.splits import in_turn, spread
-from vaekit.exhibits import of_run
-from vaekit.gallery import PICTURES, Scene, draw
 from vaekit.gallery import latents as latent_pictures
-from vaekit.generation import analogies, completions, generate, reconstruct
-from vaekit.latent_space import decode_latents, principal_axes
-from vaekit.options import PlotConfig
+from vaekit.gallery.draw import draw
+from vaekit.gallery.names import PICTURES
+from vaekit.gallery.scene import Scene
+from vaekit.inference.generation import analogies, completions, generate, reconstruct
+from vaekit.inference.kept_images import of_run
+from vaekit.inference.latent_space import decode_latents, principal_axes
 from vaekit.pictures import Movie, save
 from vaekit.pictures.grids import GAP
+from vaekit.settings.analysis import PlotConfig
 
 H, W = 6, 5
 DIMS = {"vae": 2, "convvae": 1, "hvae": 1, "cvae": 3, "gmvae": 4, "vampprior": 2}
@@ -402,7 +404,7 @@ def fit(out, model="vae", data=None, **settings):
 def test_rows_are_those_of_the_test_split_where_not_all_codes_are_kept(
     tmp_path, monkeypatch, model
 ):
-    monkeypatch.setattr("vaekit.exhibits.CODES", 7)
+    monkeypatch.setattr("vaekit.inference.kept_images.CODES", 7)
     data = random_dataset()
     extra = {"clusters": 2, "start_epochs": 0} if model == "gmvae" else {}
     run = fit(tmp_path / "run", model, data, **extra)
@@ -451,7 +453,7 @@ def test_images_that_are_not_kept_come_from_the_data_or_are_named(
 ):
     run = Run(shutil.copytree(small_run, tmp_path / "run"))
     (run.path / "exhibits.safetensors").unlink()
-    monkeypatch.setattr("vaekit.exhibits.IMAGES", 20)
+    monkeypatch.setattr("vaekit.inference.kept_images.IMAGES", 20)
     kept = of_run(run, load(run)).rows["test"].tolist()
     row = next(row for row in range(200) if row not in kept)
     found = tiles(
@@ -517,8 +519,8 @@ def test_of_many_pseudo_inputs_the_most_used_are_drawn(tmp_path):
 
 
 def test_of_many_clusters_rows_are_as_long_as_images_are_kept(tmp_path, monkeypatch):
-    monkeypatch.setattr("vaekit.exhibits.IMAGES", 3)
-    monkeypatch.setattr("vaekit.exhibits.BYTES", 2 * 30 * 30)
+    monkeypatch.setattr("vaekit.inference.kept_images.IMAGES", 3)
+    monkeypatch.setattr("vaekit.inference.kept_images.BYTES", 2 * 30 * 30)
     run = fit(tmp_path / "run", prior="learned-mixture", components=30)
     exhibits = of_run(run, load(run))
     figure = draw(run, "clusters")["clusters"]
@@ -709,7 +711,7 @@ def test_codes_that_are_all_alike_are_drawn_as_they_are(tmp_path):
 
 def test_a_prior_of_another_kind_has_the_shape_of_its_draws():
     """A kernel density of Gamma draws: its mass below 2 is that of the Gamma, within 0.03."""
-    from vaekit.latent_space import prior_shape
+    from vaekit.inference.latent_space import prior_shape
 
     class Gammas(torch.nn.Module):
         def forward(self, values):

@@ -12,9 +12,9 @@ import pytest
 import torch
 
 from vaekit import MODELS, build
-from vaekit.models import objective_of
-from vaekit.objectives import iwae
-from vaekit.stepping import Loss
+from vaekit.model.build import objective_of
+from vaekit.model.objectives import iwae
+from vaekit.training.step import Loss
 
 FILE = Path(__file__).parent / "golden" / "losses.json"
 CASES = {

@@ -17,12 +17,13 @@ from torch.distributions import Independent, Normal
 
 from conftest import random_dataset
 from vaekit import UserError, build
-from vaekit.bounds import random_pixels
-from vaekit.catalog import MODELS
-from vaekit.conditions import Quadrants
-from vaekit.config import Blueprint, ModelConfig, ObjectiveConfig
 from vaekit.data import Split
-from vaekit.distributions import (
+from vaekit.inference.generation import completions
+from vaekit.likelihood.elbo import random_pixels
+from vaekit.likelihood.importance import measure_nll
+from vaekit.model.build import make_objective
+from vaekit.model.conditions import Quadrants
+from vaekit.model.distributions import (
     Conditional,
     GaussianMixture,
     LocationScaleHead,
@@ -32,17 +33,17 @@ from vaekit.distributions import (
     independent,
     posterior_head,
 )
-from vaekit.fitness import check_labels
-from vaekit.generation import completions
-from vaekit.importance import measure_nll
-from vaekit.mmd import Kernel, squared_mmd
-from vaekit.models import make_objective
-from vaekit.objectives import capacity, elbo, infovae, iwae, weighed
-from vaekit.pixels import CategoricalHead, ContinuousBernoulliHead, Hidden
-from vaekit.priors import FixedMixture, LearnedMixture, StandardNormal, VampPrior
-from vaekit.progress import Shown
-from vaekit.stepping import Loss
-from vaekit.vae import VAE, Inference, Latent
+from vaekit.model.graph import VAE, Inference, Latent
+from vaekit.model.mmd import Kernel, squared_mmd
+from vaekit.model.objectives import capacity, elbo, infovae, iwae, weighed
+from vaekit.model.pixels import CategoricalHead, ContinuousBernoulliHead, Hidden
+from vaekit.model.priors import FixedMixture, LearnedMixture, StandardNormal, VampPrior
+from vaekit.settings.catalog import MODELS
+from vaekit.settings.model import Blueprint, ModelConfig
+from vaekit.settings.objective import ObjectiveConfig
+from vaekit.support.console import Shown
+from vaekit.training.preflight import check_labels
+from vaekit.training.step import Loss
 
 LEVELS = torch.arange(256, dtype=torch.float64) / 255
 ALL_2X2 = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4)), dtype=torch.float64)

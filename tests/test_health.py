@@ -11,11 +11,12 @@ from torch.distributions import Independent, MultivariateNormal, Normal
 from conftest import random_dataset
 from test_models import CASES, NO_DENSITY, images, small
 from vaekit import build, evaluate, train
-from vaekit.config import ClusterConfig, ModelConfig, TrainConfig
 from vaekit.data import Frozen, Split
-from vaekit.distributions import Deterministic, GaussianMixture
-from vaekit.health import Health, Warnings, examine, kl_per_dimension
-from vaekit.vae import Latent
+from vaekit.likelihood.latent_use import Health, Warnings, examine, kl_per_dimension
+from vaekit.model.distributions import Deterministic, GaussianMixture
+from vaekit.model.graph import Latent
+from vaekit.settings.model import ClusterConfig, ModelConfig
+from vaekit.settings.training import TrainConfig
 
 
 def normal(loc, scale):
@@ -228,7 +229,7 @@ def test_health_is_without_dropout_and_over_all_batches(monkeypatch):
     x = Frozen(
         Split(torch.cat([x.split.images[:100], 1 - x.split.images[100:]]), x.split.labels), "none"
     )
-    monkeypatch.setattr("vaekit.health.NUMBERS", 54 * 100)
+    monkeypatch.setattr("vaekit.likelihood.latent_use.NUMBERS", 54 * 100)
     with torch.no_grad():
         q = model.posterior["z"](model.given(x[:].images, x[:].labels))
     kl = (0.5 * (q.mean**2 + q.variance - 1) - q.stddev.log()).mean(0)
@@ -236,7 +237,7 @@ def test_health_is_without_dropout_and_over_all_batches(monkeypatch):
 
 
 def test_thresholds_are_the_published_ones():
-    from vaekit import health as room
+    from vaekit.likelihood import latent_use as room
 
     assert (room.ACTIVE_VARIANCE, room.USED_PART) == (0.01, 0.01)
     assert warned(kl=0.5) == []
@@ -296,9 +297,9 @@ class Student(torch.nn.Module):
 @pytest.mark.parametrize("joined", [False, True])
 def test_a_prior_of_ones_own_is_trained_measured_and_drawn(tmp_path, joined):
     """One that torch has no KL for: from the draw; one that does not factorise: not at all."""
-    from vaekit.catalog import MODELS
-    from vaekit.gallery import draw
-    from vaekit.models import BUILDERS, build_graph, register
+    from vaekit.gallery.draw import draw
+    from vaekit.model.build import BUILDERS, build_graph, register
+    from vaekit.settings.catalog import MODELS
 
     @register(f"student-{joined}", "A test's own.")
     def make(blueprint):
@@ -331,8 +332,8 @@ class Tilted(torch.nn.Module):
 
 
 def test_a_posterior_of_ones_own_is_trained_and_measured(tmp_path):
-    from vaekit.catalog import MODELS
-    from vaekit.models import BUILDERS, build_graph, register
+    from vaekit.model.build import BUILDERS, build_graph, register
+    from vaekit.settings.catalog import MODELS
 
     @register("tilted", "A test's own.")
     def make(blueprint):

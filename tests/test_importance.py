@@ -7,11 +7,10 @@ import torch
 from torch.distributions import Bernoulli, Independent
 
 from conftest import random_dataset
-from vaekit import UserError, build, importance
-from vaekit.checks import parse_memory
-from vaekit.compute import seeded
+from vaekit import UserError, build
 from vaekit.data import freeze
-from vaekit.importance import (
+from vaekit.likelihood import importance
+from vaekit.likelihood.importance import (
     LogMeans,
     block_rows,
     log_likelihood,
@@ -20,7 +19,9 @@ from vaekit.importance import (
     row_bytes,
     split_evenly,
 )
-from vaekit.progress import Shown
+from vaekit.support.console import Shown
+from vaekit.support.devices import seeded
+from vaekit.support.errors import parse_memory
 
 QUIET = Shown(False)
 

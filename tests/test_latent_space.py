@@ -8,7 +8,7 @@ import torch
 
 from test_models import CASES, CLASSES, small
 from vaekit import UserError
-from vaekit.latent_space import (
+from vaekit.inference.latent_space import (
     between,
     decode_latents,
     free_latents,

@@ -9,8 +9,8 @@ import torch
 from test_theory import ALL_2X2, quadrature
 from vaekit import Run, UserError, build, load
 from vaekit.data import Split
-from vaekit.importance import measure_nll
-from vaekit.progress import Shown
+from vaekit.likelihood.importance import measure_nll
+from vaekit.support.console import Shown
 
 pytestmark = pytest.mark.long
 

@@ -10,17 +10,18 @@ import torch
 
 from conftest import random_dataset
 from vaekit import MODELS, UserError, build
-from vaekit.config import Activation, Likelihood
 from vaekit.data import Split
-from vaekit.distributions import draw
-from vaekit.generation import analogies, generate
-from vaekit.importance import measure_nll
-from vaekit.models import objective_of
-from vaekit.networks import ACTIVATIONS, Encoder
-from vaekit.objectives import capacity, elbo, iwae
-from vaekit.progress import Shown
-from vaekit.runs import load_weights, write
-from vaekit.stepping import Loss
+from vaekit.inference.generation import analogies, generate
+from vaekit.likelihood.importance import measure_nll
+from vaekit.model.build import objective_of
+from vaekit.model.distributions import draw
+from vaekit.model.networks import ACTIVATIONS, Encoder
+from vaekit.model.objectives import capacity, elbo, iwae
+from vaekit.runs.directory import load_weights
+from vaekit.settings.model import Activation, Likelihood
+from vaekit.support.atomic import write
+from vaekit.support.console import Shown
+from vaekit.training.step import Loss
 
 SHAPES = [(1, 28, 28), (1, 28, 20), (3, 32, 32), (3, 94, 94), (1, 7, 5), (1, 1, 1), (3, 64, 48)]
 LIKELIHOODS = [x for x in get_args(Likelihood) if x != "auto"]

@@ -21,10 +21,11 @@ from PIL import Image
 
 from loopback import Server
 from vaekit import UserError, load_data
-from vaekit.data import download, named, shelf
-from vaekit.data.formats import read_amat, read_cifar, read_mat
-from vaekit.data.places import find
-from vaekit.progress import Shown
+from vaekit.data.sources import catalog as shelf
+from vaekit.data.sources import download, named
+from vaekit.data.sources.formats import read_amat, read_cifar, read_mat
+from vaekit.data.sources.locations import find
+from vaekit.support.console import Shown
 
 CHANCE = np.random.default_rng(0)
 REAL = os.environ.get("VAEKIT_DATA")  # before a test hides it
@@ -349,7 +350,7 @@ def test_two_processes_download_once(server, offered, tmp_path):
 
 
 def test_get_puts_mnist_where_it_is_told_to(server, offered, tmp_path):
-    from vaekit.data.places import get
+    from vaekit.data.sources.locations import get
 
     offered("mnist")
     assert get("mnist", None).startswith("mnist is in ")

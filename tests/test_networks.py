@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from vaekit import UserError, build
-from vaekit.layers import Layer, halvings, parse
-from vaekit.networks import (
+from vaekit.model.layers import Layer, halvings, parse
+from vaekit.model.networks import (
     MLP,
     Decoder,
     Encoder,

@@ -6,8 +6,7 @@ import torch
 from PIL import Image
 
 from vaekit import UserError
-from vaekit.generation import decode_point, generate, reconstruct
-from vaekit.models import load
+from vaekit.inference.generation import decode_point, generate, reconstruct
 from vaekit.pictures import (
     Movie,
     Panel,
@@ -23,6 +22,7 @@ from vaekit.pictures import (
     scatter_3d,
 )
 from vaekit.pictures.grids import GAP
+from vaekit.runs.load import load
 
 
 def canvas(figure):

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from vaekit import UserError, train
-from vaekit.config import Blueprint
-from vaekit.models import build, build_from, make_objective
-from vaekit.presets import PRESETS, as_table, preset
+from vaekit.model.build import build, build_from, make_objective
+from vaekit.settings.model import Blueprint
+from vaekit.settings.presets import PRESETS, as_table, preset
 
 
 def blueprint(found):

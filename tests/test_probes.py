@@ -13,9 +13,9 @@ from torchmetrics.functional.image import (
 
 from conftest import random_dataset
 from vaekit import build, load
-from vaekit.clustering import agreement
 from vaekit.data import freeze
-from vaekit.probes import codes, measure_clusters, measure_probes, measure_reconstruction
+from vaekit.evaluation.clustering import agreement
+from vaekit.evaluation.probes import codes, measure_clusters, measure_probes, measure_reconstruction
 
 
 def test_errors_are_summed_over_pixels_and_averaged_over_images(small_run, small_mnist):

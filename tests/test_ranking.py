@@ -14,8 +14,8 @@ from rich.console import Console
 
 from conftest import random_dataset
 from vaekit import Run, UserError, build, train
-from vaekit.figures import FIGURES
-from vaekit.ranking import (
+from vaekit.evaluation.metrics import FIGURES
+from vaekit.studies.compare import (
     PAD,
     Cell,
     Figure,

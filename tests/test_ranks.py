@@ -11,8 +11,8 @@ import torch
 
 from conftest import TIMING, random_dataset
 from vaekit import Run, resume
-from vaekit.catalog import MODELS
-from vaekit.training import Epoch
+from vaekit.settings.catalog import MODELS
+from vaekit.training.loop import Epoch
 
 HERE = Path(__file__).parent
 FEW = ["vae", "infovae"]

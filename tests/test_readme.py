@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from vaekit import cli, load
+from vaekit import load
+from vaekit.cli import main as cli
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 

@@ -13,8 +13,8 @@ from PIL import Image
 
 from conftest import random_dataset
 from vaekit import Run, UserError, build, evaluate, train
-from vaekit.gallery import draw
-from vaekit.reporting import read_evaluation, report, tiles
+from vaekit.gallery.draw import draw
+from vaekit.gallery.report import read_evaluation, report, tiles
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_settings_and_warnings_are_in_it(run, tmp_path):
 
 
 def test_what_is_too_large_is_named_instead(run, tmp_path, monkeypatch):
-    monkeypatch.setattr("vaekit.reporting.BUDGET", 60_000)
+    monkeypatch.setattr("vaekit.gallery.report.BUDGET", 60_000)
     page = report(run, tmp_path / "small.html").read_text()
     assert len(page) < 80_000
     assert "is too large for this page" in page
@@ -81,7 +81,7 @@ def test_what_is_too_large_is_named_instead(run, tmp_path, monkeypatch):
 
 def test_large_pictures_are_kept_less_exactly(run, page, tmp_path, monkeypatch):
     whole = len(page)
-    monkeypatch.setattr("vaekit.reporting.LARGE", 3_000)
+    monkeypatch.setattr("vaekit.gallery.report.LARGE", 3_000)
     assert len(report(run, tmp_path / "b.html").read_text()) < 0.9 * whole
 
 

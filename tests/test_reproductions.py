@@ -8,13 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from vaekit import Run, UserError, sweeps
-from vaekit import reproductions as module
-from vaekit.figures import FIGURES
-from vaekit.plans import Plan
-from vaekit.presets import PRESETS
-from vaekit.progress import Shown
-from vaekit.reproductions import (
+from vaekit import Run, UserError
+from vaekit.evaluation.metrics import FIGURES
+from vaekit.settings.presets import PRESETS
+from vaekit.studies import reproduce as module
+from vaekit.studies import sweep as sweeps
+from vaekit.studies.reproduce import (
     ROWS,
     Outcome,
     Published,
@@ -24,6 +23,8 @@ from vaekit.reproductions import (
     shortened,
     with_epochs,
 )
+from vaekit.support.console import Shown
+from vaekit.training.plan import Plan
 
 
 @pytest.mark.parametrize("name", ROWS)

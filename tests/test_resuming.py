@@ -15,10 +15,10 @@ from filelock import FileLock
 
 from conftest import random_dataset, timeless
 from vaekit import Run, UserError, build, resume, train
-from vaekit.config import TrainConfig
-from vaekit.keeping import Keeper, Stopped
-from vaekit.stepping import Adam, learning_rate
-from vaekit.training import Epoch
+from vaekit.settings.training import TrainConfig
+from vaekit.training.checkpoint import Keeper, Stopped
+from vaekit.training.loop import Epoch
+from vaekit.training.step import Adam, learning_rate
 
 HERE = Path(__file__).parent
 SMALL = {"latent_dim": 2, "hidden_dim": 8}
@@ -41,7 +41,7 @@ CASES = {
 
 @pytest.fixture(autouse=True)
 def saving_may_take_all_the_time(monkeypatch):
-    monkeypatch.setattr("vaekit.keeping.SHARE", math.inf)
+    monkeypatch.setattr("vaekit.training.checkpoint.SHARE", math.inf)
 
 
 class Killed(BaseException):
@@ -375,9 +375,11 @@ def test_sigkill_a_hundred_times(model):
 def test_a_step_that_cannot_be_compiled_any_more_is_refused(tmp_path, monkeypatch):
     data, work = begin(tmp_path / "a", compile="yes")
     # A compiler that makes what the plain way computes.
-    monkeypatch.setattr("vaekit.training.compiled", lambda loss, *_: lambda *a: loss.backward(*a))
+    monkeypatch.setattr(
+        "vaekit.training.loop.compiled", lambda loss, *_: lambda *a: loss.backward(*a)
+    )
     run = work()
-    monkeypatch.setattr("vaekit.training.compiled", lambda loss, *_: loss.backward)
+    monkeypatch.setattr("vaekit.training.loop.compiled", lambda loss, *_: loss.backward)
     with pytest.raises(
         UserError, match="cannot be, which changes the last digits; --allow-inexact"
     ):
@@ -386,5 +388,5 @@ def test_a_step_that_cannot_be_compiled_any_more_is_refused(tmp_path, monkeypatc
     # And where it could not be at first, it stays so.
     _, plain = begin(tmp_path / "b", compile="yes")
     run = plain()
-    monkeypatch.setattr("vaekit.training.compiled", lambda *_: pytest.fail("it compiles"))
+    monkeypatch.setattr("vaekit.training.loop.compiled", lambda *_: pytest.fail("it compiles"))
     assert len(resume(run, data, epochs=4, progress=False).metrics) == 4

@@ -11,8 +11,8 @@ import torch
 
 from conftest import random_dataset
 from vaekit import Run, UserError, load
-from vaekit.config import TrainConfig
-from vaekit.runs import write, write_json
+from vaekit.settings.training import TrainConfig
+from vaekit.support.atomic import write, write_json
 
 GOLDEN = Path(__file__).parent / "golden"
 

@@ -14,8 +14,8 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_clustering, parametrize_with_checks
 
-from vaekit.clustering import batch_responsibilities
 from vaekit.data.dataset import Batch
+from vaekit.likelihood.clusters import batch_responsibilities
 from vaekit.sklearn import VAEClusterer, VAETransformer
 
 EXAMPLE = Path(__file__).parent.parent / "examples" / "anomalies.py"

@@ -15,11 +15,11 @@ import pytest
 from filelock import FileLock
 
 from vaekit import Run, UserError
-from vaekit import sweeps as module
-from vaekit.cli_words import combinations, named
-from vaekit.options import SweepConfig
-from vaekit.plans import Plan
-from vaekit.sweeps import Unfinished, state_of, sweep
+from vaekit.cli.words import combinations, named
+from vaekit.settings.analysis import SweepConfig
+from vaekit.studies import sweep as module
+from vaekit.studies.sweep import Unfinished, state_of, sweep
+from vaekit.training.plan import Plan
 
 FLAGS = [
     "--data",

@@ -12,18 +12,19 @@ import torch
 from torch import nn
 from torch.distributions import Independent, MultivariateNormal, Normal, kl_divergence
 
-from vaekit import build, importance
-from vaekit.bounds import measure_elbo
-from vaekit.config import Blueprint, ModelConfig
+from vaekit import build
 from vaekit.data import Split
-from vaekit.distributions import Conditional, LocationScaleHead, gaussian, posterior_head
-from vaekit.importance import measure_nll
-from vaekit.objectives import elbo, iwae
-from vaekit.pixels import BernoulliHead, DiscretisedLogistic, gaussian_head, logistic_head
-from vaekit.priors import StandardNormal
-from vaekit.progress import Shown
-from vaekit.stepping import Loss
-from vaekit.vae import VAE, Inference, Latent
+from vaekit.likelihood import importance
+from vaekit.likelihood.elbo import measure_elbo
+from vaekit.likelihood.importance import measure_nll
+from vaekit.model.distributions import Conditional, LocationScaleHead, gaussian, posterior_head
+from vaekit.model.graph import VAE, Inference, Latent
+from vaekit.model.objectives import elbo, iwae
+from vaekit.model.pixels import BernoulliHead, DiscretisedLogistic, gaussian_head, logistic_head
+from vaekit.model.priors import StandardNormal
+from vaekit.settings.model import Blueprint, ModelConfig
+from vaekit.support.console import Shown
+from vaekit.training.step import Loss
 
 PIXELS, LATENT, SIGMA = 6, 2, 0.4
 ANY = Blueprint("vae", (1, 1, PIXELS), ModelConfig())

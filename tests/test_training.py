@@ -12,14 +12,15 @@ from rich.text import Text
 
 from conftest import random_dataset, timeless
 from vaekit import Run, UserError, build, load, train
-from vaekit.config import TrainConfig
 from vaekit.data import freeze
 from vaekit.data.dataset import bits
-from vaekit.learner import Learner
-from vaekit.objectives import elbo, infovae, iwae
-from vaekit.progress import Progress, clock
-from vaekit.stepping import Loss, learning_rate, make_optimizer, warming
-from vaekit.training import train_epochs, validate
+from vaekit.model.objectives import elbo, infovae, iwae
+from vaekit.settings.training import TrainConfig
+from vaekit.support.console import clock
+from vaekit.training.learner import Learner
+from vaekit.training.loop import train_epochs, validate
+from vaekit.training.progress import Progress
+from vaekit.training.step import Loss, learning_rate, make_optimizer, warming
 
 CPU = torch.device("cpu")
 

@@ -12,8 +12,8 @@ from PIL import Image
 from conftest import random_dataset
 from vaekit import UserError, build, load, train
 from vaekit.data import freeze
-from vaekit.generation import fixed_samples
-from vaekit.watching import FRAMES, film_frames, frame_steps
+from vaekit.inference.generation import fixed_samples
+from vaekit.training.monitor import FRAMES, film_frames, frame_steps
 
 TIMES = ("seconds", "images_per_second")
 
@@ -85,7 +85,7 @@ def test_pictures_are_drawn_every_so_many_epochs(tmp_path):
 
 
 def test_pictures_while_training_are_of_validation_images(tmp_path, monkeypatch):
-    from vaekit import watching
+    from vaekit.training import monitor as watching
 
     drawn = []
     monkeypatch.setattr(watching, "draw_epoch", lambda run, model, few, epoch: drawn.append(few))
@@ -197,10 +197,10 @@ def test_a_loss_that_is_not_finite_is_written_without_health(tmp_path):
 
 
 def test_short_epochs_are_not_all_examined_but_the_first_and_last_are(tmp_path, monkeypatch):
-    monkeypatch.setattr("vaekit.watching.STEPS", 12)  # an epoch has 4
+    monkeypatch.setattr("vaekit.training.monitor.STEPS", 12)  # an epoch has 4
     run = fit(tmp_path / "run", epochs=8)
     assert [epoch["epoch"] for epoch in run.metrics if "active_units" in epoch] == [1, 3, 6, 8]
-    from vaekit.gallery import draw
+    from vaekit.gallery.draw import draw
 
     axes = draw(run, "curves")["curves"].axes
     assert list(axes[3].lines[0].get_xdata()) == [1, 3, 6, 8]
@@ -226,7 +226,7 @@ def test_samples_are_without_dropout_and_the_same_at_each_call():
 
 def test_health_is_of_the_weights_that_are_kept(tmp_path):
     from vaekit.data.splits import spread
-    from vaekit.health import IMAGES, examine
+    from vaekit.likelihood.latent_use import IMAGES, examine
 
     data = random_dataset()
     run = fit(tmp_path / "run", data=data, ema=0.9, epochs=2)
@@ -249,7 +249,7 @@ def test_the_projector_takes_images_of_any_shape(tmp_path, shape):
 
 
 def test_every_scalar_has_its_own_tag(board):
-    from vaekit.boards import SCALARS
+    from vaekit.training.tensorboard import SCALARS
 
     run, _, events = board
     for key, tag in SCALARS.items():
@@ -269,14 +269,14 @@ def test_every_scalar_has_its_own_tag(board):
 
 def test_the_projectors_indices_are_rows_of_the_test_split(tmp_path, monkeypatch):
     pytest.importorskip("tensorboard")
-    monkeypatch.setattr("vaekit.watching.IMAGES", 3)
+    monkeypatch.setattr("vaekit.training.monitor.IMAGES", 3)
     run = fit(tmp_path / "run", epochs=1, tensorboard=True)
     (file,) = (run.path / "tensorboard").glob("*/*/metadata.tsv")
     assert [line.split("\t")[1] for line in file.read_text().splitlines()[1:]] == ["0", "9", "19"]
 
 
 def test_health_is_of_many_images_and_pictures_are_of_few(tmp_path, monkeypatch):
-    from vaekit import watching
+    from vaekit.training import monitor as watching
 
     seen, drawn = [], []
     real = watching.examine

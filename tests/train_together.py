@@ -17,9 +17,11 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from conftest import random_dataset, small_settings
-from vaekit import build, keeping, ranks, train
-from vaekit.catalog import MODELS
-from vaekit.learner import Learner
+from vaekit import build, train
+from vaekit.settings.catalog import MODELS
+from vaekit.support import distributed as ranks
+from vaekit.training import checkpoint as keeping
+from vaekit.training.learner import Learner
 
 BATCH = 8  # of 20 training images: the last batch has 4
 

@@ -10,63 +10,67 @@ vaekit.draw(run, "latents")["latents-z"].savefig("latents.png")
 
 from typing import TYPE_CHECKING
 
-from .lazily import names_of
-
-__version__ = "0.1.0"
+from .support.lazy import names_of
+from .support.version import __version__
 
 if TYPE_CHECKING:
-    from .catalog import MODELS
-    from .checks import UserError
-    from .clustering import cluster
-    from .comparing import compare
     from .data import Dataset, Split
     from .data import load as load_data
-    from .encoding import decode, encode
-    from .evaluation import evaluate
-    from .exporting import export
-    from .gallery import draw
-    from .jobs import resume, train
-    from .models import build, load, register
-    from .objectives import capacity, elbo, infovae, iwae
-    from .plans import Plan
-    from .ranking import rank
-    from .reporting import report
-    from .reproductions import reproduce
-    from .runs import Run
-    from .sweeps import sweep
-    from .vae import VAE, Inference, Latent
+    from .evaluation.clustering import cluster
+    from .evaluation.evaluate import evaluate
+    from .gallery.draw import draw
+    from .gallery.report import report
+    from .inference.encoding import decode, encode
+    from .inference.export import export
+    from .model.build import build, register
+    from .model.graph import VAE, Inference, Latent
+    from .model.objectives import capacity, elbo, infovae, iwae
+    from .runs.directory import Run
+    from .runs.load import load
+    from .settings.catalog import MODELS
+    from .studies.compare import rank
+    from .studies.curves import compare
+    from .studies.reproduce import reproduce
+    from .studies.sweep import sweep
+    from .support.errors import UserError
+    from .training.job import resume, train
+    from .training.plan import Plan
 
 _HOME = {
-    "MODELS": "catalog",
-    "UserError": "checks",
-    "cluster": "clustering",
-    "compare": "comparing",
+    "MODELS": "settings.catalog",
+    "UserError": "support.errors",
+    "cluster": "evaluation.clustering",
+    "compare": "studies.curves",
     "Dataset": "data",
     "Split": "data",
-    "decode": "encoding",
-    "encode": "encoding",
-    "evaluate": "evaluation",
-    "export": "exporting",
-    "draw": "gallery",
-    "build": "models",
-    "load": "models",
-    "register": "models",
-    "capacity": "objectives",
-    "elbo": "objectives",
-    "infovae": "objectives",
-    "iwae": "objectives",
-    "Plan": "plans",
-    "rank": "ranking",
-    "report": "reporting",
-    "reproduce": "reproductions",
-    "resume": "jobs",
-    "Run": "runs",
-    "sweep": "sweeps",
-    "train": "jobs",
-    "VAE": "vae",
-    "Inference": "vae",
-    "Latent": "vae",
+    "decode": "inference.encoding",
+    "encode": "inference.encoding",
+    "evaluate": "evaluation.evaluate",
+    "export": "inference.export",
+    "draw": "gallery.draw",
+    "build": "model.build",
+    "load": "runs.load",
+    "register": "model.build",
+    "capacity": "model.objectives",
+    "elbo": "model.objectives",
+    "infovae": "model.objectives",
+    "iwae": "model.objectives",
+    "Plan": "training.plan",
+    "rank": "studies.compare",
+    "report": "gallery.report",
+    "reproduce": "studies.reproduce",
+    "resume": "training.job",
+    "Run": "runs.directory",
+    "sweep": "studies.sweep",
+    "train": "training.job",
+    "VAE": "model.graph",
+    "Inference": "model.graph",
+    "Latent": "model.graph",
     "load_data": "data:load",
 }
-__all__ = [*_HOME]
+__all__ = [*_HOME, "__version__"]
 __getattr__ = names_of(__name__, _HOME)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

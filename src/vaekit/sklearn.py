@@ -26,19 +26,20 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
-from .catalog import model_entry
-from .checks import require, require_count
-from .clustering import batch_responsibilities
-from .compute import seeded
-from .config import ClusterConfig
 from .data import Dataset, Split, pixels
 from .data.dataset import Batch, Settled
-from .distributions import independent
-from .generation import latent_sizes
-from .importance import prepared
-from .jobs import train
-from .models import NO_DENSITY, build, load
-from .vae import VAE, Values
+from .inference.generation import latent_sizes
+from .likelihood.clusters import batch_responsibilities
+from .likelihood.importance import prepared
+from .model.build import NO_DENSITY, build
+from .model.distributions import independent
+from .model.graph import VAE, Values
+from .runs.load import load
+from .settings.catalog import model_entry
+from .settings.model import ClusterConfig
+from .support.devices import seeded
+from .support.errors import require, require_count
+from .training.job import train
 
 ROWS = 4096  # images x draws at once
 NOISE_SEED = 5

@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from ..lazily import names_of
+from ..support.lazy import names_of
 
 if TYPE_CHECKING:
     from .dataset import Dataset, Frozen, Split, freeze, pixels

@@ -14,7 +14,7 @@ from typing import Any
 import filelock
 import platformdirs
 
-from ..progress import Shown
+from ..support.console import Shown
 
 
 def cache_dir() -> Path:

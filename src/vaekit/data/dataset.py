@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import UserError, require
-from .settings import Binarisation, SourceConfig
+from ..settings.data import Binarisation, SourceConfig
+from ..support.errors import UserError, require
 from .stored import Stored
 
 Settled = Literal["dynamic", "threshold", "none"]

@@ -11,19 +11,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..checks import UserError, closest, override, printable, require
-from ..progress import Shown
-from . import shelf
-from .arrays import array_names, chunks, from_objects, load_array_file
+from ..settings.data import SourceConfig
+from ..support.console import Shown
+from ..support.errors import UserError, closest, override, printable, require
 from .cache import cached
-from .collection import as_dataset, load_images
 from .dataset import Dataset, Split
-from .files import TAR_ENDINGS, open_source
-from .idx import find_idx, read_idx_folder
-from .images import Form, refit
-from .named import READERS
-from .places import place
-from .settings import SourceConfig
+from .sources import catalog as shelf
+from .sources.arrays import array_names, chunks, from_objects, load_array_file
+from .sources.files import TAR_ENDINGS, open_source
+from .sources.idx import find_idx, read_idx_folder
+from .sources.image_files import as_dataset, load_images
+from .sources.images import Form, refit
+from .sources.locations import place
+from .sources.named import READERS
 from .splits import hold_back_missing
 from .stored import open_store, write_store
 

@@ -8,9 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..checks import require
+from ..settings.data import SourceConfig
+from ..support.errors import require
 from .dataset import Split
-from .settings import SourceConfig
 from .stored import PARTS
 
 

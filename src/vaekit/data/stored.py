@@ -22,8 +22,8 @@ import safetensors
 import torch
 from torch import Tensor
 
-from ..checks import UserError, one_line, require
-from ..replacing import replacing
+from ..support.atomic import replacing
+from ..support.errors import UserError, one_line, require
 
 CHUNK_BYTES = 2**24
 PARTS = ("train", "validation", "test")

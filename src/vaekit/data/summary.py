@@ -12,12 +12,12 @@ from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
-from ..checks import printable, require, require_count
-from ..progress import Shown
-from .collection import prepare
+from ..settings.data import FormConfig
+from ..support.console import Shown
+from ..support.errors import printable, require, require_count
 from .dataset import Dataset, choose_split, pixels
-from .files import open_source
-from .settings import FormConfig
+from .sources.files import open_source
+from .sources.image_files import prepare
 from .stored import open_store
 
 LOOKED_AT = 2000  # images whose pixels the numbers are of

@@ -17,25 +17,25 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..checks import UserError, require
-from ..compute import evaluating, seeded
-from ..config import ClusterConfig
 from ..data import Split, freeze
 from ..data.dataset import Batch
-from ..data.images import BadImage, Form
-from ..data.images import decode as read_image
+from ..data.sources.images import BadImage, Form
+from ..data.sources.images import decode as read_image
 from ..data.splits import spread
-from ..distributions import stddev
-from ..exhibits import CODES
 from ..gallery.latents import information, reach, refuse_quadrants
 from ..gallery.scene import Scene
-from ..generation import class_labels, same_label
-from ..health import batch_size
-from ..latent_space import between, decode_latents, free_latents
-from ..options import PlotConfig
-from ..run_data import run_data
-from ..runs import Run
-from ..tables import Table, write_images, write_table
+from ..inference.generation import class_labels, same_label
+from ..inference.kept_images import CODES
+from ..inference.latent_space import between, decode_latents, free_latents
+from ..inference.tables import Table, write_images, write_table
+from ..likelihood.latent_use import batch_size
+from ..model.distributions import stddev
+from ..runs.data import run_data
+from ..runs.directory import Run
+from ..settings.analysis import PlotConfig
+from ..settings.model import ClusterConfig
+from ..support.devices import evaluating, seeded
+from ..support.errors import UserError, require
 from .maps import Maps, Method, numbers
 
 Latents = Mapping[str, Tensor]

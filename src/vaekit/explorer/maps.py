@@ -16,13 +16,13 @@ from contourpy import contour_generator
 from safetensors.torch import save
 from torch import Tensor
 
-from ..checks import UserError, one_line, require
 from ..data.splits import spread
-from ..exhibits import digest
 from ..gallery.scene import Scene
-from ..latent_space import neighbour_map, principal_axes
+from ..inference.kept_images import digest
+from ..inference.latent_space import neighbour_map, principal_axes
 from ..pictures.scatters import MASSES
-from ..runs import write
+from ..support.atomic import write
+from ..support.errors import UserError, one_line, require
 
 Method = Literal["dims", "pca", "tsne", "umap"]
 NEIGHBOURS = 2000  # points of a t-SNE or UMAP

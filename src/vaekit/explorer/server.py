@@ -20,8 +20,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from torch import Tensor
 
-from ..checks import UserError, require
 from ..pictures.style import PALETTE
+from ..support.errors import UserError, require
 from .atlas import Atlas
 from .maps import Method
 

@@ -6,10 +6,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import generation, pictures
-from ..clustering import contingency
-from ..config import ClusterConfig
-from ..priors import VampPrior
+from .. import pictures
+from ..evaluation.clustering import contingency
+from ..inference import generation
+from ..model.priors import VampPrior
+from ..settings.model import ClusterConfig
 from .names import DoesNotApply
 from .scene import Figures, Scene, by_class
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import pictures
 from ..data.splits import spread
-from ..latent_space import (
+from ..inference.latent_space import (
     PriorShape,
     between,
     decode_latents,
@@ -18,8 +18,8 @@ from ..latent_space import (
     neighbour_map,
     principal_axes,
 )
+from ..model.priors import StandardNormal
 from ..pictures import Movie, Panel
-from ..priors import StandardNormal
 from .names import DoesNotApply
 from .scene import Figures, Scene
 

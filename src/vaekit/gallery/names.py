@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..checks import UserError
+from ..support.errors import UserError
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -9,19 +9,19 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from .. import exhibits as exhibits_room
-from ..checks import UserError, require
 from ..data.dataset import Batch
 from ..data.splits import in_turn
-from ..exhibits import Exhibits
-from ..generation import same_label
-from ..latent_space import ANCESTORS, PriorShape, prior_shape
-from ..models import load
-from ..options import PlotConfig
+from ..inference import kept_images as exhibits_room
+from ..inference.generation import same_label
+from ..inference.kept_images import Exhibits
+from ..inference.latent_space import ANCESTORS, PriorShape, prior_shape
+from ..model.graph import VAE
 from ..pictures import Movie
-from ..run_data import evaluation_images
-from ..runs import Run
-from ..vae import VAE
+from ..runs.data import evaluation_images
+from ..runs.directory import Run
+from ..runs.load import load
+from ..settings.analysis import PlotConfig
+from ..support.errors import UserError, require
 
 Figures = dict[str, Figure | Movie]  # by the names of their files
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .. import pictures
-from ..watching import film_of
+from ..training.monitor import film_of
 from .names import DoesNotApply
 from .scene import Figures, Scene
 

@@ -11,8 +11,8 @@ from typing import BinaryIO
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..checks import UserError, require, require_folder
-from ..replacing import replacing
+from ..support.atomic import replacing
+from ..support.errors import UserError, require, require_folder
 from .style import any_glyph
 
 KINDS = ("png", "svg", "pdf", "jpg", "webp")

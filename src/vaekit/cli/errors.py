@@ -1,0 +1,96 @@
+"""What the command line could not make sense of, said in one line with what was probably meant."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+from ..settings.analysis import SweepConfig
+from ..settings.catalog import MODELS, model_entry
+from ..settings.data import DataConfig
+from ..settings.objective import ObjectiveConfig
+from ..settings.training import TrainConfig, WatchConfig
+from ..support.errors import UserError, closest, flag
+
+Verbs = Mapping[str, Callable[..., None]]  # all but train, by name: "evaluate", "data get"
+TRAINING = ("train", "sweep")
+GROUPS = (*TRAINING, "data")
+RESUMING = "--epochs, --data-dir and --allow-inexact"
+
+
+def reject(verbs: Verbs, arguments: list[str], event: Any) -> None:
+    """Say what tyro could not parse in one line (tyro's own message is a box of several)."""
+    kind = type(event).__name__
+    verb = arguments[0] if arguments else ""
+    words = [word for word in arguments[: 2 if verb in GROUPS else 1] if not word.startswith("-")]
+    if verb == "data":
+        verb = " ".join(words)
+    page = f"see `{' '.join(['vaekit', *words])} --help`"
+    if kind == "UnrecognizedArgs" and resumes(arguments):
+        raise UserError(
+            f"{event.tokens[0]} does not go with --resume: model and settings are the run's, and only "
+            f"{RESUMING} may be given"
+        )
+    if kind == "UnrecognizedArgs":
+        word = event.tokens[0]
+        if word.startswith("-"):
+            known = flags(verbs, verb)
+            if word in known:
+                raise UserError(f"{word} stands before the model's name; {page}")
+            raise UserError(f"there is no flag {word} here{closest(word, known)}; {page}")
+        if verb in TRAINING and arguments[1:2] == [word]:
+            model_entry(word)
+        names = list(dict.fromkeys([*TRAINING, *(name.split()[0] for name in verbs)]))
+        if verb == f"data {word}":
+            names = [name.split()[1] for name in verbs if name.startswith("data ")]
+        if verb in (word, f"data {word}"):
+            there = ", ".join(names)
+            raise UserError(
+                f"there is no command {word!r}{closest(word, names)} (there are: {there})"
+            )
+        raise UserError(f"{word!r} is one argument too many; {page}")
+    if kind == "InvalidChoice":
+        choices = ", ".join(map(str, event.choices))
+        named = event.argument.display_name()
+        raise UserError(f"{named} is {event.value!r}; it must be one of {choices}")
+    if kind == "MissingSubcommand":
+        names = list(event.subcommand_spec.parser_from_name)
+        raise UserError(f"`vaekit {verb}` needs one of: {', '.join(names)}")
+    if kind == "MissingArgs":
+        missing = ", ".join(x.arg.lowered.metavar or "" for x in event.missing_arguments)
+        raise UserError(f"`vaekit {verb}` lacks {missing}; {page}")
+    if kind == "BadValue":
+        raise UserError(f"{event.argument.display_name()} lacks its value; {page}")
+    if kind == "InstantiationFailure" and event.argument is not None:
+        lowered = event.argument.lowered
+        wanted = str(lowered.metavar).replace("{None}|", "").replace("INT", "a whole number")
+        wanted = wanted.replace("FLOAT", "a number").replace("|", " or ")
+        named = event.argument.display_name()
+        raise UserError(f"{named} has a value that is not {wanted}; {page}")
+    if kind == "InstantiationFailure":
+        raise UserError(event.message)
+
+
+def resumes(arguments: list[str]) -> bool:
+    """Whether a training is to go on."""
+    given = [word.split("=")[0] for word in arguments]
+    return given[:1] == ["train"] and "--resume" in given
+
+
+def flags(verbs: Verbs, verb: str) -> list[str]:
+    """The flags of a verb, for suggestions."""
+    if verb in TRAINING:
+        kinds = {type(entry.settings) for entry in MODELS.values()}
+        groups = [*kinds, ObjectiveConfig, DataConfig, TrainConfig, WatchConfig]
+        groups += [SweepConfig] if verb == "sweep" else []
+        settings = [field.name for kind in groups for field in fields(kind)]
+        return [flag(name) for name in [*settings, "out", "name", "init", "preset"]]
+    if verb not in verbs:
+        return []
+    names = []
+    for name, parameter in inspect.signature(verbs[verb], eval_str=True).parameters.items():
+        kind = parameter.annotation
+        names += [field.name for field in fields(kind)] if is_dataclass(kind) else [name]
+    return [flag(name) for name in names]

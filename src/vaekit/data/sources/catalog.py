@@ -1,0 +1,172 @@
+"""The data sets by name: what they are, their files, where these come from. Data, not code; imports no torch.
+
+Hashes are of the files as they are downloaded. They were copied from, and addresses named in: torchvision 0.29
+(datasets/mnist.py, datasets/caltech.py), tensorflow-datasets 4.9 (its checksum lists), keras 3.15, and the authors'
+pages. The hash of frey_rawface.mat was found in one source, and is that of the real file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ...support.errors import UserError, closest
+
+
+@dataclass(frozen=True)
+class File:
+    """A file to download: its addresses in the order to try, its hash as `sha256:...` or `md5:...`, its bytes."""
+
+    name: str
+    addresses: tuple[str, ...]
+    digest: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Shelf:
+    """A data set by name. `sets` are other files that serve in place of the downloads, any one group of them."""
+
+    summary: str
+    shape: str
+    images: str
+    classes: int
+    licence: str
+    files: tuple[File, ...]
+    sets: tuple[tuple[str, ...], ...] = ()
+    variants: Mapping[str, str] = field(default_factory=dict)
+
+
+def files(folders: tuple[str, ...], found: Mapping[str, tuple[str, int]]) -> tuple[File, ...]:
+    """Files that lie side by side, at each of some addresses."""
+    return tuple(
+        File(name, tuple(folder + name for folder in folders), digest, size)
+        for name, (digest, size) in found.items()
+    )
+
+
+IDX = tuple(
+    f"{part}-{kind}"
+    for part in ("train", "t10k")
+    for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
+)
+SHELVES: dict[str, Shelf] = {
+    "mnist": Shelf(
+        "handwritten digits", "28 x 28 grey", "50,000 / 10,000 / 10,000", 10, "CC BY-SA 3.0",
+        files(
+            ("https://storage.googleapis.com/cvdf-datasets/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/"),
+            {
+                "train-images-idx3-ubyte.gz": (
+                    "sha256:440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609", 9912422),
+                "train-labels-idx1-ubyte.gz": (
+                    "sha256:3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c", 28881),
+                "t10k-images-idx3-ubyte.gz": (
+                    "sha256:8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6", 1648877),
+                "t10k-labels-idx1-ubyte.gz": (
+                    "sha256:f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6", 4542),
+            },
+        ),
+        (IDX,),
+        {"1000": "1,000 / 10,000 / 10,000: of the training images the first thousand"},
+    ),
+    "binarizedmnist": Shelf(
+        "the digits made black and white once (Larochelle and Murray 2011)", "28 x 28, 1 bit",
+        "50,000 / 10,000 / 10,000", 0, "licence not stated",
+        files(
+            tuple(f"{scheme}://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
+                  for scheme in ("https", "http")),
+            {
+                "binarized_mnist_train.amat": (
+                    "sha256:ad693b29f94c14277b095f5238ddefbbdaaae0939789dd2f4f0205278cee3e4d", 78400000),
+                "binarized_mnist_valid.amat": (
+                    "sha256:1de3d397c40fe8eeb33dafd4099a1f665ec01e96d9be234aaeeac8a34930e2e2", 15680000),
+                "binarized_mnist_test.amat": (
+                    "sha256:e6687bfea3f820c174f33b7865140b2a2dd2930ef786f35d45795fc193b5ab2c", 15680000),
+            },
+        ),
+        (("packed.npz",),),
+    ),
+    "fashionmnist": Shelf(
+        "articles of clothing", "28 x 28 grey", "50,000 / 10,000 / 10,000", 10, "MIT",
+        files(
+            ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+             "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"),
+            {
+                "train-images-idx3-ubyte.gz": (
+                    "sha256:3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84", 26421880),
+                "train-labels-idx1-ubyte.gz": (
+                    "sha256:a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845", 29515),
+                "t10k-images-idx3-ubyte.gz": (
+                    "sha256:346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073", 4422102),
+                "t10k-labels-idx1-ubyte.gz": (
+                    "sha256:67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5", 5148),
+            },
+        ),
+        (IDX,),
+    ),
+    "freyface": Shelf(
+        "Brendan Frey's face in a video", "28 x 20 grey", "1,565 / 200 / 200", 0, "licence not stated",
+        (
+            File(
+                "frey_rawface.mat",
+                ("https://cs.nyu.edu/~roweis/data/frey_rawface.mat",
+                 "https://github.com/lawrennd/datasets_mirror/raw/main/brendan_faces/frey_rawface.mat"),
+                "md5:5aeb024d42b8a6091f30e5eb18c8a48d", 1100584,
+            ),
+        ),
+        variants={
+            "aevb": "1,365 / 200 / 400, the 1,565 and 400 of Kingma and Welling's followers",
+            "ordered": "1,572 / 196 / 197, in the order of the video",
+        },
+    ),
+    "cifar10": Shelf(
+        "small photographs of ten things", "32 x 32 colour", "45,000 / 5,000 / 10,000", 10, "licence not stated",
+        (
+            File(
+                "cifar-10-binary.tar.gz",
+                ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
+                 "https://cave.cs.toronto.edu/kriz/cifar-10-binary.tar.gz"),
+                "sha256:c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd", 170052171,
+            ),
+        ),
+        (("cifar-10-batches-bin",), ("test_batch.bin",)),
+    ),
+    "caltech101": Shelf(
+        "photographs of 101 kinds of things", "colour of all sizes", "8,677 split by seed", 101, "CC BY 4.0",
+        (
+            File(
+                "caltech-101.zip",
+                ("https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
+                 "https://data.caltech.edu/api/records/mzrjq-6wc02/files/caltech-101.zip/content"),
+                "sha256:331234750fc7f77520e50d9565e8b6907b03565e30320da1401130db08c61f91", 137414764,
+            ),
+        ),
+        (("101_ObjectCategories.tar.gz",), ("101_ObjectCategories",)),
+        {"background": "with 467 of background, a class more"},
+    ),
+    "digits": Shelf(
+        "handwritten digits of scikit-learn", "8 x 8 grey", "1,797 split by seed", 10, "licence as scikit-learn's", (),
+    ),
+}  # fmt: skip
+
+
+def find_name(text: str) -> tuple[str, str] | None:
+    """A data set's name in SHELVES and its variant ("" for none); None if `text` is no such name.
+
+    Capitals, hyphens and underscores make no difference. Raises UserError for an unknown variant.
+    """
+    name, _, variant = text.partition(":")
+    plain = plainly(name)
+    if plain not in SHELVES:
+        return None
+    variants = SHELVES[plain].variants
+    if variant and variant not in variants:
+        known = ", ".join(f"{plain}:{v}" for v in variants) or "none"
+        raise UserError(
+            f"{plain} has no variant {variant!r}{closest(variant, variants)} (there are: {known})"
+        )
+    return plain, variant
+
+
+def plainly(name: str) -> str:
+    return name.lower().replace("-", "").replace("_", "")

@@ -1,0 +1,1 @@
+"""Measuring a trained model: `evaluate` and the metrics it computes."""

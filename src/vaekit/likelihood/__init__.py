@@ -1,0 +1,1 @@
+"""How likely images are under a model: ELBO, importance sampling, annealing, and how the latents are used."""

@@ -1,0 +1,237 @@
+"""Heads, which turn a network's output into a distribution, and `Conditional`, a network with its head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    Normal,
+    constraints,
+)
+
+from ..support.errors import UserError
+
+
+class Conditional(nn.Module):
+    """p(. | given) = head(network(the given values)): values by name -> Distribution."""
+
+    def __init__(self, given: tuple[str, ...], network: nn.Module, head: nn.Module) -> None:
+        super().__init__()
+        self.given = given
+        self.network = network
+        self.head = head
+
+    def forward(self, values: dict[str, Tensor | None]) -> Distribution:
+        # In float32 also where the networks are in bfloat16, which is too coarse for a density.
+        output = self.network(*(values[name] for name in self.given))
+        return self.head(output.float() if output.dtype == torch.bfloat16 else output)
+
+
+class DeterministicHead(nn.Module):
+    """One point for each input."""
+
+    outputs = 1
+
+    def forward(self, output: Tensor) -> Distribution:
+        return independent(Deterministic(output), 1)
+
+
+class MixtureHead(nn.Module):
+    """A mixture, with equal weights, of `components` diagonal Gaussians over a latent vector: cluster k has the k-th
+    part of the output, its location and its scale."""
+
+    started: Tensor
+
+    def __init__(self, components: int) -> None:
+        super().__init__()
+        self.components = components
+        self.gaussian = posterior_head()
+        self.outputs = self.gaussian.outputs * components
+        # Whether the clusters have been started or trained: then nothing starts them again.
+        self.register_buffer("started", torch.zeros(()))
+
+    def forward(self, output: Tensor) -> Distribution:
+        parts = self.gaussian(output.unflatten(-1, (self.components, -1))).base_dist
+        return GaussianMixture(parts.loc, parts.scale)
+
+
+class LocationScaleHead(nn.Module):
+    """`family(loc, scale)` for each element, with loc = output + center.
+
+    The scale is `floor + softplus(.)` of a second output where `scale` is "each", of one learned number where
+    it is "shared", or a given number. A learned scale starts at `initial`.
+    `event_dim` trailing dimensions are one draw; a network's outputs are split along the first of these.
+    """
+
+    fixed: Tensor
+
+    def __init__(
+        self,
+        family: Callable[[Tensor, Tensor], Distribution],
+        event_dim: int,
+        scale: Literal["each", "shared"] | float,
+        initial: float,
+        floor: float,
+        center: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.family: Callable[[Tensor, Tensor], Distribution] = family
+        self.event_dim = event_dim
+        self.floor = floor
+        self.center = center
+        self.outputs = 2 if scale == "each" else 1
+        # softplus(offset) = initial - floor, so that a network that says 0 means `initial`.
+        self.offset = math.log(math.expm1(initial - floor))
+        self.shared = nn.Parameter(torch.zeros(())) if scale == "shared" else None
+        if not isinstance(scale, str):
+            self.register_buffer("fixed", torch.tensor(float(scale)), persistent=False)
+
+    def forward(self, output: Tensor) -> Distribution:
+        if self.outputs == 2:
+            loc, raw = output.chunk(2, dim=-self.event_dim)
+            scale = self.positive(raw)
+        elif self.shared is not None:
+            loc, scale = output, self.positive(self.shared).expand_as(output)
+        else:
+            loc, scale = output, self.fixed.expand_as(output)
+        return independent(self.family(loc + self.center, scale), self.event_dim)
+
+    def positive(self, raw: Tensor) -> Tensor:
+        return self.floor + F.softplus(raw + self.offset)
+
+
+def gaussian(loc: Tensor, scale: Tensor) -> Distribution:
+    return Normal(loc, scale, validate_args=False)
+
+
+def posterior_head() -> LocationScaleHead:
+    """A diagonal Gaussian over a latent vector, its scales at least 1e-4 and 1 at first."""
+    return LocationScaleHead(gaussian, event_dim=1, scale="each", initial=1.0, floor=1e-4)
+
+
+def independent(distribution: Distribution, event_dim: int) -> Independent:
+    return Independent(distribution, event_dim, validate_args=False)
+
+
+class GaussianMixture(Distribution):
+    """A mixture of K diagonal Gaussians with loc and scale (..., K, D), of equal weights unless `logits` (..., K) say
+    otherwise.
+
+    Its component is called the cluster: p(z) = sum_k p(cluster = k) N(z; loc_k, scale_k^2).
+    """
+
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
+
+    def __init__(self, loc: Tensor, scale: Tensor, logits: Tensor | None = None) -> None:
+        self.loc, self.scale = loc, scale
+        equal = loc.new_zeros(loc.shape[:-1]) if logits is None else logits
+        self.logits = equal.log_softmax(-1)
+        super().__init__(loc.shape[:-2], loc.shape[-1:], validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> GaussianMixture:
+        components = (*batch_shape, *self.loc.shape[-2:])
+        return GaussianMixture(
+            self.loc.expand(components),
+            self.scale.expand(components),
+            self.logits.expand(components[:-1]),
+        )
+
+    def log_joint(self, z: Tensor) -> Tensor:
+        """log p(z, cluster) for each cluster: (..., D) -> (..., K), nats."""
+        if self.loc.ndim == 2 and z.device.type != "mps":
+            # |z - loc|^2 / scale^2 from matrix products, many times faster for hundreds of components. The square
+            # written out cancels, which float64 can afford and float32 cannot.
+            z, loc, precision = z.double(), self.loc.double(), self.scale.double() ** -2
+            square = z**2 @ precision.mT - 2 * z @ (loc * precision).mT
+            square = (square + (loc**2 * precision).sum(-1)).to(self.loc.dtype)
+        else:
+            square = (((z.unsqueeze(-2) - self.loc) / self.scale) ** 2).sum(-1)
+        constant = self.scale.log().sum(-1) + 0.5 * math.log(2 * math.pi) * self.loc.shape[-1]
+        return self.logits - constant - 0.5 * square
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.log_joint(value).logsumexp(-1)
+
+    def log_responsibilities(self, z: Tensor) -> Tensor:
+        """log p(cluster | z) by Bayes' rule: (..., D) -> (..., K)."""
+        return self.log_joint(z).log_softmax(-1)
+
+    @property
+    def mean(self) -> Tensor:
+        return (self.logits.exp().unsqueeze(-1) * self.loc).sum(-2)
+
+    @property
+    def variance(self) -> Tensor:
+        second = self.loc**2 + self.scale**2
+        return (self.logits.exp().unsqueeze(-1) * second).sum(-2) - self.mean**2
+
+    def component(self, cluster: Tensor) -> Independent:
+        """The Gaussian of one cluster each: (...) indices -> a batch (...)."""
+        index = cluster[..., None, None].expand(*cluster.shape, 1, self.loc.shape[-1])
+        loc, scale = (
+            t.expand(*cluster.shape, *t.shape[-2:]).gather(-2, index).squeeze(-2)
+            for t in (self.loc, self.scale)
+        )
+        return independent(gaussian(loc, scale), 1)
+
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        with torch.no_grad():
+            cluster = Categorical(logits=self.logits, validate_args=False).sample(sample_shape)
+            return self.component(cluster).sample()
+
+
+def stddev(p: Distribution) -> Tensor:
+    """The standard deviation; NaN of a distribution that does not know its own."""
+    try:
+        return p.stddev
+    except NotImplementedError:
+        return torch.full_like(p.mean, torch.nan)
+
+
+def draw(p: Distribution, temperature: float = 1.0, cluster: Tensor | None = None) -> Tensor:
+    """A draw, pulled towards the mean by a temperature below 1; of a mixture, towards its component's, which is a
+    random one or that of `cluster` (the batch's indices). Raises UserError for a cluster that is none."""
+    if isinstance(p, GaussianMixture):
+        largest = p.logits.shape[-1] - 1
+        if cluster is None:
+            cluster = Categorical(logits=p.logits, validate_args=False).sample()
+        elif outside := [k for k in cluster.tolist() if not 0 <= k <= largest]:
+            raise UserError(f"the clusters are 0 to {largest}, not {outside[0]}")
+        p = p.component(cluster)
+    return p.mean + temperature * (p.sample() - p.mean)
+
+
+class Deterministic(Distribution):
+    """All probability at one point. It has no density: log_prob is NaN."""
+
+    arg_constraints = {"loc": constraints.real}  # noqa: RUF012
+    has_rsample = True
+
+    def __init__(self, loc: Tensor) -> None:
+        self.loc = loc
+        super().__init__(loc.shape, validate_args=False)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Deterministic:
+        return Deterministic(self.loc.expand(batch_shape))
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
+        return self.loc.expand(self._extended_shape(sample_shape))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return torch.full_like(value, math.nan)
+
+    @property
+    def mean(self) -> Tensor:
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        return torch.zeros_like(self.loc)

@@ -1,0 +1,1 @@
+"""The run directory: its files, its data found again, its weights loaded."""

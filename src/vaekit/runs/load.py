@@ -1,0 +1,20 @@
+"""A trained model out of its run directory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from ..model.build import build_from
+from ..model.graph import VAE
+from .directory import Run, load_weights
+
+
+def load(run: Run | str | Path) -> VAE:
+    """The trained model of a run directory, on the CPU, in evaluation mode.
+
+    Raises UserError where the directory, its config.json or its weights are missing, damaged or do not agree.
+    """
+    run = Run.of(run)
+    model = build_from(run.blueprint)
+    load_weights(model, run.weights_path)
+    return model.eval()

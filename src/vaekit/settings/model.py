@@ -1,0 +1,218 @@
+"""The settings of a model, as frozen dataclasses with one sentence a field. Imports no torch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+from typing import Literal, Self
+
+from ..support.errors import flag, require, require_count
+
+Activation = Literal["relu", "silu", "gelu", "elu", "leaky-relu", "softplus", "tanh", "gated"]
+Likelihood = Literal[
+    "auto", "bernoulli", "continuous-bernoulli", "gaussian", "logistic", "categorical"
+]
+Prior = Literal["standard", "mixture", "learned-mixture", "vampprior", "conditional"]
+Condition = Literal["none", "label", "quadrants:1", "quadrants:2", "quadrants:3"]
+Scale = Literal["shared", "each"] | float
+# Likelihoods of pixels on the 256 levels of an 8-bit image.
+DISCRETE = ("logistic", "categorical")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Settings of a model with one latent z."""
+
+    latent_dim: int = 20
+    """Dimensions of the latent z."""
+    prior: Prior | None = None
+    """Prior of the latent (of two, of the first drawn): standard normal, the default; mixture of fixed Gaussians or
+    learned-mixture; vampprior, the posteriors of learned pseudo-inputs; conditional, a network of the condition,
+    the default where quadrants are given."""
+    components: int | None = None
+    """Components of a mixture (10 by default), pseudo-inputs of a vampprior (500)."""
+    pseudo_inputs: Literal["data", "noise"] = "data"
+    """What a vampprior's pseudo-inputs start from: training images, or noise around grey."""
+    posterior: Literal["gaussian", "deterministic"] = "gaussian"
+    """Posterior of the latent: a diagonal Gaussian, or one point without noise (infovae alone)."""
+    condition: Condition = "none"
+    """What is given besides: the label, or an image's first 1 to 3 quadrants, of which the rest is then
+    the image to model."""
+    network: Literal["dense", "conv"] = "dense"
+    """Dense layers, or convolutions of stride 2; the decoder mirrors the encoder."""
+    hidden_dim: int = 500
+    """Units of each dense hidden layer."""
+    num_layers: int | None = None
+    """Hidden layers (dense; 2 by default), or halvings of the image (conv; by default until it is 8 pixels wide)."""
+    channels: int = 32
+    """Channels of the first convolution; each further one doubles them (conv only)."""
+    encoder: str | None = None
+    """The encoder's layers in place of the four settings above, such as "32@3/2 64@3/2 500"; see docs/layers.md."""
+    decoder: str | None = None
+    """The decoder's layers, such as "500 64x 32@3*2 @3*2"."""
+    network_size: float = 1.0
+    """Multiplies the channels of all convolutions."""
+    two_encoders: bool = False
+    """A network each for the posterior's location and scale, instead of one for both."""
+    activation: Activation = "silu"
+    """Activation of the hidden layers; gated is a linear unit times a sigmoid gate."""
+    normalisation: Literal["none", "layer", "batch"] = "none"
+    """Normalisation before each activation."""
+    dropout: float = 0.0
+    """Probability of dropping a hidden unit in training."""
+    likelihood: Likelihood = "auto"
+    """Distribution of the pixels; auto follows the data: bernoulli for MNIST-like sets, logistic
+    (discretised, 256 levels) for other 8-bit images, gaussian for float arrays."""
+    scale: Scale | None = None
+    """Standard deviation of a gaussian (scale of a logistic) pixel: a number fixes it, shared learns one,
+    each lets the decoder give one per pixel; by default shared for gaussian, each for logistic. Learned ones stay
+    above 1/256 for gaussian, 0.001 for logistic."""
+
+    def __post_init__(self) -> None:
+        for name in ("latent_dim", "hidden_dim", "channels", "components"):
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name), largest=2**20)
+        largest = 12 if self.network == "conv" else 100
+        require(
+            self.num_layers is None or 1 <= self.num_layers <= largest,
+            f"--num-layers is {self.num_layers}; a {self.network} network has 1 to {largest}",
+        )
+        require(
+            0 < self.network_size < math.inf,
+            f"--network-size is {self.network_size}; it must be a positive number",
+        )
+        require(
+            0 <= self.dropout < 1, f"--dropout is {self.dropout}; it must be at least 0 and below 1"
+        )
+        if isinstance(self.scale, float):
+            require(
+                0 < self.scale < math.inf, f"--scale is {self.scale}; it must be a positive number"
+            )
+        require(
+            self.scale is None or self.likelihood in ("auto", "gaussian", "logistic"),
+            f"--scale has no meaning for a {self.likelihood} likelihood; leave it out or choose another "
+            "--likelihood",
+        )
+        require(
+            self.components is None or self.prior not in (None, "standard", "conditional"),
+            f"--components has no meaning for a {self.prior or 'standard'} prior; choose --prior mixture, "
+            "learned-mixture or vampprior",
+        )
+        require(
+            self.prior == "vampprior" or self.pseudo_inputs == "data",
+            "--pseudo-inputs are those of --prior vampprior",
+        )
+        if self.encoder and self.decoder:
+            unread = ["num_layers", "channels"] + ["hidden_dim"] * (not self.has_other_layers)
+            for name in unread:
+                require(
+                    getattr(self, name) == getattr(ModelConfig, name),
+                    f"{flag(name)} has no effect beside --encoder and --decoder, which write the layers out; change "
+                    "those, or set them to None",
+                )
+            require(
+                self.network == "dense" or "@" in self.encoder,
+                "--network conv has no effect beside --encoder and --decoder, which write dense layers out; change "
+                "those, or set them to None",
+            )
+        require(
+            self.prior != "vampprior" or self.condition == "none",
+            "--prior vampprior cannot have a --condition: its pseudo-inputs have no labels; choose another prior",
+        )
+        require(
+            self.prior != "vampprior" or self.posterior == "gaussian",
+            "--prior vampprior is a mixture of posteriors, which --posterior deterministic makes points; choose "
+            "another prior",
+        )
+        require(
+            self.prior != "vampprior" or self.normalisation != "batch",
+            "--prior vampprior cannot have --normalisation batch, which would mix images and pseudo-inputs; "
+            "choose layer",
+        )
+        require(
+            self.prior != "conditional" or self.condition != "none",
+            "--prior conditional needs a --condition, label or quadrants:1",
+        )
+
+    def settle(self) -> Self:
+        """With the prior that it has where none is chosen."""
+        if self.prior is not None:
+            return self
+        given = self.condition.startswith("quadrants")
+        return replace(self, prior="conditional" if given else "standard")
+
+    @property
+    def has_other_layers(self) -> bool:
+        """Whether a network besides encoder and decoder has layers of --hidden-dim."""
+        return self.prior == "conditional" and self.condition == "label"
+
+    @property
+    def mixture_size(self) -> int:
+        """Components of the prior's mixture."""
+        return self.components or (500 if self.prior == "vampprior" else 10)
+
+
+@dataclass(frozen=True)
+class HierarchyConfig(ModelConfig):
+    """Settings of a model with two latents: z2, then z1 given z2."""
+
+    top_dim: int = 20
+    """Dimensions of the latent on top, z2; --latent-dim is that of z1."""
+    top_layers: str | None = None
+    """Layers from z2 to where it joins what is seen of the image (one of --hidden-dim by default)."""
+    joint_layers: str | None = None
+    """Layers from there to z1 (one of --hidden-dim by default)."""
+    prior_layers: str | None = None
+    """Layers from z2 to the prior of z1 (two of --hidden-dim by default)."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_count("top_dim", self.top_dim, largest=2**20)
+
+    @property
+    def has_other_layers(self) -> bool:
+        return (
+            None in (self.top_layers, self.joint_layers, self.prior_layers)
+            or super().has_other_layers
+        )
+
+
+@dataclass(frozen=True)
+class ClusterConfig(ModelConfig):
+    """Settings of a model with the latents w, then z given w from a mixture whose components are clusters."""
+
+    w_dim: int = 2
+    """Dimensions of w, the style; --latent-dim is that of z."""
+    clusters: int = 10
+    """Components of the mixture."""
+    prior_layers: str = "50:tanh"
+    """Layers from w to the heads of the components."""
+    start_epochs: int = 8
+    """Epochs of training before the first, as a plain VAE, from whose codes the clusters start; 0: from
+    random heads, which mostly merge."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("w_dim", "clusters"):
+            require_count(name, getattr(self, name), largest=2**20)
+        require(
+            0 <= self.start_epochs <= 2**31,
+            f"--start-epochs is {self.start_epochs}; it must be 0 or a positive whole number",
+        )
+        require(
+            self.prior in (None, "standard", "conditional"),
+            f"--prior {self.prior} makes no sense here: it would be that of w, whose prior is standard so that the "
+            "clusters carry the rest",
+        )
+
+
+@dataclass(frozen=True)
+class Blueprint:
+    """All that a model is built from: its name in MODELS, the images' (C, H, W), settings, seed of its weights, and
+    how many classes the labels have (0: there are none)."""
+
+    model: str
+    shape: tuple[int, int, int]
+    settings: ModelConfig
+    seed: int = 0
+    classes: int = 0

@@ -1,0 +1,1 @@
+"""Many runs: compare them, sweep over settings, reproduce published results."""

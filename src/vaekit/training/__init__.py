@@ -1,0 +1,1 @@
+"""Training a model in its run directory: loop, step, checkpoints, recovery, monitoring."""

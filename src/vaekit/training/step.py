@@ -1,0 +1,147 @@
+"""What a training step is made of: the loss, the optimiser, and what changes from step to step."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..data import pixels
+from ..data.dataset import Batch, Settled
+from ..model.graph import VAE
+from ..model.objectives import Objective, Weight
+from ..settings.training import Precision, TrainConfig
+from ..support.errors import require
+
+
+class Loss(nn.Module):
+    """A model with its objective: forward gives the loss of a batch and its means (objective, log-likelihood, KL).
+
+    `binarisation` is what is done to the images first. In bfloat16 are the networks alone; what they give is float32
+    again before any density is computed (see distributions.Conditional).
+    """
+
+    def __init__(
+        self,
+        model: VAE,
+        objective: Objective,
+        binarisation: Settled = "none",
+        precision: Precision = "float32",
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.objective = objective
+        self.binarisation: Settled = binarisation
+        self.precision: Precision = precision
+
+    def forward(
+        self, images: Tensor, y: Tensor | None = None, warmup: Weight = 1.0
+    ) -> tuple[Tensor, Tensor]:
+        x = pixels(images, self.binarisation)
+        low = self.precision == "bfloat16"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=low):
+            inference = self.model(x, y, samples=self.objective.samples)
+        value = self.objective(inference, warmup)
+        mean, log_likelihood, kl = value.mean(), inference.log_likelihood, inference.kl
+        with torch.no_grad():
+            means = torch.stack([mean, log_likelihood.mean(), kl.mean()])
+        return -mean, means
+
+    def backward(self, batch: Batch, warmup: Weight) -> Tensor:
+        """Leaves the gradients of a batch's loss in the parameters, in place of others, and gives its means."""
+        self.zero_grad()
+        value, means = self(batch.images, batch.labels, warmup)
+        value.backward()
+        return means
+
+
+def warming(model: VAE, config: TrainConfig, kl_weight: Tensor) -> Weight:
+    """What an objective is to multiply the KL by, of which `kl_weight` is the part that changes.
+
+    Raises UserError where no latent has the name that `kl_warmup_of` says.
+    """
+    if not config.kl_warmup:
+        return 1.0
+    if config.kl_warmup_of == "all":
+        return kl_weight
+    names = [*model.prior, "cluster"]
+    require(
+        config.kl_warmup_of in names,
+        f"--kl-warmup-of is {config.kl_warmup_of!r}; it must be all, or one of {', '.join(names)}",
+    )
+    return {name: kl_weight if name == config.kl_warmup_of else 1.0 for name in names}
+
+
+def zeros(count: int, device: torch.device) -> Tensor:
+    """Where to add up an epoch: float64, but on MPS, which has none."""
+    return torch.zeros(count, device=device, dtype=None if device.type == "mps" else torch.float64)
+
+
+def learning_rate(epochs: float, config: TrainConfig) -> float:
+    """The rate at the step that ends `epochs` (a fraction) into the training."""
+    if epochs < config.lr_warmup:
+        return config.learning_rate * epochs / config.lr_warmup
+    if config.schedule == "constant":
+        return config.learning_rate
+    progress = (epochs - config.lr_warmup) / (config.epochs - config.lr_warmup)
+    return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+class Adam(torch.optim.Adam):
+    """torch's, fused: the same call with less Python around it, and without copies of weights in channels-last."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        group = self.param_groups[0]
+        learned = [p for p in group["params"] if p.grad is not None]
+        states = [self.state[p] for p in learned]
+        if closure is not None or not all(states):  # torch makes them at its first step
+            return super().step(closure)
+        steps = [state["step"] for state in states]
+        torch._foreach_add_(steps, 1)
+        update = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
+        update(
+            [flat(p) for p in learned],
+            [flat(p.grad) for p in learned],
+            [flat(state["exp_avg"]) for state in states],
+            [flat(state["exp_avg_sq"]) for state in states],
+            [],
+            steps,
+            lr=group["lr"],
+            beta1=group["betas"][0],
+            beta2=group["betas"][1],
+            weight_decay=group["weight_decay"],
+            eps=group["eps"],
+            amsgrad=False,
+            maximize=False,
+        )
+        return None
+
+
+def flat(tensor: Tensor) -> Tensor:
+    """Its numbers in the order that they lie in, of which the fused update makes a copy otherwise."""
+    return tensor if tensor.is_contiguous() else tensor.as_strided((tensor.numel(),), (1,))
+
+
+def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
+    """The optimiser that the settings name, its update fused into one kernel where torch has one."""
+    common: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    parameters = model.parameters()
+    if config.optimizer == "rmsprop":
+        return torch.optim.RMSprop(parameters, **common)
+    if config.optimizer == "adagrad":
+        on_cpu = next(model.parameters()).device.type == "cpu"
+        return torch.optim.Adagrad(parameters, fused=on_cpu, **common)
+    decoupled = config.optimizer == "adamw"
+    return Adam(parameters, fused=True, decoupled_weight_decay=decoupled, **common)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """average = decay average + (1 - decay) model. (torch's AveragedModel reads a counter back at every step.)"""
+    for mean, parameter in zip(average.parameters(), model.parameters(), strict=True):
+        mean.lerp_(parameter, 1 - decay)
+    for kept, buffer in zip(average.buffers(), model.buffers(), strict=True):
+        kept.copy_(buffer)  # batch normalisation's running statistics are averages already
