@@ -2,17 +2,28 @@
 VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
+# Test processes, each with one torch thread.
+WORKERS ?= --numprocesses auto --no-loadscope-reorder
 
-.PHONY: demo test test-long lint bench docs clean
+.PHONY: demo test tests test-long lint coverage bench docs clean
 
 demo: $(VENV)/installed
 	$(BIN)/vaekit demo
 
-test: lint
-	$(BIN)/pytest -m "not long"
+# Lint beside the tests, which leave some of the second core idle.
+test: $(VENV)/installed-dev
+	$(MAKE) --no-print-directory --jobs 2 lint tests
+
+tests: $(VENV)/installed-dev
+	$(BIN)/pytest -m "not long" $(WORKERS)
 
 test-long: lint
-	$(BIN)/pytest
+	$(BIN)/pytest $(WORKERS)
+
+coverage: $(VENV)/installed-dev
+	$(BIN)/coverage erase
+	$(BIN)/pytest -m "not long" $(WORKERS) --cov --cov-report=
+	$(BIN)/python tests/coverage_table.py
 
 lint: $(VENV)/installed-dev
 	$(BIN)/ruff check .

@@ -1,12 +1,16 @@
 """Shared by all tests: small data sets, and MNIST cut short so that a training takes a second."""
 
 import dataclasses
+import os
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 import torch
+from xdist.scheduler import LoadScopeScheduling
 
 from vaekit import load_data
 from vaekit.cli import main as cli
@@ -15,8 +19,37 @@ from vaekit.data.sources.named import READERS
 from vaekit.runs.directory import Run
 from vaekit.settings.catalog import MODELS
 
-# The models here are tiny: a second thread would cost them more than it gives.
+# The models here are tiny: a second thread would cost them more than it gives; so in the processes that tests start.
 torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+# Files that take long begin first, so that the workers end at about the same time.
+SLOW = ("test_data_parallel.py", "test_sklearn.py", "test_export.py", "test_explorer_page.py")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.name not in SLOW)
+
+
+class ByFile(LoadScopeScheduling):
+    """Gives workers a quarter of a file at a time, or all of it if its tests share fixtures, which are then made once.
+
+    (The groups of pytest-xdist 3.8 have no effect with pytest 9.2.)
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        path, _, test = nodeid.partition("::")
+        return path if shares_fixtures(path) else f"{path} {crc32(test.encode()) % 4}"
+
+
+@cache
+def shares_fixtures(path: str) -> bool:
+    return 'scope="module"' in (Path(__file__).parents[1] / path).read_text()
+
+
+def pytest_xdist_make_scheduler(config, log):
+    return ByFile(config, log)
 
 
 TIMING = {"images_per_second", "seconds"}  # of the fields of an epoch

@@ -1,10 +1,10 @@
-"""Inject faults into trainings, evaluations and sweeps, and write down what the user sees: docs/results/reliability.md.
+"""Inject faults into trainings, evaluations and sweeps; print a table for docs/results/reliability.md.
 
     python tests/faults.py [NAME ...]
 
-Each fault is a function: it makes something go wrong for the command line, as a process of its own, and gives how,
-what was said, with the exit code, and what was left. It asserts that nothing was lost. For root: one needs a small
-file system of its own, and some take permissions away.
+Each fault is a function that injects it into a process of the command line, asserts that nothing is lost, and returns
+how it was injected, the last line of output with the exit code, and what remains. Needs root: one fault mounts a small
+file system, and some remove permissions.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 TRAIN = ["train", "vae", "--data", "digits", "--hidden-dim", "32", "--latent-dim", "2"]
-FOREVER = [*TRAIN, "--epochs", "100000", "--state-every", "0.01", "--compile", "no"]
+ENDLESS = [*TRAIN, "--epochs", "100000", "--state-every", "0.01", "--compile", "no"]
 SHORT = [*TRAIN, "--epochs", "3"]
 FAULTS: dict[str, Callable[[Path], tuple[str, str, str]]] = {}
 
@@ -33,15 +33,20 @@ def fault(work: Callable[[Path], tuple[str, str, str]]) -> Callable[[Path], tupl
 
 
 class Vaekit:
-    """The command line as a process, in a folder, after some Python that injects a fault."""
+    """The command line as a process in a folder, after the Python code `inject`."""
 
     def __init__(
-        self, folder: Path, *arguments: object, before: str = "", bound: bool = False, **more: Any
+        self,
+        folder: Path,
+        *arguments: object,
+        inject: str = "",
+        drop_root: bool = False,
+        **more: Any,
     ) -> None:
-        """`bound`: by the permissions of files, which root may ignore otherwise."""
-        script = f"{before}\nimport sys\nsys.argv[0] = 'vaekit'\nfrom vaekit.cli.main import main\nmain()"
+        """`drop_root`: obey the permissions of files, which root ignores otherwise."""
+        script = f"{inject}\nimport sys\nsys.argv[0] = 'vaekit'\nfrom vaekit.cli.main import main\nmain()"
         command = [sys.executable, "-c", script, *map(str, arguments)]
-        if bound:
+        if drop_root:
             command = ["setpriv", "--bounding-set", "-dac_override,-dac_read_search", *command]
         self.log = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
@@ -49,7 +54,7 @@ class Vaekit:
         )
 
     def lines(self) -> list[str]:
-        """What it had said when it ended, which must not be a traceback."""
+        """The lines of output after it has ended; fails on a traceback."""
         self.process.wait(timeout=300)
         self.log.seek(0)
         text = self.log.read()
@@ -63,69 +68,70 @@ class Vaekit:
 
 
 def vaekit(folder: Path, *arguments: object, **more: Any) -> str:
+    """The last line of a command, and the exit code."""
     return Vaekit(folder, *arguments, **more).last()
 
 
 def wait_for(path: Path, seconds: float = 120.0) -> None:
     end = time.monotonic() + seconds
     while not path.exists():
-        assert time.monotonic() < end, f"{path} has not come"
+        assert time.monotonic() < end, f"{path} was not created"
         time.sleep(0.02)
 
 
-def goes_on(folder: Path, run: str = "run") -> str:
-    """Let the run end four epochs after where its state is."""
+def resumes(folder: Path, run: str = "run") -> str:
+    """Resume the run for four epochs more than in its checkpoint, and assert that this works."""
     from vaekit import Run
 
-    done = Run(folder / run).load_state().numbers["epoch"]
+    done = Run(folder / run).load_state().scalars["epoch"]
     text = vaekit(folder, "train", "--resume", run, "--epochs", done + 4)
     assert "(0)" in text, text
     parts = [path.name for path in (folder / run).glob("*.part")]
     assert not parts, parts
-    return f"`--resume` goes on from epoch {done}"
+    return f"`--resume` continues from epoch {done}"
 
 
 @fault
 def disk_full(folder: Path) -> tuple[str, str, str]:
-    place = folder / "small"
-    place.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", place], check=True)
+    mount = folder / "small"
+    mount.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", mount], check=True)
     try:
-        process = Vaekit(place, *FOREVER, "--out", "run")
-        wait_for(place / "run" / "model.safetensors")
+        process = Vaekit(mount, *ENDLESS, "--out", "run")
+        wait_for(mount / "run" / "model.safetensors")
         try:
-            with (place / "filler").open("wb") as file:
+            with (mount / "filler").open("wb") as file:
                 while True:
                     file.write(bytes(4096))
         except OSError:
             pass
         text = process.last()
-        (place / "filler").unlink()
-        return "a file system of 1 MB is filled while it trains", text, goes_on(place)
+        (mount / "filler").unlink()
+        return "a file system of 1 MB is filled while it trains", text, resumes(mount)
     finally:
-        subprocess.run(["umount", place], check=True)
+        subprocess.run(["umount", mount], check=True)
 
 
 @fault
 def folder_read_only(folder: Path) -> tuple[str, str, str]:
-    (folder / "shut").mkdir(mode=0o555)
-    text = vaekit(folder, *SHORT, "--out", "shut/run", bound=True)
-    assert not list((folder / "shut").iterdir())
+    (folder / "read-only").mkdir(mode=0o555)
+    text = vaekit(folder, *SHORT, "--out", "read-only/run", drop_root=True)
+    assert not list((folder / "read-only").iterdir())
     return "the folder of `--out` is read-only", text, "nothing"
 
 
 @fault
 def run_becomes_read_only(folder: Path) -> tuple[str, str, str]:
-    process = Vaekit(folder, *FOREVER, "--out", "run", bound=True)
+    process = Vaekit(folder, *ENDLESS, "--out", "run", drop_root=True)
     wait_for(folder / "run" / "model.safetensors")
     (folder / "run").chmod(0o555)
     text = process.last()
     (folder / "run").chmod(0o755)
-    return "the run directory becomes read-only while it trains", text, goes_on(folder)
+    return "the run directory becomes read-only while it trains", text, resumes(folder)
 
 
 def killed_run(folder: Path, number: int = signal.SIGKILL) -> str:
-    process = Vaekit(folder, *FOREVER, "--out", "run")
+    process = Vaekit(folder, *ENDLESS, "--out", "run")
     wait_for(folder / "run" / "model.safetensors")
     time.sleep(0.5)
     process.process.send_signal(number)
@@ -134,25 +140,25 @@ def killed_run(folder: Path, number: int = signal.SIGKILL) -> str:
 
 @fault
 def killed(folder: Path) -> tuple[str, str, str]:
-    return "`kill -9` while it trains", killed_run(folder), goes_on(folder)
+    return "`kill -9` while it trains", killed_run(folder), resumes(folder)
 
 
 @fault
 def told_to_stop(folder: Path) -> tuple[str, str, str]:
-    return "`kill` while it trains", killed_run(folder, signal.SIGTERM), goes_on(folder)
+    return "`kill` while it trains", killed_run(folder, signal.SIGTERM), resumes(folder)
 
 
 @fault
 def interrupted_twice(folder: Path) -> tuple[str, str, str]:
     slow = "import vaekit.training.step as s, time\nf = s.Loss.forward\n"
     slow += "s.Loss.forward = lambda self, *a: (time.sleep(3), f(self, *a))[1]"
-    process = Vaekit(folder, *FOREVER, "--out", "run", before=slow)
+    process = Vaekit(folder, *ENDLESS, "--out", "run", inject=slow)
     wait_for(folder / "run" / "state.safetensors")
     time.sleep(1)
     process.process.send_signal(signal.SIGINT)
     time.sleep(0.5)
     process.process.send_signal(signal.SIGINT)
-    return "Ctrl-C twice, steps of three seconds", process.last(), goes_on(folder)
+    return "Ctrl-C twice, in steps of three seconds", process.last(), resumes(folder)
 
 
 @fault
@@ -163,7 +169,11 @@ def state_truncated(folder: Path) -> tuple[str, str, str]:
     text = vaekit(folder, "train", "--resume", "run")
     again = vaekit(folder, *SHORT, "--init", "run")
     assert "(0)" in again, again
-    return "state.safetensors is cut off, then `--resume`", text, "`--init` takes the best weights"
+    return (
+        "state.safetensors is truncated, then `--resume`",
+        text,
+        "`--init` starts from the best weights",
+    )
 
 
 @fault
@@ -174,19 +184,20 @@ def state_corrupt(folder: Path) -> tuple[str, str, str]:
     content[-100] ^= 1
     state.write_bytes(content)
     return (
-        "one bit of it is another, then `--resume`",
+        "one bit of it is flipped, then `--resume`",
         vaekit(folder, "train", "--resume", "run"),
-        "all",
+        "everything else",
     )
 
 
-def missing(folder: Path, name: str, *verb: str) -> tuple[str, str, str]:
+def missing(folder: Path, name: str, *command: str) -> tuple[str, str, str]:
+    """Remove a file of a run for one command."""
     vaekit(folder, *SHORT, "--out", "run")
-    kept = (folder / "run" / name).read_bytes()
+    content = (folder / "run" / name).read_bytes()
     (folder / "run" / name).unlink()
-    text = vaekit(folder, *verb)
-    (folder / "run" / name).write_bytes(kept)
-    return f"{name} is missing, then `vaekit {' '.join(verb)}`", text, goes_on(folder)
+    text = vaekit(folder, *command)
+    (folder / "run" / name).write_bytes(content)
+    return f"{name} is missing, then `vaekit {' '.join(command)}`", text, resumes(folder)
 
 
 @fault
@@ -210,16 +221,16 @@ def no_weights(folder: Path) -> tuple[str, str, str]:
 
 
 @fault
-def no_exhibits(folder: Path) -> tuple[str, str, str]:
-    return missing(folder, "exhibits.safetensors", "plot", "run")
+def no_picture_data(folder: Path) -> tuple[str, str, str]:
+    return missing(folder, "picture_data.safetensors", "plot", "run")
 
 
 @fault
 def clock_goes_backwards(folder: Path) -> tuple[str, str, str]:
     clock = "import time, itertools\ntime.time = (1e9 - n for n in itertools.count()).__next__"
-    text = vaekit(folder, *SHORT, "--out", "run", "--state-every", "0.01", before=clock)
+    text = vaekit(folder, *SHORT, "--out", "run", "--state-every", "0.01", inject=clock)
     assert "(0)" in text
-    return "`time.time` goes back a second at each call", text, goes_on(folder)
+    return "`time.time` decreases by a second at each call", text, resumes(folder)
 
 
 @fault
@@ -261,10 +272,10 @@ def nan_in_gradient(folder: Path) -> tuple[str, str, str]:
         "    if n[0] == 20: next(self.parameters()).grad.view(-1)[3] = float('nan')\n    return r\n"
     )
     broken += "s.Loss.backward = b"
-    process = Vaekit(folder, *SHORT, "--compile", "no", "--out", "run", before=broken)
+    process = Vaekit(folder, *SHORT, "--compile", "no", "--out", "run", inject=broken)
     (line,) = [line for line in process.lines() if "warning: epoch" in line]
     assert process.process.returncode == 0
-    return "a number of the 20th step's gradient is NaN, once", f"`{line}` (0)", goes_on(folder)
+    return "a value of the 20th step's gradient is NaN, once", f"`{line}` (0)", resumes(folder)
 
 
 @fault
@@ -272,7 +283,7 @@ def diverges(folder: Path) -> tuple[str, str, str]:
     text = vaekit(
         folder, *SHORT, "--learning-rate", "1e30", "--optimizer", "rmsprop", "--out", "run"
     )
-    return "a learning rate of 1e30", text, "the first state"
+    return "a learning rate of 1e30", text, "the initial checkpoint"
 
 
 @fault
@@ -295,43 +306,43 @@ def evaluation_killed(folder: Path) -> tuple[str, str, str]:
     process.process.kill()
     text = process.last()
     assert (folder / "run" / "evaluation.json").read_bytes() == before
-    return "`kill -9` in an evaluation", text, "evaluation.json of before"
+    return "`kill -9` in an evaluation", text, "the earlier evaluation.json"
 
 
 @fault
 def sweep_killed(folder: Path) -> tuple[str, str, str]:
-    words = ["sweep", *FOREVER[1:], "--seed", "1,2", "--out", "s", "--metrics", "elbo"]
-    words[words.index("100000")] = "300"
-    process = Vaekit(folder, *words)
+    arguments = ["sweep", *ENDLESS[1:], "--seed", "1,2", "--out", "s", "--metrics", "elbo"]
+    arguments[arguments.index("100000")] = "300"
+    process = Vaekit(folder, *arguments)
     part = folder / "s" / "seed-1.part"
     wait_for(part / "model.safetensors")
     time.sleep(1)
     process.process.kill()
     text = process.last()
-    process = Vaekit(folder, *words)
+    process = Vaekit(folder, *arguments)
     first = next(line for line in process.lines() if line.startswith("epoch ")).split()[1]
     assert process.process.returncode == 0
     assert (folder / "s" / "compare.md").exists()
-    return "`kill -9` in a sweep", text, f"the same command goes on, with epoch {first}"
+    return "`kill -9` in a sweep", text, f"the same command continues with epoch {first}"
 
 
 @fault
 def two_writers(folder: Path) -> tuple[str, str, str]:
-    process = Vaekit(folder, *FOREVER, "--out", "run")
+    process = Vaekit(folder, *ENDLESS, "--out", "run")
     wait_for(folder / "run" / "model.safetensors")
     text = vaekit(folder, "train", "--resume", "run")
     process.process.kill()
     process.last()
-    return "`--resume` of a run that trains", text, goes_on(folder)
+    return "`--resume` of a run while it trains", text, resumes(folder)
 
 
 def main() -> None:
-    print("| fault | injected | the user sees (exit code) | left |\n|---|---|---|---|")
+    print("| fault | injected | last line of output (exit code) | remains |\n|---|---|---|---|")
     for name in sys.argv[1:] or FAULTS:
         with tempfile.TemporaryDirectory() as folder:
-            how, text, left = FAULTS[name](Path(folder))
+            how, text, remains = FAULTS[name](Path(folder))
         text = text.replace(folder, "FOLDER").replace("|", "\\|")
-        print(f"| {name.replace('_', ' ')} | {how} | {text} | {left} |", flush=True)
+        print(f"| {name.replace('_', ' ')} | {how} | {text} | {remains} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
-"""Kill a training with SIGKILL at random moments of one run, and compare what it comes to with an unbroken one.
+"""Kill a training with SIGKILL at random moments, and compare its result with that of an uninterrupted one.
 
     python tests/kills.py vae [--kills 100] [--seed 0]
 
-The training is a process that is forked from this one, so that each begins at once. Its state is kept after every
-step, so that many kills fall into the saving.
+The training runs in a process forked from this one, so that it starts at once. It saves a checkpoint after every step,
+so that many kills happen while it saves.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import torch
 from conftest import random_dataset, timeless
 from vaekit import Run, build, resume, train
 from vaekit.runs.directory import STATE
-from vaekit.training import checkpoint as keeping
+from vaekit.training import checkpoint
 
 SETTINGS = {
     "vae": ({}, {"ema": 0.9, "kl_warmup": 1.0}),
@@ -34,7 +34,7 @@ SETTINGS = {
 
 
 def work(model: str, out: Path, epochs: int) -> None:
-    """Train, or go on with what is there."""
+    """Train, or resume an existing run."""
     data = random_dataset(shape=(1, 12, 12), count=300)
     if (out / STATE).exists():
         resume(out, data, progress=False)
@@ -48,10 +48,10 @@ def work(model: str, out: Path, epochs: int) -> None:
 
 
 def forked(model: str, out: Path, epochs: int) -> int:
-    """The number of a process that does the work."""
-    number = os.fork()
-    if number:
-        return number
+    """Fork a process that does the work, and return its id."""
+    pid = os.fork()
+    if pid:
+        return pid
     code = 1
     try:
         work(model, out, epochs)
@@ -61,6 +61,7 @@ def forked(model: str, out: Path, epochs: int) -> int:
 
 
 def outcome(out: Path) -> tuple[bytes, list[dict[str, object]]]:
+    """Weights, and metrics without times."""
     return (out / "model.safetensors").read_bytes(), timeless(Run(out))
 
 
@@ -70,38 +71,41 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=120)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    keeping.SHARE = math.inf
-    chance = random.Random(given.seed)
+    checkpoint.MAX_TIME_SHARE = math.inf
+    rng = random.Random(arguments.seed)
     with tempfile.TemporaryDirectory() as folder:
-        unbroken, broken = Path(folder) / "unbroken", Path(folder) / "broken"
-        work(given.model, Path(folder) / "first", 2)  # so that all is imported before the forks
+        unbroken, killed = Path(folder) / "unbroken", Path(folder) / "killed"
+        work(arguments.model, Path(folder) / "first", 2)  # imports everything before the forks
         started = time.perf_counter()
-        assert os.waitpid(forked(given.model, unbroken, given.epochs), 0)[1] == 0
+        assert os.waitpid(forked(arguments.model, unbroken, arguments.epochs), 0)[1] == 0
         seconds = time.perf_counter() - started
-        kills = saving = begun = 0
+        kills = saving = resumable = 0
         print(f"unbroken: {seconds:.1f} s", flush=True)
         while True:
-            number = forked(given.model, broken, given.epochs)
-            # On average the time that is needed is spread over the kills; what each start loses comes on top.
-            time.sleep(chance.uniform(0, 2 * seconds / given.kills))
-            alive = os.waitpid(number, os.WNOHANG) == (0, 0)
-            if alive and kills < given.kills:
-                os.kill(number, signal.SIGKILL)
-                os.waitpid(number, 0)
+            pid = forked(arguments.model, killed, arguments.epochs)
+            # On average the kills are spread over the training time, plus the loss at each start.
+            time.sleep(rng.uniform(0, 2 * seconds / arguments.kills))
+            alive = os.waitpid(pid, os.WNOHANG) == (0, 0)
+            if alive and kills < arguments.kills:
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
                 kills += 1
-                saving += any(broken.glob("*.part"))
-                begun += (broken / STATE).exists()
+                saving += any(killed.glob("*.part"))
+                resumable += (killed / STATE).exists()
                 continue
             if alive:
-                assert os.waitpid(number, 0)[1] == 0
+                assert os.waitpid(pid, 0)[1] == 0
             break
-        same = outcome(unbroken) == outcome(broken)
-        assert begun > kills / 2, "most kills came before the first state: nothing is shown"
+        same = outcome(unbroken) == outcome(killed)
+        assert resumable > kills / 2, (
+            "most kills came before the first checkpoint: the test shows nothing"
+        )
         print(
-            f"{given.model}: {kills} kills, {saving} of them while a file was written, {begun} after the first state; "
-            f"weights and metrics are {'the same' if same else 'DIFFERENT'} (seed {given.seed})"
+            f"{arguments.model}: {kills} kills, {saving} of them while a file was written, "
+            f"{resumable} after the first checkpoint; "
+            f"weights and metrics are {'the same' if same else 'DIFFERENT'} (seed {arguments.seed})"
         )
         sys.exit(not same)
 

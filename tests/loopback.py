@@ -1,4 +1,4 @@
-"""A web server on loopback that serves bytes, with range requests, and fails as it is told."""
+"""A web server on loopback that serves bytes, supports range requests, and fails on demand."""
 
 import contextlib
 import re
@@ -7,16 +7,17 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 
 class Server:
-    """`files` by path; `failures` by path: what each next request meets, first to last, before all goes well.
+    """`files` by path; `failures` by path: the failures of the next requests, in order; later requests succeed.
+    `requests` are the (path, Range header) received.
 
-    A failure is a status (404), "html", "cut" (half of what was asked for), "cut-now" (no byte), "no-range" (all of
-    the file whatever was asked for), "other" (as long, but of other bytes), "wrong-range" (from the start, and says
-    so), "hang" (nothing, until the end).
+    A failure is a status (404), "html" (a web page), "cut" (half of the requested bytes), "cut-now" (no byte),
+    "no-range" (the whole file, whatever was requested), "other" (the same length, other bytes), "wrong-range" (from the
+    start, and the headers say so), "hang" (no response until the server closes).
     """
 
     def __init__(self):
-        self.files, self.failures, self.seen = {}, {}, []
-        self.over = threading.Event()
+        self.files, self.failures, self.requests = {}, {}, []
+        self.closed = threading.Event()
         outer = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -31,18 +32,18 @@ class Server:
         threading.Thread(target=self.http.serve_forever, args=(0.02,), daemon=True).start()
 
     def close(self):
-        self.over.set()
+        self.closed.set()
         self.http.shutdown()
         self.http.server_close()
 
     def answer(self, request):
         name = request.path.lstrip("/")
-        wanted = request.headers.get("Range")
-        self.seen.append((name, wanted))
-        waiting = self.failures.get(name, [])
-        failure = waiting.pop(0) if waiting else None
+        requested = request.headers.get("Range")
+        self.requests.append((name, requested))
+        failures = self.failures.get(name, [])
+        failure = failures.pop(0) if failures else None
         if failure == "hang":
-            self.over.wait(20)
+            self.closed.wait(20)
             return
         if name not in self.files or isinstance(failure, int):
             self.send(request, failure or 404, b"not here", "text/plain")
@@ -53,28 +54,23 @@ class Server:
         content = self.files[name]
         if failure == "other":
             content = bytes(b ^ 1 for b in content)
-        start = (
-            int(re.fullmatch(r"bytes=(\d+)-", wanted)[1]) if wanted and failure != "no-range" else 0
-        )
-        status, more = 200, {}
-        if wanted and failure != "no-range":
-            status, more = (
-                206,
-                {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"},
-            )
-            if start >= len(content):
-                status = 416
+        status, start, headers = 200, 0, {}
+        if requested and failure != "no-range":
+            start = int(re.fullmatch(r"bytes=(\d+)-", requested)[1])
+            headers = {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+            status = 416 if start >= len(content) else 206
         if failure == "wrong-range":
-            start, more = 0, {"Content-Range": f"bytes 0-{len(content) - 1}/{len(content)}"}
+            start, headers = 0, {"Content-Range": f"bytes 0-{len(content) - 1}/{len(content)}"}
         body = content[start:]
         sent = {"cut": len(body) // 2, "cut-now": 0}.get(failure, len(body))
-        self.send(request, status, body, "application/octet-stream", more, sent)
+        self.send(request, status, body, "application/octet-stream", headers, sent)
 
-    def send(self, request, status, body, kind, more=(), sent=None):
+    def send(self, request, status, body, content_type, headers=(), sent=None):
+        """Send a response, of whose body only the first `sent` bytes."""
         request.send_response(status)
-        request.send_header("Content-Type", kind)
+        request.send_header("Content-Type", content_type)
         request.send_header("Content-Length", str(len(body)))
-        for key, value in dict(more).items():
+        for key, value in dict(headers).items():
             request.send_header(key, value)
         request.end_headers()
         with contextlib.suppress(ConnectionError):

@@ -1,5 +1,6 @@
 """The pages in docs/ say what works: their Python runs as it stands, their layers and flags exist."""
 
+import itertools
 import json
 import re
 import subprocess
@@ -10,11 +11,11 @@ import pytest
 
 import vaekit
 from vaekit import MODELS, build, evaluate, load
-from vaekit.cli.errors import flags
+from vaekit.cli.errors import known_flags
 from vaekit.cli.main import VERBS
-from vaekit.data.sources.catalog import SHELVES
-from vaekit.evaluation.metrics import METRICS
-from vaekit.model.build import BUILDERS, Parts
+from vaekit.data.sources.catalog import CATALOG
+from vaekit.evaluation.metrics import METRIC_GROUPS
+from vaekit.model.build import BUILDERS, GraphBuilder
 
 DOCS = Path(__file__).parents[1] / "docs"
 
@@ -53,7 +54,7 @@ def test_every_model_is_on_its_page():
 
 def test_every_metric_is_on_its_page_whose_python_runs(tmp_path, monkeypatch):
     text = (DOCS / "measuring.md").read_text()
-    for metric in METRICS:
+    for metric in METRIC_GROUPS:
         assert f"| `{metric}` |" in text
     (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     monkeypatch.chdir(tmp_path)
@@ -63,7 +64,7 @@ def test_every_metric_is_on_its_page_whose_python_runs(tmp_path, monkeypatch):
 
 def test_every_data_set_is_on_its_page_whose_python_runs(capsys):
     text = (DOCS / "data.md").read_text()
-    for name, entry in SHELVES.items():
+    for name, entry in CATALOG.items():
         assert f"| `{name}` |" in text
         for variant in entry.variants:
             assert f"| `{name}:{variant}` |" in text
@@ -115,7 +116,7 @@ def test_what_the_page_on_extending_adds_can_be_trained(small_mnist, tmp_path, m
     data = vaekit.load_data("mnist")
     names = {"vaekit": vaekit, "data": data}
     exec(prior, names)
-    parts = Parts(build("vae", data, latent_dim=3, hidden_dim=8).blueprint)
+    parts = GraphBuilder(build("vae", data, latent_dim=3, hidden_dim=8).blueprint)
     graph = {"z": names["HeavyTails"](3)}, {"z": parts.posterior(3)}, parts.decoder(("z",), 3)
     names["model"] = vaekit.VAE(*graph, parts.blueprint)
     exec(objective.replace("objective=skewed()", "objective=skewed(), epochs=1"), names)
@@ -125,7 +126,7 @@ def test_what_the_page_on_extending_adds_can_be_trained(small_mnist, tmp_path, m
 def test_flags_of_the_page_on_migrating_exist():
     known = {"--count", "--onnx"}
     for verb in ("train", "evaluate", "generate", "reconstruct", "plot"):
-        known |= set(flags(VERBS, verb))
+        known |= set(known_flags(VERBS, verb))
     known |= {"--resume", "--limit", "--metrics", "--samples"}
     ours = [
         line.split("|")[2]
@@ -139,11 +140,27 @@ def test_flags_of_the_page_on_migrating_exist():
         assert model in MODELS
 
 
+def test_the_page_on_the_architecture_is_current():
+    """Its picture is that of the imports; it names every part, and only files that exist."""
+    script = [sys.executable, DOCS / "draw_architecture.py", "--check"]
+    done = subprocess.run(script, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    text, package = (DOCS / "architecture.md").read_text(), Path(vaekit.__file__).parent
+    for part in package.iterdir():
+        if (part / "__init__.py").exists():
+            assert f"| `{part.name}/` |" in text
+            assert sum(1 for _ in part.glob("*.py")) <= 14, part
+    for name in re.findall(r"`([\w/]+\.py)`", text):
+        assert list(package.rglob(name)), name
+
+
 def test_every_model_has_its_maths():
     titles = " ".join(path.read_text().split("\n")[0] for path in (DOCS / "maths").glob("*.md"))
     for name in MODELS:
         assert re.search(rf"\b{name}\b", titles), name
-    tests = {path.name: path.read_text() for path in Path(__file__).parent.glob("test_*.py")}
-    for path in (DOCS / "maths").glob("*.md"):
-        for name in re.findall(r"`(test_\w+\.py)`", path.read_text()):
-            assert name in tests
+    named = [
+        re.findall(r"`(tests/[\w/]+\.py)`", p.read_text()) for p in (DOCS / "maths").glob("*.md")
+    ]
+    assert sum(map(len, named)) > 20
+    for name in itertools.chain(*named):
+        assert (DOCS.parent / name).exists(), name

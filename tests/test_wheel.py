@@ -1,4 +1,4 @@
-"""What is built installs into an empty environment, and does the main job there; each extra brings what it is for."""
+"""The wheel installs into an empty environment and runs the demo there; each extra installs its packages."""
 
 import subprocess
 import sys
@@ -17,14 +17,16 @@ EXTRAS = {
 }
 
 
-def run(*words, **more):
-    done = subprocess.run([*map(str, words)], capture_output=True, text=True, timeout=900, **more)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
-    return done.stdout
+def run(*command, **options):
+    result = subprocess.run(
+        [*map(str, command)], capture_output=True, text=True, timeout=900, **options
+    )
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-2000:]
+    return result.stdout
 
 
 @pytest.mark.long
-def test_the_wheel_does_the_main_job_in_an_empty_environment(tmp_path):
+def test_the_wheel_runs_the_demo_in_an_empty_environment(tmp_path):
     python = tmp_path / "venv" / "bin" / "python"
     run(sys.executable, "-m", "pip", "wheel", "--no-deps", "-w", tmp_path, ROOT)
     (wheel,) = tmp_path.glob("vaekit-*.whl")

@@ -1,7 +1,9 @@
-"""What test_ranks.py starts by torchrun: trains every model, or those named, for two epochs on noise, into OUT/MODEL.
+"""The trainings that test_data_parallel.py starts, with torchrun or in one process: two epochs on random images.
 
-All draw the latents' noise of the whole batch, and take their part of it, so that the result is that of one process.
-    torchrun --nproc-per-node 2 tests/train_together.py OUT [no-join] [own-noise] [die] [MODEL ...]
+    torchrun --nproc-per-node 2 tests/train_together.py OUT [die] JOB ...
+
+A job is a model, or MODEL+no-all-reduce or MODEL+own-noise, and trains in OUT/JOB. Unless it has own noise, each
+process draws the noise of the whole batch and takes its part, so that the result is that of a single process.
 """
 
 from __future__ import annotations
@@ -18,78 +20,80 @@ from torch.overrides import TorchFunctionMode
 
 from conftest import random_dataset, small_settings
 from vaekit import build, train
-from vaekit.settings.catalog import MODELS
-from vaekit.support import distributed as ranks
-from vaekit.training import checkpoint as keeping
+from vaekit.support import distributed
+from vaekit.training import checkpoint
 from vaekit.training.learner import Learner
 
-BATCH = 8  # of 20 training images: the last batch has 4
+BATCH = 7  # of 20 training images: two processes have 4 and 3 of them, and 3 each of the last batch
 
 
 class WholeNoise(TorchFunctionMode):
-    """Gaussian noise of a batch's part is that part of the whole batch's, from a generator that all have alike."""
+    """Makes Gaussian noise for part of a batch that part of the whole batch's noise, from one generator for all."""
 
     def __init__(self) -> None:
         super().__init__()
         self.generator = torch.Generator().manual_seed(0)
         self.rows = torch.arange(0)
 
-    def part(self, rows: torch.Tensor) -> torch.Tensor:
-        """ranks.part, which says what the batch is."""
+    def local_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """distributed.local_rows, and note the rows of the whole batch."""
         self.rows = rows
-        return PART(rows)
+        return LOCAL_ROWS(rows)
 
     def draw(self, shape: torch.Size) -> torch.Tensor:
-        rows = len(self.rows)
-        whole = torch.randn((*shape[:-2], rows, shape[-1]), generator=self.generator)
-        mine = PART(torch.arange(rows))
-        assert shape[-2] == len(mine)
-        return whole[..., mine, :]
+        count = len(self.rows)
+        noise = torch.randn((*shape[:-2], count, shape[-1]), generator=self.generator)
+        local = LOCAL_ROWS(torch.arange(count))
+        assert shape[-2] == len(local)
+        return noise[..., local, :]
 
     def __torch_function__(self, function, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
         if function is torch.Tensor.normal_ and torch.is_grad_enabled():  # in a training step
             return args[0].copy_(self.draw(args[0].shape))
-        if function is torch.normal and args[0].shape[-2] == len(PART(self.rows)):  # infovae's
+        # The prior samples of infovae:
+        if function is torch.normal and args[0].shape[-2] == len(LOCAL_ROWS(self.rows)):
             return args[0] + args[1] * self.draw(args[0].shape)
         if function is torch.randperm and "generator" not in (kwargs or {}):
             return torch.randperm(*args, generator=self.generator)
         return function(*args, **(kwargs or {}))
 
 
-PART = ranks.part
+LOCAL_ROWS = distributed.local_rows
 
 
-def dying(keep):  # type: ignore[no-untyped-def]
-    """Keeper.keep, after whose third time the second process is killed, unless torchrun has started it again."""
-    times = iter(range(1000))
+def dying(save):  # type: ignore[no-untyped-def]
+    """Checkpointer.save, after whose third call the second process is killed, unless torchrun has restarted it."""
+    calls = iter(range(1000))
 
-    def then_die(self: keeping.Keeper, learner: Learner) -> None:
-        keep(self, learner)
-        if next(times) == 2 and ranks.number() == 1 and not ranks.restarted():
+    def save_then_die(self: checkpoint.Checkpointer, learner: Learner) -> None:
+        save(self, learner)
+        if next(calls) == 2 and distributed.rank() == 1 and not distributed.is_restart():
             os.kill(os.getpid(), signal.SIGKILL)
 
-    return then_die
+    return save_then_die
 
 
 def main() -> None:
-    out, flags = Path(sys.argv[1]), sys.argv[2:]
+    out, jobs = Path(sys.argv[1]), sys.argv[2:]
     torch.set_num_threads(1)
-    if "no-join" in flags:
-        ranks.join = lambda model, share, wish: wish
-    if "die" in flags:
-        keeping.SHARE = math.inf
-        keeping.Keeper.keep = dying(keeping.Keeper.keep)
-    with ranks.joined(torch.device("cpu")):
-        named = [flag for flag in flags if flag in MODELS]
-        for name in named or MODELS:
+    if "die" in jobs:
+        jobs.remove("die")
+        checkpoint.MAX_TIME_SHARE = math.inf
+        checkpoint.Checkpointer.save = dying(checkpoint.Checkpointer.save)
+    all_reduce = distributed.all_reduce_gradients
+    with distributed.process_group(torch.device("cpu")):
+        for job in jobs:
+            name, _, kind = job.partition("+")
             data = random_dataset(shape=(1, 8, 8))
             model = build(name, data, **small_settings(name))
-            noise = WholeNoise()
-            own = "own-noise" in flags
-            ranks.part = PART if own else noise.part
+            noise, own = WholeNoise(), kind == "own-noise"
+            distributed.local_rows = LOCAL_ROWS if own else noise.local_rows
+            distributed.all_reduce_gradients = all_reduce
+            if kind == "no-all-reduce":
+                distributed.all_reduce_gradients = lambda model, weight, request: request
             with contextlib.nullcontext() if own else noise:
                 train(
-                    model, data, out=out / name, epochs=2, batch_size=BATCH, learning_rate=1e-2,
+                    model, data, out=out / job, epochs=2, batch_size=BATCH, learning_rate=1e-2,
                     clip_gradient=20.0, kl_warmup=0.0, progress=False, state_every=1e-9,
                 )  # fmt: skip
 

@@ -10,7 +10,7 @@ vaekit.draw(run, "latents")["latents-z"].savefig("latents.png")
 
 from typing import TYPE_CHECKING
 
-from .support.lazy import names_of
+from .support.lazy import lazy_names
 from .support.version import __version__
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ _HOME = {
     "load_data": "data:load",
 }
 __all__ = [*_HOME, "__version__"]
-__getattr__ = names_of(__name__, _HOME)
+__getattr__ = lazy_names(__name__, _HOME)
 
 
 def __dir__() -> list[str]:

@@ -1,4 +1,4 @@
-"""vaekit's models as scikit-learn estimators: in pipelines and grid searches, to cluster, and for anomaly scores.
+"""vaekit's models as scikit-learn estimators, for pipelines, grid searches, clustering and anomaly scores.
 
 from vaekit.sklearn import VAEClusterer, VAETransformer
 codes = VAETransformer(latent_dim=2).fit_transform(X)
@@ -27,10 +27,10 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Normal
 
 from .data import Dataset, Split, pixels
-from .data.dataset import Batch, Settled
+from .data.dataset import Batch, ResolvedBinarisation
 from .inference.generation import latent_sizes
 from .likelihood.clusters import batch_responsibilities
-from .likelihood.importance import prepared
+from .likelihood.importance import prepare_for_inference
 from .model.build import NO_DENSITY, build
 from .model.distributions import independent
 from .model.graph import VAE, Values
@@ -41,7 +41,7 @@ from .support.devices import seeded
 from .support.errors import require, require_count
 from .training.job import train
 
-ROWS = 4096  # images x draws at once
+MAX_ROWS = 4096  # images x samples at once
 NOISE_SEED = 5
 
 
@@ -51,18 +51,18 @@ class VAETransformer(
     """A variational autoencoder of the rows of X (N, pixels).
 
     `transform` gives posterior means, `inverse_transform` mean pixels, `score_samples` log p(x) in nats, `sample`
-    new rows. X may be of any range: it is brought to [0, 1] by its smallest and largest value, and back.
+    new rows. X may have any range: it is scaled to [0, 1] by its minimum and maximum, and results are scaled back.
 
-    model : a name of `vaekit train`'s, of those that need no labels. latent_dim, hidden_dim : see `ModelConfig`.
+    model : model name of `vaekit train`, not conditional on labels. latent_dim, hidden_dim : see `ModelConfig`.
     image_shape : (C, H, W) with C H W pixels; (1, 1, pixels) by default, which is enough for dense networks.
-    batch_size : rows a step; "auto" is a 20th of them, at least 10 and at most 100, so that few rows are enough steps.
+    batch_size : rows per step; "auto" is a 20th of the rows, at least 10 and at most 100.
     settings, training : further fields of `ModelConfig` and of `TrainConfig`, as dicts. With
-        {"likelihood": "bernoulli"} pixels above the middle of the range are white, all others black.
-    validation_fraction : of the rows, at random, by which the best epoch is chosen.
-    samples : draws of the latents that log p(x) is estimated from (Burda et al. 2016, eq. 8).
-    random_state : of the weights, the split and all noise.
+        {"likelihood": "bernoulli"} pixels are binarised at the middle of the range.
+    validation_fraction : share of the rows, chosen at random, that selects the best epoch.
+    samples : importance samples per row for log p(x) (Burda et al. 2016, eq. 8).
+    random_state : seed of the weights, the split and all noise.
 
-    Fitted: `model_` (a `vaekit.VAE`, in float64), `objective_curve_` (of each epoch, nats), `n_iter_`,
+    Fitted: `model_` (a `vaekit.VAE`, in float64), `objective_curve_` (per epoch, nats), `n_iter_`,
     `n_features_in_`, `data_min_`, `data_max_`. All methods raise ValueError for bad input.
     """
 
@@ -96,12 +96,12 @@ class VAETransformer(
         self.random_state = random_state
 
     def model_settings(self) -> dict[str, Any]:
-        """What `vaekit.build` is given besides the model's name."""
+        """Settings of the model for `vaekit.build`, without its name."""
         own = {"latent_dim": self.latent_dim, "hidden_dim": self.hidden_dim}
         return {**own, **(self.settings or {})}
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Train on the rows of X (N, pixels), N at least 2; y is not looked at."""
+        """Train on the rows of X (N, pixels), N at least 2; y is ignored."""
         X = validate_data(self, X, dtype=[np.float64, np.float32], ensure_min_samples=2)
         require_count("samples", self.samples)
         require(
@@ -114,25 +114,24 @@ class VAETransformer(
             f"image_shape is {shape}, which is not (C, H, W) of {X.shape[1]} pixels",
         )
         self.data_min_, self.data_max_ = float(X.min()), float(X.max())
-        chance = check_random_state(self.random_state)
-        seed, order = int(chance.randint(2**31 - 1)), chance.permutation(len(X))
-        held = min(len(X) - 1, max(1, round(self.validation_fraction * len(X))))
+        rng = check_random_state(self.random_state)
+        seed, order = int(rng.randint(2**31 - 1)), rng.permutation(len(X))
+        held_out = min(len(X) - 1, max(1, round(self.validation_fraction * len(X))))
         images = self._scaled(X).float().clamp(0, 1).unflatten(1, shape)
-        kept, validation = Split(images[order[held:]]), Split(images[order[:held]])
-        data = Dataset("X", kept, validation, validation)
+        train_split, validation = Split(images[order[held_out:]]), Split(images[order[:held_out]])
+        data = Dataset("X", train_split, validation, validation)
         model = build(self.model, data, seed=seed, **self.model_settings())
         settings = model.blueprint.settings
         require(
             settings.condition == "none",
-            f"a {self.model} is conditional on what a transformer is not given; choose another model",
+            f"a {self.model} is conditional, which an estimator does not support; choose another model",
         )
         bernoulli = settings.likelihood == "bernoulli"
-        self._binarisation: Settled = "threshold" if bernoulli else "none"
+        self._binarisation: ResolvedBinarisation = "threshold" if bernoulli else "none"
+        auto_batch_size = min(100, max(10, len(X) // 20))  # enough steps even with few rows
         training: dict[str, Any] = {
             "epochs": self.epochs,
-            "batch_size": min(100, max(10, len(X) // 20))
-            if self.batch_size == "auto"
-            else self.batch_size,
+            "batch_size": auto_batch_size if self.batch_size == "auto" else self.batch_size,
             "learning_rate": self.learning_rate,
             **(self.training or {}),
         }
@@ -146,7 +145,7 @@ class VAETransformer(
                 seed=seed,
                 **training,
             )
-            # In float64 an image's result is the same in any company to the last digits but one.
+            # In float64 the results of a row do not depend on the rest of its batch, but for the last digit.
             self.model_ = load(run).double()
             epochs = run.metrics
         self.objective_curve_ = np.array([epoch["train_objective"] for epoch in epochs])
@@ -156,11 +155,11 @@ class VAETransformer(
 
     @torch.no_grad()
     def transform(self, X: Any) -> np.ndarray:
-        """Posterior means (N, latent_dim) of the rows; of two latents, z1 and z2 side by side."""
+        """Posterior means (N, latent_dim) of the rows; for two latents, z1 and z2 concatenated."""
         parts = []
-        for images in self._images(X, ROWS):
-            found = self.model_.posteriors(self.model_.given(images, None))
-            parts.append(torch.cat([found[name].mean for name in self._latents()], dim=1))
+        for images in self._images(X, MAX_ROWS):
+            posteriors = self.model_.posteriors(self.model_.given(images, None))
+            parts.append(torch.cat([posteriors[name].mean for name in self._latents()], dim=1))
         return torch.cat(parts).numpy()
 
     @torch.no_grad()
@@ -171,24 +170,24 @@ class VAETransformer(
         Z = check_array(Z, dtype=np.float64, input_name="Z")
         require(
             Z.shape[1] == sum(sizes.values()),
-            f"Z has {Z.shape[1]} columns, and the latents {sum(sizes.values())} dimensions",
+            f"Z has {Z.shape[1]} columns, but the latents have {sum(sizes.values())} dimensions",
         )
         rows = []
-        for part in torch.tensor(Z).split(ROWS):
+        for part in torch.tensor(Z).split(MAX_ROWS):
             latents = dict(zip(sizes, part.split(list(sizes.values()), dim=1), strict=True))
             rows.append(self.model_.decode(**latents).mean)
         return self._unscaled(torch.cat(rows))
 
     @torch.no_grad()
     def score_samples(self, X: Any) -> np.ndarray:
-        """log p(x) of each row (N,), nats, in the units of X: the lower, the more unusual.
+        """log p(x) of each row (N,), nats, as a density in the units of X; low for unusual rows.
 
-        Importance sampling, the same noise for every row, so that a row's value does not depend on the others.
+        By importance sampling with the same noise for every row, so that a row's value does not depend on the others.
         """
         check_is_fitted(self)
         require(self.model_.blueprint.settings.posterior == "gaussian", NO_DENSITY)
-        model, parts = self._alike(), []
-        for images in self._images(X, max(1, ROWS // self.samples)):
+        model, parts = self._with_shared_noise(), []
+        for images in self._images(X, max(1, MAX_ROWS // self.samples)):
             with seeded(NOISE_SEED):
                 weights = model(images, samples=(self.samples,)).log_weight
             parts.append(weights.logsumexp(0) - math.log(self.samples))
@@ -203,12 +202,12 @@ class VAETransformer(
     def sample(
         self, n_samples: int = 1, random_state: Any = None, noise: bool = True
     ) -> np.ndarray:
-        """Rows (n_samples, pixels) drawn from the model; without `noise` of the pixels, their means."""
+        """Samples (n_samples, pixels) from the model; with `noise=False` their mean pixels."""
         check_is_fitted(self)
         require_count("n_samples", n_samples)
         with seeded(int(check_random_state(random_state).randint(2**31 - 1))):
-            drawn = self.model_.sample(n_samples)
-            return self._unscaled(drawn.sample() if noise else drawn.mean)
+            likelihood = self.model_.sample(n_samples)
+            return self._unscaled(likelihood.sample() if noise else likelihood.mean)
 
     def _latents(self) -> dict[str, int]:
         return latent_sizes(self.model_.blueprint)
@@ -223,26 +222,27 @@ class VAETransformer(
         return images.flatten(1).numpy() * self._range() + self.data_min_
 
     def _images(self, X: Any, rows: int) -> Iterator[Tensor]:
-        """The rows of X as the model saw its own in training, so many at a time."""
+        """The rows of X, preprocessed as in training, in batches of at most `rows`."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=[np.float64, np.float32], reset=False)
         shape = self.model_.blueprint.shape
         for part in self._scaled(X).unflatten(1, shape).split(rows):
             yield pixels(part, self._binarisation)
 
-    def _alike(self) -> VAE:
-        """The model with posteriors whose draws have the same noise for every image."""
-        model = prepared(self.model_, "float32")
-        alike = {name: SameNoise(q) for name, q in model.posterior.items()}
-        return VAE(dict(model.prior.items()), alike, model.decoder, model.blueprint)
+    def _with_shared_noise(self) -> VAE:
+        """The model with posteriors whose samples have the same noise for every image."""
+        model = prepare_for_inference(self.model_, "float32")
+        posteriors = {name: SharedNoisePosterior(q) for name, q in model.posterior.items()}
+        return VAE(dict(model.prior.items()), posteriors, model.decoder, model.blueprint)
 
 
 class VAEClusterer(ClusterMixin, VAETransformer):
-    """A mixture of Gaussians in the latent of a gmvae, whose components are the clusters; else a VAETransformer.
+    """A VAETransformer with clusters: the components of the Gaussian mixture in the latent of a gmvae or convgmvae.
 
-    n_clusters : at most; some may stay empty. w_dim and others of `ClusterConfig` go into `settings`; among them
-    start_epochs, of training as a plain VAE, from whose codes the clusters start: a third of `epochs` unless given.
-    Fitted, besides: `labels_` (N,), the cluster of each row, 0 the largest; `order_`, their numbers in `model_`.
+    n_clusters : maximum number of clusters; some may stay empty. Other fields of `ClusterConfig`, such as w_dim, go
+    into `settings`; among them start_epochs, of training as a plain VAE, whose codes initialise the clusters: a third
+    of `epochs` by default.
+    Fitted, in addition: `labels_` (N,), the cluster of each row, 0 the largest; `order_`, their indices in `model_`.
     """
 
     def __init__(
@@ -287,35 +287,35 @@ class VAEClusterer(ClusterMixin, VAETransformer):
         return {**own, **super().model_settings()}
 
     def fit(self, X: Any, y: Any = None) -> Self:
-        """Train on the rows of X (N, pixels), and assign each to a cluster; y is not looked at."""
+        """Train on the rows of X (N, pixels), and assign each to a cluster; y is ignored."""
         super().fit(X)
-        shares = self._shares(X)
-        sizes = np.bincount(shares.argmax(1), minlength=self.n_clusters)
+        probabilities = self._responsibilities(X)
+        sizes = np.bincount(probabilities.argmax(1), minlength=self.n_clusters)
         self.order_ = np.argsort(-sizes, kind="stable")
-        self.labels_ = shares[:, self.order_].argmax(1)
+        self.labels_ = probabilities[:, self.order_].argmax(1)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """p(cluster | x) of each row, (N, n_clusters): the mean over draws of the exact p(cluster | latents)."""
+        """p(cluster | x) of each row, (N, n_clusters): the mean over samples of the exact p(cluster | latents)."""
         check_is_fitted(self)
-        return self._shares(X)[:, self.order_]
+        return self._responsibilities(X)[:, self.order_]
 
     @torch.no_grad()
-    def _shares(self, X: Any) -> np.ndarray:
-        """The same, clusters numbered as in `model_`."""
-        model, parts = self._alike(), []
-        for images in self._images(X, max(1, ROWS // self.samples)):
+    def _responsibilities(self, X: Any) -> np.ndarray:
+        """p(cluster | x), (N, n_clusters), with clusters in the order of `model_`."""
+        model, parts = self._with_shared_noise(), []
+        for images in self._images(X, max(1, MAX_ROWS // self.samples)):
             with seeded(NOISE_SEED):
                 parts.append(batch_responsibilities(model, Batch(images), self.samples))
         return torch.cat(parts).numpy()
 
     def predict(self, X: Any) -> np.ndarray:
-        """The likeliest cluster of each row, (N,)."""
+        """The most probable cluster of each row, (N,)."""
         return self.predict_proba(X).argmax(1)
 
 
-class SameNoise(nn.Module):
-    """A posterior whose draws have the same noise for every image of a batch."""
+class SharedNoisePosterior(nn.Module):
+    """A posterior whose samples have the same noise for every image of a batch."""
 
     def __init__(self, posterior: nn.Module) -> None:
         super().__init__()
@@ -323,11 +323,11 @@ class SameNoise(nn.Module):
 
     def forward(self, values: Values) -> Distribution:
         q = self.posterior(values).base_dist
-        return independent(Alike(q.loc, q.scale, validate_args=False), 1)
+        return independent(SharedNoiseNormal(q.loc, q.scale, validate_args=False), 1)
 
 
-class Alike(Normal):
-    """Normals (K, B, D) whose draws differ along B by location and scale alone."""
+class SharedNoiseNormal(Normal):
+    """Normals whose samples (K, B, D) have the same noise along B."""
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         samples, _, dim = self._extended_shape(sample_shape)

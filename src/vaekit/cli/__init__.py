@@ -1,1 +1,1 @@
-"""The command line: one typed function for each verb, their words and their error messages. No logic."""
+"""The command line: one typed function per command, the words they share, and their error messages. No logic."""

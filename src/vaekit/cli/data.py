@@ -1,4 +1,4 @@
-"""The verbs of `vaekit data`."""
+"""The commands of `vaekit data`."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from ..settings.data import FormConfig
+from ..settings.data import PreprocessConfig
 
 NameArgument = Annotated[str, Positional, tyro.conf.arg(metavar="NAME")]
 DataArgument = Annotated[str, Positional, tyro.conf.arg(metavar="DATA")]
 FolderArgument = Annotated[Path, Positional, tyro.conf.arg(metavar="FOLDER")]
-FORM = FormConfig()
+FORM = PreprocessConfig()
 
 
 def list_sets(data_dir: str | None = None) -> None:
-    """List the data sets by name: size, images, classes, licence, and whether they are on this machine.
+    """List the named data sets: size, images, classes, licence, and whether they are on this machine.
 
     For example:
       vaekit data list
 
     Args:
-        data_dir: Folder that holds data sets' files.
+        data_dir: Folder with the data sets' files.
     """
     from rich.console import Console
 
@@ -35,41 +35,41 @@ def list_sets(data_dir: str | None = None) -> None:
 
 
 def get(name: NameArgument, data_dir: str | None = None) -> None:
-    """Download a data set; what is there already is kept, and a download that broke off goes on.
+    """Download a data set; existing files are kept, and an interrupted download resumes.
 
     For example:
       vaekit data get fashionmnist
       vaekit data get cifar10 --data-dir /data
 
     Args:
-        name: Data set, as `vaekit data list` has it.
-        data_dir: Folder to put it in, a folder of its name; by default the one that the environment variable
-            VAEKIT_DATA names, or else vaekit's cache.
+        name: Name of the data set (`vaekit data list`).
+        data_dir: Folder to put it in, in a subfolder of its name; by default the folder of the environment variable
+            VAEKIT_DATA, or else vaekit's cache.
     """
-    from ..data.sources import locations as places
+    from ..data.sources import locations
 
-    print(places.get(name, data_dir))
+    print(locations.download_dataset(name, data_dir))
 
 
 def show(
     data: DataArgument,
-    form: FormConfig = FORM,
+    form: PreprocessConfig = FORM,
     split: Literal["train", "validation", "test"] = "train",
     count: int = 60,
     data_dir: str | None = None,
     out: str | None = None,
 ) -> None:
-    """Show a data set or your own images: what they are in numbers, and a picture of some with their labels.
+    """Show a data set or your own images: a summary in numbers, and a picture of some with their labels.
 
     For example:
       vaekit data show fashionmnist
       vaekit data show photos/ --size 64 --out photos.png
 
     Args:
-        data: Data set by name, or a path.
-        split: Images to draw.
-        count: How many of these.
-        data_dir: Folder that holds the named data set's files.
+        data: Name of a data set, or a path.
+        split: Split to show images of.
+        count: Number of images to show.
+        data_dir: Folder with the named data set's files.
         out: Picture to write, PNG, PDF or SVG; <data>-images.png by default.
     """
     from rich.console import Console
@@ -79,33 +79,33 @@ def show(
 
     dataset = load(data, data_dir, **asdict(form))
     Console(highlight=False).print(summary.as_table(dataset))
-    images, names = summary.some_images(dataset, split, count)
+    images, names = summary.sample_images(dataset, split, count)
     path = Path(out) if out else Path(f"{summary.file_name(dataset)}-images.png")
     print(save(contact_sheet(images, names), path))
 
 
 def prepare(
     folder: FolderArgument,
-    form: FormConfig = FORM,
+    form: PreprocessConfig = FORM,
     out: str | None = None,
 ) -> None:
-    """Decode image files once, into one file that loads at once: for `vaekit train --data FILE`.
+    """Decode image files once into a single file that loads fast: for `vaekit train --data FILE`.
 
-    Without it the same is done at the first training, into vaekit's cache.
+    Without it, the first training does the same, into vaekit's cache.
 
     For example:
       vaekit data prepare photos/ --size 128 --out photos-128.safetensors
 
     Args:
         folder: Folder of images, or a .zip or .tar.gz of one.
-        out: File to write, .safetensors; it must not exist yet. By default <folder>.safetensors, here.
+        out: File to write, .safetensors; it must not exist. By default ./<folder>.safetensors.
     """
     from ..data.summary import prepare_file
 
     print(prepare_file(folder, form, Path(out or f"{folder.resolve().stem}.safetensors")))
 
 
-SUMMARY = """Data sets: list them, download them, look at them, prepare your own images.
+SUMMARY = """Data sets: list, download and inspect them, prepare your own images.
 
 For example:
   vaekit data list

@@ -1,4 +1,4 @@
-"""What the command line could not make sense of, said in one line with what was probably meant."""
+"""Errors of the command line: one line that says what is wrong and what was probably meant."""
 
 from __future__ import annotations
 
@@ -11,44 +11,48 @@ from ..settings.analysis import SweepConfig
 from ..settings.catalog import MODELS, model_entry
 from ..settings.data import DataConfig
 from ..settings.objective import ObjectiveConfig
-from ..settings.training import TrainConfig, WatchConfig
-from ..support.errors import UserError, closest, flag
+from ..settings.training import MonitorConfig, TrainConfig
+from ..support.errors import UserError, did_you_mean, flag_name
 
-Verbs = Mapping[str, Callable[..., None]]  # all but train, by name: "evaluate", "data get"
-TRAINING = ("train", "sweep")
-GROUPS = (*TRAINING, "data")
-RESUMING = "--epochs, --data-dir and --allow-inexact"
+Verbs = Mapping[
+    str, Callable[..., None]
+]  # all but train and sweep, by name: "evaluate", "data get"
+TRAINING_VERBS = ("train", "sweep")
+VERB_GROUPS = (*TRAINING_VERBS, "data")
+RESUME_FLAGS = "--epochs, --data-dir and --allow-inexact"
 
 
-def reject(verbs: Verbs, arguments: list[str], event: Any) -> None:
-    """Say what tyro could not parse in one line (tyro's own message is a box of several)."""
+def explain_parse_error(verbs: Verbs, arguments: list[str], event: Any) -> None:
+    """Raise UserError with one line for what tyro could not parse (its own message is a box of several lines)."""
     kind = type(event).__name__
     verb = arguments[0] if arguments else ""
-    words = [word for word in arguments[: 2 if verb in GROUPS else 1] if not word.startswith("-")]
+    words = [
+        word for word in arguments[: 2 if verb in VERB_GROUPS else 1] if not word.startswith("-")
+    ]
     if verb == "data":
         verb = " ".join(words)
     page = f"see `{' '.join(['vaekit', *words])} --help`"
-    if kind == "UnrecognizedArgs" and resumes(arguments):
+    if kind == "UnrecognizedArgs" and is_resume(arguments):
         raise UserError(
-            f"{event.tokens[0]} does not go with --resume: model and settings are the run's, and only "
-            f"{RESUMING} may be given"
+            f"{event.tokens[0]} cannot be combined with --resume: model and settings are those of the run; only "
+            f"{RESUME_FLAGS} may be given"
         )
     if kind == "UnrecognizedArgs":
         word = event.tokens[0]
         if word.startswith("-"):
-            known = flags(verbs, verb)
+            known = known_flags(verbs, verb)
             if word in known:
                 raise UserError(f"{word} stands before the model's name; {page}")
-            raise UserError(f"there is no flag {word} here{closest(word, known)}; {page}")
-        if verb in TRAINING and arguments[1:2] == [word]:
+            raise UserError(f"there is no flag {word} here{did_you_mean(word, known)}; {page}")
+        if verb in TRAINING_VERBS and arguments[1:2] == [word]:
             model_entry(word)
-        names = list(dict.fromkeys([*TRAINING, *(name.split()[0] for name in verbs)]))
+        names = list(dict.fromkeys([*TRAINING_VERBS, *(name.split()[0] for name in verbs)]))
         if verb == f"data {word}":
             names = [name.split()[1] for name in verbs if name.startswith("data ")]
         if verb in (word, f"data {word}"):
             there = ", ".join(names)
             raise UserError(
-                f"there is no command {word!r}{closest(word, names)} (there are: {there})"
+                f"there is no command {word!r}{did_you_mean(word, names)} (there are: {there})"
             )
         raise UserError(f"{word!r} is one argument too many; {page}")
     if kind == "InvalidChoice":
@@ -73,24 +77,24 @@ def reject(verbs: Verbs, arguments: list[str], event: Any) -> None:
         raise UserError(event.message)
 
 
-def resumes(arguments: list[str]) -> bool:
-    """Whether a training is to go on."""
+def is_resume(arguments: list[str]) -> bool:
+    """Whether the arguments resume a training."""
     given = [word.split("=")[0] for word in arguments]
     return given[:1] == ["train"] and "--resume" in given
 
 
-def flags(verbs: Verbs, verb: str) -> list[str]:
-    """The flags of a verb, for suggestions."""
-    if verb in TRAINING:
+def known_flags(verbs: Verbs, verb: str) -> list[str]:
+    """The flags of a command, for suggestions."""
+    if verb in TRAINING_VERBS:
         kinds = {type(entry.settings) for entry in MODELS.values()}
-        groups = [*kinds, ObjectiveConfig, DataConfig, TrainConfig, WatchConfig]
+        groups = [*kinds, ObjectiveConfig, DataConfig, TrainConfig, MonitorConfig]
         groups += [SweepConfig] if verb == "sweep" else []
         settings = [field.name for kind in groups for field in fields(kind)]
-        return [flag(name) for name in [*settings, "out", "name", "init", "preset"]]
+        return [flag_name(name) for name in [*settings, "out", "name", "init", "preset"]]
     if verb not in verbs:
         return []
     names = []
     for name, parameter in inspect.signature(verbs[verb], eval_str=True).parameters.items():
         kind = parameter.annotation
         names += [field.name for field in fields(kind)] if is_dataclass(kind) else [name]
-    return [flag(name) for name in names]
+    return [flag_name(name) for name in names]

@@ -1,23 +1,95 @@
-"""The verbs that look at runs: plot, compare, report, explore, encode, decode, export."""
+"""The verbs that evaluate and show runs: evaluate, cluster, plot, report, explore, compare."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
 
-from ..settings.analysis import PlotConfig
+from ..settings.analysis import EvaluateConfig, PlotConfig
 from ..support.errors import UserError, require, require_folder
+from .words import RunArgument
 
-RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
 RunsArgument = Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
 NamesArgument = Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="[NAME ...]")]
-DataArgument = Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="[DATA ...]")]
-FileArgument = Annotated[Path, Positional, tyro.conf.arg(metavar="FILE")]
 PLOT = PlotConfig()
+
+
+def evaluate(
+    run: RunArgument,
+    settings: EvaluateConfig = EvaluateConfig(),  # noqa: B008
+    data_dir: str | None = None,
+    json: bool = False,
+) -> None:
+    """Evaluate a run: likelihoods, use of the latents, reconstructions, samples, labels and clusters in the latent.
+
+    For example:
+      vaekit evaluate runs/vae-mnist-1
+      vaekit evaluate runs/vae-mnist-1 --metrics nll --samples 5000 --limit 10000
+      vaekit evaluate runs/mmdvae-mnist-1 --metrics nll --estimator ais
+      vaekit evaluate runs/vae-mnist-1 --split validation --json
+
+    Args:
+        run: Run directory.
+        data_dir: Folder that holds the data set's files.
+        json: Print evaluation.json instead of the table.
+    """
+    from rich.console import Console
+
+    from ..evaluation.evaluate import evaluate as measure
+    from ..evaluation.metrics import as_table
+
+    result = measure(run, data_dir=data_dir, progress=True, **asdict(settings))
+    file = Path(run) / "evaluation.json"
+    if json:
+        print(file.read_text(), end="")
+    else:
+        Console(highlight=False).print(as_table(result))
+        print(f"written to {file}")
+
+
+def cluster(
+    run: RunArgument,
+    split: Literal["train", "validation", "test"] = "test",
+    samples: int = 10,
+    seed: int = 0,
+    data_dir: str | None = None,
+    device: str = "auto",
+    json: bool = False,
+) -> None:
+    """Assign images to the clusters of a run's mixture prior; with labels, report how well the two agree.
+
+    Writes RUN/clusters-SPLIT.csv, one line per image, and RUN/clusters-SPLIT.json.
+
+    For example:
+      vaekit cluster runs/gmvae-mnist-1
+      vaekit cluster runs/gmvae-mnist-1 --split validation --json
+
+    Args:
+        run: Run directory.
+        split: Images to assign.
+        samples: Posterior samples per image.
+        seed: Seed of the samples.
+        data_dir: Folder that holds the data set's files.
+        device: auto, cpu, cuda, cuda:1, mps.
+        json: Print the .json instead of the table.
+    """
+    from rich.console import Console
+
+    from ..evaluation.clustering import as_table
+    from ..evaluation.clustering import cluster as assign
+
+    result = assign(run, split, samples, seed, data_dir=data_dir, device=device)
+    file = Path(run) / f"clusters-{split}.json"
+    if json:
+        print(file.read_text(), end="")
+    else:
+        Console(highlight=False).print(as_table(result))
+        print(f"written to {file.with_suffix('.csv')} and {file.name}")
 
 
 def plot(
@@ -31,7 +103,7 @@ def plot(
 ) -> None:
     """Draw pictures of a run into RUN/pictures: those named, or all that apply.
 
-    The run keeps what they are drawn from: its data need not be here.
+    They are drawn from the run directory alone: the data set is not needed.
 
     For example:
       vaekit plot --list
@@ -43,32 +115,32 @@ def plot(
         run: Run directory.
         names: Pictures to draw (`vaekit plot --list` explains them).
         list_names: List the pictures instead.
-        format: Kind of file; what moves is a GIF always.
+        format: File format; animations are always GIFs.
         out: Folder to write to, instead of RUN/pictures.
-        data_dir: Folder that holds the data set's files, where the run was made before runs kept what is drawn.
+        data_dir: Folder with the data set's files, needed only for runs without saved picture data.
     """
     if list_names:
         from rich.console import Console
 
-        from ..gallery.names import as_table
+        from ..gallery.catalog import as_table
 
         Console(highlight=False).print(as_table())
         return
     require(run != "", "`vaekit plot` lacks RUN; see `vaekit plot --help`")
-    from ..gallery.draw import write_each
-    from ..gallery.scene import Scene
+    from ..gallery.context import PictureContext
+    from ..gallery.draw import write_pictures
 
-    scene = Scene.of(run, settings, data_dir)
+    scene = PictureContext.of(run, settings, data_dir)
     folder = scene.run.pictures if out is None else Path(out)
-    for path in write_each(scene, names, folder, format):
+    for path in write_pictures(scene, names, folder, format):
         print(path, flush=True)
 
 
 def compare(runs: RunsArgument, out: tuple[str, ...] = ()) -> None:
-    """Compare runs: a table of the settings that differ and of results, and a figure of validation ELBOs.
+    """Compare runs: a table of the settings that differ and of the metrics, and a figure of validation ELBOs.
 
-    Runs that differ in their seed alone are one row, mean and standard deviation, and one line with a band. The best is
-    in bold only where it is better by more than chance would have it.
+    Runs that differ only in their seed form one row (mean and standard deviation) and one line with a band. The best
+    value is bold only where it is significantly better than every other.
 
     For example:
       vaekit compare runs/vae-mnist-1 runs/vampprior-mnist-1
@@ -81,7 +153,7 @@ def compare(runs: RunsArgument, out: tuple[str, ...] = ()) -> None:
     from rich.console import Console
 
     from ..pictures import save
-    from ..pictures.writing import KINDS
+    from ..pictures.writing import IMAGE_FORMATS
     from ..runs.directory import Run
     from ..studies.compare import WRITERS, as_terminal, rank, write
     from ..studies.curves import compare as draw
@@ -89,7 +161,7 @@ def compare(runs: RunsArgument, out: tuple[str, ...] = ()) -> None:
     files = [Path(file) for file in out]
     for file in files:
         ending = file.suffix.lower()
-        endings = [*WRITERS, *(f".{kind}" for kind in KINDS)]
+        endings = [*WRITERS, *(f".{kind}" for kind in IMAGE_FORMATS)]
         require(
             ending in endings,
             f"cannot write {file}: its ending must be one of {', '.join(endings)}",
@@ -118,9 +190,9 @@ def compare(runs: RunsArgument, out: tuple[str, ...] = ()) -> None:
 
 
 def report(run: RunArgument, out: str | None = None, data_dir: str | None = None) -> None:
-    """Write one HTML file that shows a run: its settings, curves, numbers with what they mean, and pictures.
+    """Write one HTML file that shows a run: its settings, curves, metrics with their meaning, and pictures.
 
-    It holds everything that it shows and can be sent as it is.
+    The file is self-contained.
 
     For example:
       vaekit report runs/vae-mnist-1
@@ -129,7 +201,7 @@ def report(run: RunArgument, out: str | None = None, data_dir: str | None = None
     Args:
         run: Run directory.
         out: File to write, instead of RUN/report.html.
-        data_dir: Folder that holds the data set's files, where the run was made before runs kept what is drawn.
+        data_dir: Folder with the data set's files, needed only for runs without saved picture data.
     """
     from ..gallery.report import report as write
 
@@ -139,9 +211,9 @@ def report(run: RunArgument, out: str | None = None, data_dir: str | None = None
 def explore(
     runs: RunsArgument, port: int = 0, browser: bool = True, data_dir: str | None = None
 ) -> None:
-    """Explore runs in the browser: a map of the latent, sliders, drawing, ways between images, curves.
+    """Explore runs in the browser: a map of the latent space, sliders, drawing, interpolations, curves.
 
-    A server on this machine alone (127.0.0.1), which nothing else can reach; Ctrl-C ends it.
+    Serves on this machine only (127.0.0.1); Ctrl-C stops it.
 
     For example:
       vaekit explore runs/vae-mnist-1
@@ -160,123 +232,11 @@ def explore(
     serve(runs, port, browser, data_dir, lambda text: print(text, flush=True))
 
 
-def encode(
-    run: RunArgument,
-    data: DataArgument = (),
-    out: str | None = None,
-    split: Literal["train", "validation", "test", "all"] = "test",
-    samples: int = 100,
-    seed: int = 0,
-    label: int | None = None,
-    data_dir: str | None = None,
-    device: str = "auto",
-) -> None:
-    """Write what a run says of each image: its latents, ELBO and NLL, and how unusual it is.
-
-    A line for each image: split, index, path (of your own files), label; of every latent the posterior's mean and
-    scale and a draw; ELBO, NLL in nats; rank, 1 for the most unusual image.
-
-    For example:
-      vaekit encode runs/vae-mnist-1 --out codes.csv
-      vaekit encode runs/vae-mnist-1 --split all --samples 10 --out codes.npz
-      vaekit encode runs/vae-mnist-1 photos/ digit.png --out mine.parquet
-
-    Args:
-        run: Run directory.
-        data: Image files, folders, or another data set; the run's own data by default.
-        out: File to write: .npz, .csv or .parquet.
-        split: Images of a data set to take.
-        samples: Draws an image for the NLL.
-        seed: Seed of the draws.
-        label: Label of the image files, where the model is conditional on labels.
-        data_dir: Folder that holds the data set's files.
-        device: auto, cpu, cuda, cuda:1, mps.
-    """
-    from ..inference.encoding import encode as encoded
-    from ..inference.tables import check_ending, write_table
-
-    if out is None:
-        raise UserError("`vaekit encode` lacks --out, a file such as codes.csv, .npz or .parquet")
-    check_ending(Path(out))
-    found: list[Path] | str | None = [Path(word) for word in data] or None
-    if len(data) == 1 and not Path(data[0]).exists():
-        found = data[0]
-    table = encoded(run, found, split, samples, seed, label, data_dir, device, progress=True)
-    print(f"{write_table(table, Path(out))}: {len(table['index']):,} images, {', '.join(table)}")
-
-
-def decode(
-    run: RunArgument,
-    file: FileArgument,
-    out: str | None = None,
-    column: Literal["mean", "sample"] = "mean",
-    label: int | None = None,
-) -> None:
-    """Decode latents in a file: what `vaekit encode` wrote, or a table of your own with columns z_0, z_1, ...
-
-    For example:
-      vaekit decode runs/vae-mnist-1 codes.csv --out images/
-      vaekit decode runs/vae-mnist-1 codes.npz --column sample --out images.npz
-      vaekit decode runs/cvae-mnist-1 mine.csv --label 3 --out grid.png
-
-    Args:
-        run: Run directory.
-        file: Latents: .npz, .csv or .parquet.
-        out: Folder for a PNG each; or a .npz file, of `images` (N, C, H, W) in [0, 1]; or a picture of all, .png,
-            .pdf or .svg; or a .gif that shows one after the other.
-        column: Which columns to decode, where there are both.
-        label: Label to decode with, where the model is conditional on labels, instead of the column label.
-    """
-    from ..inference.encoding import decode as decoded
-    from ..inference.tables import read_table, write_images
-
-    if out is None:
-        raise UserError(
-            "`vaekit decode` lacks --out: a folder, or a file such as images.npz or grid.png"
-        )
-    images = decoded(run, read_table(file), column, label)
-    print(write_images(images, Path(out)))
-
-
-def export(run: RunArgument, onnx: str | None = None, torch: str | None = None) -> None:
-    """Write a model as files that other programs run: encoder, decoder and prior, as functions of tensors.
-
-    Each file is run once and compared with the model. model.json beside them names their inputs and outputs. The prior
-    takes noise: standard normal numbers for each latent, and one in [0, 1) to choose the component of a mixture.
-
-    For example:
-      vaekit export runs/vae-mnist-1 --onnx vae-onnx
-      vaekit export runs/vae-mnist-1 --torch vae-torch
-
-    Args:
-        run: Run directory.
-        onnx: Folder for encoder.onnx, decoder.onnx and prior.onnx.
-        torch: Folder for encoder.pt2, decoder.pt2 and prior.pt2, which torch.export.load reads.
-    """
-    from ..inference.export import Format
-    from ..inference.export import export as write
-
-    require(
-        bool(onnx or torch), "`vaekit export` lacks --onnx DIR or --torch DIR, where to write to"
-    )
-    wanted: dict[Format, str | None] = {"onnx": onnx, "torch": torch}
-    for format, folder in wanted.items():
-        if folder:
-            for file, about in write(run, folder, format).items():
-                given, found = (
-                    ", ".join(f"{k} ({', '.join(map(str, v))})" for k, v in about[kind].items())
-                    for kind in ("inputs", "outputs")
-                )
-                off = f"off by {about['largest_difference']:.0e}"
-                print(f"{Path(folder) / file}: {given} -> {found}; {off}")
-
-
 VERBS: dict[str, Callable[..., None]] = {
+    "evaluate": evaluate,
+    "cluster": cluster,
     "plot": plot,
-    "compare": compare,
     "report": report,
     "explore": explore,
-    "encode": encode,
-    "decode": decode,
-    "export": export,
+    "compare": compare,
 }

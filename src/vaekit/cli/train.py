@@ -1,4 +1,4 @@
-"""The verbs that train: train, sweep, reproduce."""
+"""The commands that train: train, sweep, reproduce."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from ..settings.analysis import SweepConfig
 from ..settings.catalog import ModelEntry, model_entry
 from ..settings.data import DataConfig
 from ..settings.objective import ObjectiveConfig
-from ..settings.training import TrainConfig, WatchConfig
+from ..settings.training import MonitorConfig, TrainConfig
 from ..support.errors import parse_duration, require
 from ..training.plan import Plan
-from . import words as cli_words
+from . import words
 
 if TYPE_CHECKING:
     from ..runs.directory import Run
@@ -32,29 +32,29 @@ For example:
   vaekit train {name} --record --pictures-every 5 --tensorboard
 
 Args:
-    out: Run directory to make, instead of runs/<model>-<data>-<n>; never one that exists.
-    run_name: Goes into the folder's name.
+    out: Run directory to create, instead of runs/<model>-<data>-<n>; it must not exist.
+    run_name: Becomes part of the folder's name.
     init: Run directory whose weights to start from.
 """
 
 
 SWEEP_HELP = """{summary}
 
-Many trainings: a setting with commas takes each of its values in turn; --out, --name, --init and the flags of
-measuring are of the whole sweep.
+A grid of trainings: a setting with commas takes each of its values in turn. --out, --name, --init and the flags of
+the evaluation hold for the whole sweep.
 
 For example:
   vaekit sweep {name} --latent-dim 2,5,10,20 --seed 0,1,2
   vaekit sweep {name} --learning-rate 1e-3,3e-4 --epochs 20 --out runs/rates
 
 Args:
-    out: Folder of the runs, instead of runs/<model>-<data>-sweep; the same command again goes on where it was.
-    run_name: Goes into the folder's name.
+    out: Folder of the runs, instead of runs/<model>-<data>-sweep; the same command again resumes the sweep.
+    run_name: Becomes part of the folder's name.
     init: Run directory whose weights to start from.
 """
 
 
-Asked = tuple[Plan, SweepConfig, str | None, str]  # a plan, how to measure, --out and --name
+SweepRequest = tuple[Plan, SweepConfig, str | None, str]  # plan, evaluation, --out and --name
 
 
 def make_train(name: str, entry: ModelEntry) -> Callable[..., None]:
@@ -63,34 +63,34 @@ def make_train(name: str, entry: ModelEntry) -> Callable[..., None]:
         objective: ObjectiveConfig = entry.objective,
         data: DataConfig = entry.data,
         training: TrainConfig = entry.training,
-        watch: WatchConfig = WatchConfig(),  # noqa: B008
+        monitor: MonitorConfig = MonitorConfig(),  # noqa: B008
         out: str | None = None,
         run_name: Annotated[str, tyro.conf.arg(name="name")] = "",
         init: str | None = None,
     ) -> None:
-        plan = Plan(name, model, objective, data, training, watch, init, entry.objective)
-        carry_out(plan, out, run_name)
+        plan = Plan(name, model, objective, data, training, monitor, init, entry.objective)
+        run_training(plan, out, run_name)
 
     train.__annotations__["model"] = type(entry.settings)
     train.__doc__ = TRAIN_HELP.format(name=name, summary=entry.summary)
     return train
 
 
-def make_sweep(name: str, entry: ModelEntry, found: list[Asked]) -> Callable[..., None]:
-    """The same flags and those of SweepConfig; what they ask for is added to `found`."""
+def make_sweep(name: str, entry: ModelEntry, found: list[SweepRequest]) -> Callable[..., None]:
+    """Like make_train, with the flags of SweepConfig; each call appends a request to `requests`."""
 
     def sweep(
         model: Any = entry.settings,
         objective: ObjectiveConfig = entry.objective,
         data: DataConfig = entry.data,
         training: TrainConfig = entry.training,
-        watch: WatchConfig = WatchConfig(),  # noqa: B008
+        monitor: MonitorConfig = MonitorConfig(),  # noqa: B008
         measure: SweepConfig = SweepConfig(),  # noqa: B008
         out: str | None = None,
         run_name: Annotated[str, tyro.conf.arg(name="name")] = "",
         init: str | None = None,
     ) -> None:
-        plan = Plan(name, model, objective, data, training, watch, init, entry.objective)
+        plan = Plan(name, model, objective, data, training, monitor, init, entry.objective)
         found.append((plan, measure, out, run_name))
 
     sweep.__annotations__["model"] = type(entry.settings)
@@ -98,17 +98,17 @@ def make_sweep(name: str, entry: ModelEntry, found: list[Asked]) -> Callable[...
     return sweep
 
 
-def sweep(arguments: list[str], read: Callable[[list[str], list[Asked]], None]) -> None:
-    """Train and measure every combination of the settings that have several values; `read` takes the command line."""
-    found: list[Asked] = []
+def sweep(arguments: list[str], read: Callable[[list[str], list[SweepRequest]], None]) -> None:
+    """Train and evaluate every combination of the settings with several values; `read` parses a command line."""
+    found: list[SweepRequest] = []
     plans: dict[str, Plan] = {}
-    for grid, each in cli_words.combinations(arguments):
+    for grid, each in words.expand_grid(arguments):
         if "model" in grid:
             model_entry(grid["model"])
         read(each, found)
         if len(found) <= len(plans):
             return  # it was --help
-        name = cli_words.named(grid) or found[-1][0].model
+        name = words.run_name(grid) or found[-1][0].model
         require(
             name not in plans,
             f"two of the runs would have the one folder {name}; make a sweep of each",
@@ -117,7 +117,7 @@ def sweep(arguments: list[str], read: Callable[[list[str], list[Asked]], None]) 
     from rich.console import Console
 
     from ..studies.compare import as_terminal, rank
-    from ..studies.sweep import Unfinished
+    from ..studies.sweep import SweepIncomplete
     from ..studies.sweep import sweep as carry_out_all
 
     plan, measure, out, name = found[0]
@@ -127,7 +127,7 @@ def sweep(arguments: list[str], read: Callable[[list[str], list[Asked]], None]) 
     failed = None
     try:
         runs = carry_out_all(plans, folder, **measure.evaluation)
-    except Unfinished as error:
+    except SweepIncomplete as error:
         runs, failed = error.runs, error
     if runs:
         Console(highlight=False).print(as_terminal(rank(runs)))
@@ -136,8 +136,8 @@ def sweep(arguments: list[str], read: Callable[[list[str], list[Asked]], None]) 
         raise failed
 
 
-def carry_out(plan: Plan, out: str | None, name: str) -> None:
-    tell(plan.train(out, name))
+def run_training(plan: Plan, out: str | None, name: str) -> None:
+    print_result(plan.train(out, name))
 
 
 def resume(
@@ -146,25 +146,25 @@ def resume(
     allow_inexact: bool = False,
     data_dir: str | None = None,
 ) -> None:
-    """Go on with a training that was killed or stopped: it ends as if nothing had happened, to the last bit.
+    """Resume a training after an interruption, from its last checkpoint: the result is bit for bit the same.
 
     For example:
       vaekit train --resume runs/vae-mnist-1
-      vaekit train --resume runs/vae-mnist-1 --epochs 100    a finished training goes on
+      vaekit train --resume runs/vae-mnist-1 --epochs 100    continue a finished training
 
     Args:
         resume: Run directory.
-        epochs: Passes over the training images, those of before counted; the schedules are then those of so many.
-        allow_inexact: Go on where the step was compiled and cannot be here, which changes the last digits.
+        epochs: New total number of epochs, for which the schedules are then computed.
+        allow_inexact: Resume even where the step was compiled and cannot be here, which changes the last digits.
         data_dir: Folder that holds the data set's files.
     """
     from ..training.job import resume as go_on
 
-    tell(go_on(resume, epochs=epochs, allow_inexact=allow_inexact, data_dir=data_dir))
+    print_result(go_on(resume, epochs=epochs, allow_inexact=allow_inexact, data_dir=data_dir))
 
 
-def tell(run: Run) -> None:
-    """Print what a training came to; of several processes the first one's is enough."""
+def print_result(run: Run) -> None:
+    """Print the result of a training, in the first of several processes only."""
     if os.environ.get("RANK", "0") != "0":
         return
     best = run.best
@@ -184,7 +184,7 @@ def reproduce(
     out: str = "runs/reproduce",
     report: str | None = None,
 ) -> None:
-    """Train and measure what a paper published, and say how close it comes; without ROW, list what there is.
+    """Reproduce a published result and report how close it comes; without ROW, list them.
 
     For example:
       vaekit reproduce
@@ -192,34 +192,35 @@ def reproduce(
       vaekit reproduce vae-dynamic --budget 30m
 
     Args:
-        row: Which.
-        seeds: Trainings, of the seeds 0, 1 ...
-        budget: Time of training, for all of them, such as 30m or 2h, to which they are shortened; the epoch that is
-            timed first and the measuring come on top.
-        out: Folder of the runs; what is there already is kept.
-        report: File to add a line to; docs/results/reproduction.md where that folder is, else OUT/reproduction.md.
+        row: Name of the published result.
+        seeds: Number of trainings, with the seeds 0, 1 ...
+        budget: Training time for all of them, such as 30m or 2h, to which they are shortened; timing the first epoch
+            and the evaluation come on top.
+        out: Folder of the runs; existing runs are kept.
+        report: File to append a line to; docs/results/reproduction.md where that folder exists, else
+            OUT/reproduction.md.
     """
     from rich.console import Console
 
-    from ..studies import reproduce as reproductions
+    from ..studies import reproduce
 
     console = Console(highlight=False)
     if not row:
-        console.print(reproductions.as_table())
+        console.print(reproduce.as_table())
         return
-    wanted = reproductions.published(row)
+    wanted = reproduce.published_result(row)
     seconds = None if budget is None else parse_duration(budget, "--budget")
     if report is None:
-        here = reproductions.REPORT.parent.is_dir()
-        report = str(reproductions.REPORT if here else Path(out) / reproductions.REPORT.name)
-    reproductions.check_report(Path(report))
-    outcome = reproductions.reproduce(row, seeds, seconds, out)
-    said = "within" if outcome.within else "NOT within"
+        here = reproduce.REPORT.parent.is_dir()
+        report = str(reproduce.REPORT if here else Path(out) / reproduce.REPORT.name)
+    reproduce.check_report(Path(report))
+    outcome = reproduce.reproduce(row, seeds, seconds, out)
+    said = "within" if outcome.within_tolerance else "NOT within"
     print(
-        f"{row}: {wanted.figure} {outcome.written}; published {wanted.value:g} ({wanted.source}); {said} the tolerance "
-        f"of {wanted.tolerance:g}"
+        f"{row}: {wanted.metric} {outcome.formatted}; published {wanted.value:g} ({wanted.source}); {said} the "
+        f"tolerance of {wanted.tolerance:g}"
     )
-    if wanted.differs:
-        print(f"differs: {wanted.differs}")
-    reproductions.append(outcome, Path(report))
+    if wanted.differences:
+        print(f"differs: {wanted.differences}")
+    reproduce.append_to_report(outcome, Path(report))
     print(f"added to {report}")

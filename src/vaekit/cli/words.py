@@ -1,24 +1,31 @@
-"""Words of the command line that stand for several."""
+"""The words of the command line: arguments that several verbs share, and values with commas that stand for several."""
 
 from __future__ import annotations
 
 import itertools
 import re
+import sys
 from collections.abc import Iterator, Mapping
+from typing import Annotated
+
+import tyro
+from tyro.conf import Positional
 
 from ..support.errors import UserError
 
-# Flags that are of the whole sweep, or whose value is one text, commas and all.
-WHOLE = (
+RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
+
+# Flags of the whole sweep, and flags whose value may contain commas.
+NOT_SWEPT = (
     *("--out", "--name", "--init", "--preset", "--data-dir"),
     *("--split", "--metrics", "--nll-samples", "--limit"),
 )
 
 
-def combinations(arguments: list[str]) -> Iterator[tuple[dict[str, str], list[str]]]:
-    """Every way to take one of the values that have commas, as in `sweep vae --seed 0,1`: what was taken by flag (and
-    `model`), and the arguments so. Raises UserError for a flag without a value, or given twice."""
-    arguments = [dashed(word) for word in arguments]
+def expand_grid(arguments: list[str]) -> Iterator[tuple[dict[str, str], list[str]]]:
+    """Yield every combination of the values with commas, as in `sweep vae --seed 0,1`: the chosen value by flag (and
+    `model`), and the arguments with it. Raises UserError for a flag without a value, or given twice."""
+    arguments = [normalise_flag(word) for word in arguments]
     given = [word.partition("=")[0] for word in arguments if word.startswith("--")]
     for name in given:
         if given.count(name) > 1:
@@ -33,7 +40,7 @@ def combinations(arguments: list[str]) -> Iterator[tuple[dict[str, str], list[st
             choices.append([(flag, "", [word])])
             continue
         key = name or ("model" if place == 1 else "")
-        splits = key != "" and key not in WHOLE and "," in value
+        splits = key != "" and key not in NOT_SWEPT and "," in value
         several = dict.fromkeys(part.strip() for part in value.split(",") if part.strip())
         parts = list(several) if splits else [value]
         if not parts:
@@ -44,7 +51,7 @@ def combinations(arguments: list[str]) -> Iterator[tuple[dict[str, str], list[st
             and {part.lower() for part in parts} <= {"true", "false"}
         ):
             if not joined:
-                choices.pop()  # a switch has no value: its name says which
+                choices.pop()  # a switch has no value
             switches = {"true": key, "false": key.replace("--", "--no-", 1)}
             choices.append([(key, part, [switches[part.lower()]]) for part in parts])
         else:
@@ -59,13 +66,17 @@ def combinations(arguments: list[str]) -> Iterator[tuple[dict[str, str], list[st
         yield taken, [word for _, _, words in chosen for word in words]
 
 
-def dashed(word: str) -> str:
-    """A flag with - for _, as the command line also takes it."""
+def normalise_flag(word: str) -> str:
+    """A flag with "-" for "_", which the command line also accepts."""
     flag, joined, value = word.partition("=")
     return flag.replace("_", "-") + joined + value if word.startswith("--") else word
 
 
-def named(grid: Mapping[str, str]) -> str:
-    """A folder's name from the settings that tell runs apart: latent-dim-5_seed-0."""
+def run_name(grid: Mapping[str, str]) -> str:
+    """A folder name from the settings that distinguish a run: latent-dim-5_seed-0."""
     parts = [f"{key}-{re.sub(r'[^A-Za-z0-9.+-]+', '-', value)}" for key, value in grid.items()]
     return "_".join(parts)
+
+
+def print_stderr(text: str) -> None:
+    print(text, file=sys.stderr)

@@ -1,21 +1,21 @@
-"""Data sets: `load("mnist")`, `load("photos/")` -> Dataset(train, validation, test), of 8-bit pixels or floats."""
+"""Data sets: `load("mnist")` or `load("photos/")` gives a Dataset of 8-bit or float pixels, in three splits."""
 
 from typing import TYPE_CHECKING
 
-from ..support.lazy import names_of
+from ..support.lazy import lazy_names
 
 if TYPE_CHECKING:
-    from .dataset import Dataset, Frozen, Split, freeze, pixels
-    from .loading import load, load_again
+    from .dataset import Dataset, EvalSplit, Split, eval_split, pixels
+    from .loading import load, reload
 
 _HOME = {
     "Dataset": "dataset",
-    "Frozen": "dataset",
+    "EvalSplit": "dataset",
     "Split": "dataset",
-    "freeze": "dataset",
+    "eval_split": "dataset",
     "pixels": "dataset",
     "load": "loading",
-    "load_again": "loading",
+    "reload": "loading",
 }
 __all__ = [*_HOME]
-__getattr__ = names_of(__name__, _HOME)
+__getattr__ = lazy_names(__name__, _HOME)

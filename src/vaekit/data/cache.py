@@ -1,4 +1,4 @@
-"""Where downloads and decoded images are kept, and how two processes share the work."""
+"""The cache folder of downloads and decoded images, and its locks between processes."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from typing import Any
 import filelock
 import platformdirs
 
-from ..support.console import Shown
+from ..support.console import ProgressBar
 
 
 def cache_dir() -> Path:
-    """The folder that the environment variable VAEKIT_CACHE names, or else the user's own for caches."""
+    """The folder in the environment variable VAEKIT_CACHE, or else the user's cache folder."""
     named = os.environ.get("VAEKIT_CACHE")
     return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("vaekit"))
 
 
 @contextlib.contextmanager
-def locked(path: Path, shown: Shown) -> Iterator[None]:
-    """One process at a time makes `path`; another waits, and says so. A killed one lets go."""
+def cache_lock(path: Path, bar: ProgressBar) -> Iterator[None]:
+    """Let one process at a time create `path`; another logs that it waits. A killed process releases the lock."""
     name = hashlib.sha256(os.fsencode(path.absolute())).hexdigest()[:16]
     folder = cache_dir() / "locks"
     folder.mkdir(parents=True, exist_ok=True)
@@ -33,7 +33,7 @@ def locked(path: Path, shown: Shown) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        shown.say(f"waiting for another process that makes {path.name}")
+        bar.log(f"waiting for another process to create {path.name}")
         lock.acquire()
     try:
         yield
@@ -41,16 +41,16 @@ def locked(path: Path, shown: Shown) -> Iterator[None]:
         lock.release()
 
 
-def cached(stem: str, source: Any, make: Callable[[Path], None], shown: Shown) -> Path:
-    """The file made from `source`, anything that JSON can say; made where it is not there yet."""
+def cached_file(stem: str, source: Any, make: Callable[[Path], None], bar: ProgressBar) -> Path:
+    """The cached file of `source` (any JSON value that identifies it); `make` creates it if it does not exist."""
     digest = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:16]
     clean = re.sub(r"[^\w.-]+", "-", stem).encode()[:120].decode(errors="ignore")
     path = cache_dir() / "decoded" / f"{clean}-{digest}.safetensors"
     if not path.exists():
-        with locked(path, shown):
+        with cache_lock(path, bar):
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                for left in path.parent.glob(f"{path.name}.*.part"):
-                    left.unlink()  # of a process that was killed
+                for partial in path.parent.glob(f"{path.name}.*.part"):
+                    partial.unlink()  # left by a killed process
                 make(path)
     return path

@@ -1,4 +1,4 @@
-"""A data set, in memory or in a file, and how its pixels become what a model sees."""
+"""Dataset, Split and EvalSplit, in memory or in a file, and the conversion of stored pixels to model input."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from torch import Tensor
 
 from ..settings.data import Binarisation, SourceConfig
 from ..support.errors import UserError, require
-from .stored import Stored
+from .stored import StoredImages
 
-Settled = Literal["dynamic", "threshold", "none"]
+ResolvedBinarisation = Literal["dynamic", "threshold", "none"]
 
-# One seed for everybody: numbers on "the" binarised test set are then about the same bits.
-FREEZE_SEED = 777
+# One seed for all users, so that all results on the binarised test set are on the same bits.
+BINARISATION_SEED = 777
 
-WHOLE = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
+INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images (N, C, H, W), uint8 or float in [0, 1], and their labels (N,), whole numbers from 0, if there are any.
+    """Images (N, C, H, W), uint8 or float in [0, 1], and optional labels (N,), whole numbers from 0.
 
-    Images too large for memory are `Stored` in a file, and what is indexed is read.
+    Images too large for memory are `StoredImages` in a file; indexing reads them.
     """
 
-    images: Tensor | Stored
+    images: Tensor | StoredImages
     labels: Tensor | None = None
 
     def __post_init__(self) -> None:
-        if isinstance(self.labels, Tensor) and self.labels.dtype in WHOLE:
+        if isinstance(self.labels, Tensor) and self.labels.dtype in INTEGER_DTYPES:
             object.__setattr__(self, "labels", self.labels.long())
 
     def __len__(self) -> int:
@@ -44,18 +44,18 @@ class Split:
         labels = self.labels
         if isinstance(indices, slice):
             return Batch(self.images[indices], None if labels is None else labels[indices])
-        # index_select copies whole images, where indexing goes through them pixel by pixel.
+        # index_select copies whole images; indexing goes through them pixel by pixel.
         images = self.images.index_select(0, indices.to(self.images.device))
         if labels is not None:
             labels = labels.index_select(0, indices.to(labels.device))
         return Batch(images, labels)
 
     def take(self, rows: Tensor) -> Split:
-        """Some of the images, those in a file left there."""
+        """The split of these rows; images in a file stay there."""
         labels = self.labels
         if labels is not None:
             labels = labels.index_select(0, rows.to(labels.device))
-        if isinstance(self.images, Stored):
+        if isinstance(self.images, StoredImages):
             return Split(self.images.take(rows.cpu()), labels)
         return Split(self.images.index_select(0, rows.to(self.images.device)), labels)
 
@@ -66,24 +66,24 @@ class Split:
 
 @dataclass(frozen=True)
 class Batch(Split):
-    """Images and labels in memory: what indexing a split gives."""
+    """Images and labels in memory, the result of indexing a split."""
 
     images: Tensor
 
 
 @dataclass(frozen=True)
-class Frozen:
-    """A split as validation and test see it, which `freeze` makes: a slice of it has floats in [0, 1]."""
+class EvalSplit:
+    """A split for validation or test, made by `eval_split`: indexing it gives floats in [0, 1]."""
 
     split: Split
-    binarisation: Settled
+    binarisation: ResolvedBinarisation
 
     def __len__(self) -> int:
         return len(self.split)
 
     def __getitem__(self, indices: slice | Tensor) -> Batch:
-        part = self.split[indices]
-        return Batch(pixels(part.images, self.binarisation), part.labels)
+        batch = self.split[indices]
+        return Batch(pixels(batch.images, self.binarisation), batch.labels)
 
     @property
     def labels(self) -> Tensor | None:
@@ -93,18 +93,18 @@ class Frozen:
     def device(self) -> torch.device:
         return self.split.images.device
 
-    def take(self, rows: Tensor) -> Frozen:
-        return Frozen(self.split.take(rows), self.binarisation)
+    def take(self, rows: Tensor) -> EvalSplit:
+        return EvalSplit(self.split.take(rows), self.binarisation)
 
-    def to(self, device: torch.device) -> Frozen:
-        return Frozen(self.split.to(device), self.binarisation)
+    def to(self, device: torch.device) -> EvalSplit:
+        return EvalSplit(self.split.to(device), self.binarisation)
 
 
 def check_labels(labels: Any, count: int, where: str) -> None:
-    """UserError unless these are labels of `count` images."""
+    """Raise UserError unless these are labels of `count` images: (count,), int64, 0 or more."""
     require(
         isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.ndim == 1,
-        f"{where}: the labels must be a tensor of whole numbers, one for each image",
+        f"{where}: the labels must be a tensor of whole numbers, one per image",
     )
     require(len(labels) == count, f"{where}: {count} images but {len(labels)} labels")
     require(bool((labels >= 0).all()), f"{where}: labels must be 0 or more")
@@ -114,9 +114,9 @@ def check_labels(labels: Any, count: int, where: str) -> None:
 class Dataset:
     """Three splits of images of one size.
 
-    `black_and_white` marks sets that the field binarises (MNIST and its like), whose likelihood is Bernoulli.
-    `source` is how `load` finds the same images again; None for arrays. `digest` is the hash of the content, where it
-    is known already.
+    `black_and_white` marks data sets that the literature binarises (such as MNIST); their likelihood is Bernoulli.
+    `source` lets `load` find the same images again; None for arrays. `digest` is the hash of the content, if already
+    known.
     """
 
     name: str
@@ -145,7 +145,7 @@ class Dataset:
                 f"{where}: pixels are {images.dtype}; they must be uint8, or float32 in [0, 1]",
             )
             require(
-                isinstance(images, Stored)
+                isinstance(images, StoredImages)
                 or images.dtype == torch.uint8
                 or bool(((images >= 0) & (images <= 1)).all()),
                 f"{where}: float pixels must lie in [0, 1]",
@@ -154,15 +154,15 @@ class Dataset:
                 check_labels(split.labels, len(images), where)
 
     @classmethod
-    def of(cls, name: str, splits: Iterable[Split], **about: Any) -> Dataset:
-        """A data set of its three splits in order."""
+    def from_splits(cls, name: str, splits: Iterable[Split], **fields: Any) -> Dataset:
+        """The data set of three splits: train, validation, test."""
         train, validation, test = splits
-        return cls(name, train, validation, test, **about)
+        return cls(name, train, validation, test, **fields)
 
-    def with_splits(self, splits: Iterable[Split], **about: Any) -> Dataset:
-        """The same data set with other pixels."""
+    def with_splits(self, splits: Iterable[Split], **fields: Any) -> Dataset:
+        """A copy with other splits: train, validation, test."""
         train, validation, test = splits
-        return replace(self, train=train, validation=validation, test=test, **about)
+        return replace(self, train=train, validation=validation, test=test, **fields)
 
     @property
     def splits(self) -> dict[str, Split]:
@@ -176,30 +176,30 @@ class Dataset:
 
     @property
     def class_count(self) -> int:
-        """How many classes the labels have; 0 where there are no labels."""
+        """Number of classes; 0 without labels."""
         if self.train.labels is None:
             return 0
         return len(self.classes) if self.classes else int(self.train.labels.max()) + 1
 
     @property
     def likelihood(self) -> Literal["bernoulli", "logistic", "gaussian"]:
-        """The distribution of pixels that suits these images."""
+        """The default likelihood of these pixels."""
         if self.black_and_white:
             return "bernoulli"
         return "gaussian" if self.train.images.dtype == torch.float32 else "logistic"
 
-    def binarisation(self, wanted: Binarisation, likelihood: str) -> Settled:
-        """What `wanted` comes to under a likelihood; UserError where the two make no sense together."""
+    def binarisation(self, requested: Binarisation, likelihood: str) -> ResolvedBinarisation:
+        """Resolve the requested binarisation for a likelihood. Raises UserError where they do not fit together."""
         if likelihood == "bernoulli":
-            return "dynamic" if wanted == "auto" else wanted
+            return "dynamic" if requested == "auto" else requested
         require(
-            wanted in ("auto", "none"),
-            f"--binarisation {wanted} needs --likelihood bernoulli, and the model's is {likelihood}",
+            requested in ("auto", "none"),
+            f"--binarisation {requested} needs --likelihood bernoulli, but the model's is {likelihood}",
         )
         return "none"
 
     def sha256(self) -> str:
-        """Hash of all pixels and labels, in order: which data a run was trained on."""
+        """Hash of all pixels and labels, in order: identifies the data that a run was trained on."""
         if self.digest is not None:
             return self.digest
         digest = hashlib.sha256()
@@ -211,7 +211,7 @@ class Dataset:
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """What config.json says of it."""
+        """The entry in config.json."""
         return {
             "name": self.name,
             "source": None if self.source is None else asdict(self.source),
@@ -222,54 +222,55 @@ class Dataset:
         }
 
 
-def pixels(images: Tensor, binarisation: Settled) -> Tensor:
-    """What a model sees in training: floats in [0, 1] of stored images, bits drawn anew where dynamic."""
+def pixels(images: Tensor, binarisation: ResolvedBinarisation) -> Tensor:
+    """Convert stored images to model input: floats in [0, 1]; dynamic binarisation samples new bits in each call."""
     if images.dtype == torch.uint8:
         if binarisation == "dynamic":
-            return bits(images).float()
+            return binarise(images).float()
         return (images > 127).float() if binarisation == "threshold" else images.float().div_(255)
     if binarisation == "dynamic":
         return torch.bernoulli(images)
     return (images > 0.5).to(images.dtype) if binarisation == "threshold" else images
 
 
-def bits(images: Tensor) -> Tensor:
-    """Bits, True with probability x / 255 for each level x of `images` (B, C, H, W).
+def binarise(images: Tensor) -> Tensor:
+    """Sample bits, True with probability x / 255 for each level x of `images` (B, C, H, W).
 
-    Takes a random byte a pixel, and of the numbers that decide in one case of 256 as many as one image has pixels.
+    Draws one random byte per pixel; the tie-breaking numbers, needed in one case of 256, are shared by the images.
     """
     if images.device.type == "cpu":
-        # Eight bytes at once, of all 64-bit words but the largest: one is off 1/256 by less than 2^-63.
+        # Eight bytes at once, from all 64-bit words but the largest: a byte's probability is off 1/256 by under 2^-63.
         words = torch.randint(-(2**63), 2**63 - 1, (-(-images.numel() // 8),))
-        drawn = words.view(torch.uint8)[: images.numel()].view(images.shape)
+        byte = words.view(torch.uint8)[: images.numel()].view(images.shape)
     else:
-        drawn = torch.randint(256, images.shape, dtype=torch.uint8, device=images.device)
-    return is_white(images, drawn, torch.empty_like(images[0]).random_(255))
+        byte = torch.randint(256, images.shape, dtype=torch.uint8, device=images.device)
+    return bernoulli_from_bytes(images, byte, torch.empty_like(images[0]).random_(255))
 
 
-def is_white(level: Tensor, drawn: Tensor, deciding: Tensor) -> Tensor:
-    """Of `drawn` uniform on 0 ... 255 and `deciding` on 0 ... 254: level / 256 + 1 / 256 * level / 255 = level / 255 of
-    them are True."""
-    return (drawn < level) | ((drawn == level) & (deciding < level))
+def bernoulli_from_bytes(level: Tensor, byte: Tensor, tie_break: Tensor) -> Tensor:
+    """True with probability level / 256 + 1 / 256 * level / 255 = level / 255, exactly, for `byte` uniform on 0 ... 255
+    and `tie_break` uniform on 0 ... 254."""
+    return (byte < level) | ((byte == level) & (tie_break < level))
 
 
-def freeze(split: Split, binarisation: Settled) -> Frozen:
-    """A split as validation and test see it: floats in [0, 1], bits drawn once, from a fixed seed."""
+def eval_split(split: Split, binarisation: ResolvedBinarisation) -> EvalSplit:
+    """The split for validation or test: floats in [0, 1]; dynamic binarisation samples its bits once, with a fixed
+    seed."""
     if binarisation != "dynamic":
-        return Frozen(split, binarisation)
-    # numpy's generator, so that the bits do not depend on the device. (That they stay as they are is tested.)
+        return EvalSplit(split, binarisation)
+    # NumPy's generator, so that the bits do not depend on the device; a test fixes the bits.
     images = split.images[:].cpu().numpy()
-    generator = np.random.default_rng(FREEZE_SEED)
+    generator = np.random.default_rng(BINARISATION_SEED)
     if images.dtype == np.uint8:
         bits = generator.integers(0, 255, images.shape, dtype=np.uint8) < images
-        drawn = torch.from_numpy(bits).to(torch.uint8).mul_(255)
+        binarised = torch.from_numpy(bits).to(torch.uint8).mul_(255)
     else:
-        drawn = torch.from_numpy(generator.random(images.shape) < images).float()
-    return Frozen(Split(drawn.to(split.images.device), split.labels), "none")
+        binarised = torch.from_numpy(generator.random(images.shape) < images).float()
+    return EvalSplit(Split(binarised.to(split.images.device), split.labels), "none")
 
 
-def choose_split(dataset: Dataset, name: str) -> Split:
-    """A split by its name."""
+def get_split(dataset: Dataset, name: str) -> Split:
+    """The split called `name`. Raises UserError."""
     if name not in dataset.splits:
         raise UserError(f"there is no split {name!r}; choose train, validation or test")
     return dataset.splits[name]

@@ -1,4 +1,4 @@
-"""Which images are held back for validation and test."""
+"""Splitting of images into train, validation and test, and selection of rows."""
 
 from __future__ import annotations
 
@@ -11,83 +11,86 @@ from torch import Tensor
 from ..settings.data import SourceConfig
 from ..support.errors import require
 from .dataset import Split
-from .stored import PARTS
+from .stored import SPLITS
 
 
-def hold_back(labels: np.ndarray | None, count: int, share: float, seed: list[int]) -> np.ndarray:
-    """Which of `count` images to hold back, (count,), bool: a share, at least one and not all.
+def held_out_mask(
+    labels: np.ndarray | None, count: int, share: float, seed: list[int]
+) -> np.ndarray:
+    """Mask of the images to hold out, (count,), bool: a share of `count`, at least one and not all.
 
-    All are as likely; of each class as many as its size says, to the next whole number (systematic sampling along the
-    images ordered by class, within one at random). But a class keeps one image, in exchange for another's.
+    Each image is equally likely. Each class is in proportion to its size, rounded up or down: systematic sampling along
+    the images in order of class, in random order within a class. A class left empty gets one image back, in exchange.
     """
-    chance = np.random.default_rng(seed)
+    generator = np.random.default_rng(seed)
     labels = np.zeros(count, np.int64) if labels is None else labels
-    order = np.lexsort((chance.random(count), labels))
-    wanted = min(count - 1, max(1, round(share * count)))
-    places = (chance.random() + np.arange(wanted)) * (count / wanted)
-    held = np.zeros(count, bool)
-    held[order[places.astype(np.int64)]] = True
-    left = np.bincount(labels[~held], minlength=int(labels.max()) + 1)
-    for label in np.flatnonzero((left == 0) & (np.bincount(labels) > 0)):
-        spare = np.flatnonzero(~held & (left[labels] > 1))
+    order = np.lexsort((generator.random(count), labels))
+    size = min(count - 1, max(1, round(share * count)))
+    positions = (generator.random() + np.arange(size)) * (count / size)
+    held_out = np.zeros(count, bool)
+    held_out[order[positions.astype(np.int64)]] = True
+    remaining = np.bincount(labels[~held_out], minlength=int(labels.max()) + 1)
+    for label in np.flatnonzero((remaining == 0) & (np.bincount(labels) > 0)):
+        spare = np.flatnonzero(~held_out & (remaining[labels] > 1))
         if len(spare):
-            other, own = chance.choice(spare), chance.choice(np.flatnonzero(labels == label))
-            held[other], held[own] = True, False
-            left[labels[other]] -= 1
-            left[label] += 1
-    return held
+            other, own = generator.choice(spare), generator.choice(np.flatnonzero(labels == label))
+            held_out[other], held_out[own] = True, False
+            remaining[labels[other]] -= 1
+            remaining[label] += 1
+    return held_out
 
 
 def split_rows(
-    parts: np.ndarray, labels: Tensor | None, settings: SourceConfig, where: str
+    split_index: np.ndarray, labels: Tensor | None, settings: SourceConfig, where: str
 ) -> list[Tensor]:
-    """The rows of training, validation and test images, of images whose parts the source may name: (N,), indices into
-    PARTS. What it does not name is held back from training. Raises UserError where there are too few."""
-    part = parts.copy()
-    names = None if labels is None else labels.numpy()
-    for index, share in ((2, settings.test_share), (1, settings.validation_share)):
-        if not (part == index).any():
-            rows = np.flatnonzero(part == 0)
-            missing = 2 - len({*part[part > 0].tolist()})
+    """The rows of the training, validation and test images, given each image's index into SPLITS, (N,).
+
+    A split without images is held out from training. Raises UserError for too few training images.
+    """
+    index = split_index.copy()
+    classes = None if labels is None else labels.numpy()
+    for split, share in ((2, settings.test_share), (1, settings.validation_share)):
+        if not (index == split).any():
+            rows = np.flatnonzero(index == 0)
+            missing = 2 - len({*index[index > 0].tolist()})
             require(
                 len(rows) > missing,
-                f"{where} has {len(rows):,} images to train on; it takes {missing + 1} or more, so that some can be "
-                f"held back to {'validate with' if missing == 1 else 'validate with and to test'}",
+                f"{where} has {len(rows):,} training images; at least {missing + 1} are needed, so that some can be "
+                f"held out for {'validation' if missing == 1 else 'validation and test'}",
             )
-            of = None if names is None else names[rows]
-            part[rows[hold_back(of, len(rows), share, [settings.split_seed, index])]] = index
-    return [torch.from_numpy(np.flatnonzero(part == index)) for index in range(3)]
+            strata = None if classes is None else classes[rows]
+            mask = held_out_mask(strata, len(rows), share, [settings.split_seed, split])
+            index[rows[mask]] = split
+    return [torch.from_numpy(np.flatnonzero(index == split)) for split in range(3)]
 
 
-def hold_back_missing(
-    given: Mapping[str, Split], settings: SourceConfig, where: str
-) -> list[Split]:
-    """Training, validation and test images: those given, the others held back from training."""
+def complete_splits(given: Mapping[str, Split], settings: SourceConfig, where: str) -> list[Split]:
+    """The train, validation and test splits: those given, the missing ones held out from train."""
     train = given["train"]
-    others = [PARTS.index(part) for part in given if part != "train"]
-    # One row stands for the whole of a part that is there.
-    parts = np.array([0] * len(train) + others, np.uint8)
+    others = [SPLITS.index(name) for name in given if name != "train"]
+    # One row stands for the whole of another split that is given.
+    split_index = np.array([0] * len(train) + others, np.uint8)
     labels = train.labels
     if labels is not None:
         labels = torch.cat([labels, labels.new_zeros(len(others))])
-    rows = split_rows(parts, labels, settings, where)
+    rows = split_rows(split_index, labels, settings, where)
     return [
-        given[part] if part in given and part != "train" else train.take(rows[i])
-        for i, part in enumerate(PARTS)
+        given[name] if name in given and name != "train" else train.take(rows[i])
+        for i, name in enumerate(SPLITS)
     ]
 
 
-def spread(there: int, count: int) -> Tensor:
-    """`count` rows from all over those there are (all of them, where they are fewer), in order."""
-    return torch.linspace(0, there - 1, min(count, there)).long()
+def evenly_spaced(total: int, count: int) -> Tensor:
+    """`count` evenly spaced rows of `total`, in order; all of them if they are fewer."""
+    return torch.linspace(0, total - 1, min(count, total)).long()
 
 
-def in_turn(labels: Tensor | None, there: int, count: int) -> Tensor:
-    """The rows of the first image of each class, of the second, and so on until there are `count`; rows from all over
-    where there are no labels."""
+def balanced_rows(labels: Tensor | None, total: int, count: int) -> Tensor:
+    """The row of the first image of each class, then of the second, and so on up to `count` rows; evenly spaced rows of
+    `total` without labels."""
     if labels is None:
-        return spread(there, count)
-    places = [torch.nonzero(labels == label)[:count, 0] for label in labels.unique()]
-    most = max(map(len, places))
-    turns = [place[i] for i in range(most) for place in places if i < len(place)]
-    return torch.stack(turns[:count])
+        return evenly_spaced(total, count)
+    by_class = [torch.nonzero(labels == label)[:count, 0] for label in labels.unique()]
+    longest = max(map(len, by_class))
+    interleaved = [rows[i] for i in range(longest) for rows in by_class if i < len(rows)]
+    return torch.stack(interleaved[:count])

@@ -1,7 +1,7 @@
-"""Images in a file, read as they are needed, and the file: safetensors, so that anybody can read it.
+"""Images in a safetensors file, read on demand, and the reading and writing of that file.
 
-`images` (N, C, H, W), uint8; `labels` (N,), int64, where there are any; `parts` (N,), uint8: 0 train, 1 validation,
-2 test as the source has them. The metadata's "vaekit" is a JSON object, the fields of About.
+Tensors: `images` (N, C, H, W), uint8; `labels` (N,), int64, optional; `parts` (N,), uint8: the split of each image in
+its source, an index into SPLITS. The metadata entry "vaekit" is a JSON object, the fields of StoreMetadata.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ import safetensors
 import torch
 from torch import Tensor
 
-from ..support.atomic import replacing
+from ..support.atomic import atomic_write
 from ..support.errors import UserError, one_line, require
 
 CHUNK_BYTES = 2**24
-PARTS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "test")
 FORMAT = 1
 
 
 @dataclass(frozen=True)
-class About:
-    """What a file of images says of them. `sha256` is of the pixels, in order; `bad` images were left out, of which
-    `bad_names` are the first."""
+class StoreMetadata:
+    """Metadata of an image store. `sha256` is of the pixels, in order; `bad` is the number of unreadable images left
+    out, `bad_names` the first of them."""
 
     name: str
     classes: list[str] | None
@@ -44,35 +44,35 @@ class About:
     format: int = FORMAT
 
 
-class Opened:
-    """A file that stays what it was, even if another takes its name; closed when nobody needs it."""
+class OpenFile:
+    """An open file that stays the same even if its path is replaced; closed when garbage-collected."""
 
     def __init__(self, path: Path) -> None:
-        self.number = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
 
     def __del__(self) -> None:
-        if hasattr(self, "number"):
-            os.close(self.number)
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
 
     def read(self, buffer: memoryview, start: int) -> None:
-        """Fill a buffer from a place in the file. Raises UserError where the file ends before."""
+        """Fill a buffer from offset `start` in the file. Raises UserError if the file is too short."""
         done = 0
         while done < len(buffer):
             if hasattr(os, "preadv"):
-                count = os.preadv(self.number, [buffer[done:]], start + done)
+                count = os.preadv(self.descriptor, [buffer[done:]], start + done)
             else:  # Windows
-                os.lseek(self.number, start + done, os.SEEK_SET)
-                found = os.read(self.number, len(buffer) - done)
-                count = len(found)
-                buffer[done : done + count] = found
-            require(count > 0, "a file of images was cut off while it was read; make it again")
+                os.lseek(self.descriptor, start + done, os.SEEK_SET)
+                content = os.read(self.descriptor, len(buffer) - done)
+                count = len(content)
+                buffer[done : done + count] = content
+            require(count > 0, "a file of images was truncated while being read; create it again")
             done += count
 
 
-class Stored:
-    """Images (N, C, H, W), uint8, in a file; what is indexed is read, onto `device`.
+class StoredImages:
+    """Images (N, C, H, W), uint8, in a file; indexing reads them and moves them to `device`.
 
-    Read, not mapped: pages of a mapping count as memory, and one touch maps up to 2 MB of them (docs/design/0013).
+    Read, not memory-mapped: mapped pages count as memory, and one access maps up to 2 MB of them (docs/design/0013).
     """
 
     dtype = torch.uint8
@@ -80,13 +80,13 @@ class Stored:
 
     def __init__(
         self,
-        path: Path | Opened,
+        path: Path | OpenFile,
         offset: int,
         shape: tuple[int, int, int, int],
         rows: Tensor | None = None,
         device: torch.device | None = None,
     ) -> None:
-        self.file = Opened(path) if isinstance(path, Path) else path
+        self.file = OpenFile(path) if isinstance(path, Path) else path
         self.offset, self.file_shape = offset, shape
         self.rows = torch.arange(shape[0]) if rows is None else rows
         self.device = device or torch.device("cpu")
@@ -106,15 +106,15 @@ class Stored:
         assert dim == 0
         return self[indices]
 
-    def take(self, rows: Tensor) -> Stored:
-        """Some of the images, left in the file."""
-        return Stored(self.file, self.offset, self.file_shape, self.rows[rows], self.device)
+    def take(self, rows: Tensor) -> StoredImages:
+        """The images of these rows, still in the file."""
+        return StoredImages(self.file, self.offset, self.file_shape, self.rows[rows], self.device)
 
-    def to(self, device: torch.device) -> Stored:
-        return Stored(self.file, self.offset, self.file_shape, self.rows, device)
+    def to(self, device: torch.device) -> StoredImages:
+        return StoredImages(self.file, self.offset, self.file_shape, self.rows, device)
 
     def sha256(self) -> str:
-        """Hash of all pixels of the file, in its order."""
+        """Hash of all pixels of the file, in file order."""
         digest, count = hashlib.sha256(), self.file_shape[0]
         step = max(1, CHUNK_BYTES // math.prod(self.file_shape[1:]))
         for start in range(0, count, step):
@@ -125,49 +125,49 @@ class Stored:
         images = np.empty((len(rows), *self.file_shape[1:]), np.uint8)
         size = math.prod(self.file_shape[1:])
         buffer = images.reshape(-1).data
-        breaks = np.flatnonzero(np.diff(rows) != 1) + 1  # neighbours are read in one go
+        breaks = np.flatnonzero(np.diff(rows) != 1) + 1  # consecutive rows are read at once
         starts = [0, *breaks.tolist(), len(rows)]
         for start, end in itertools.pairwise(starts):
             if end > start:
-                place = self.offset + int(rows[start]) * size
-                self.file.read(buffer[start * size : end * size], place)
+                position = self.offset + int(rows[start]) * size
+                self.file.read(buffer[start * size : end * size], position)
         return images
 
 
 @dataclass(frozen=True)
-class Store:
-    """A file of images, opened."""
+class ImageStore:
+    """An opened file of images; `split_index` (N,) is each image's index into SPLITS."""
 
     path: Path
-    images: Stored
+    images: StoredImages
     labels: Tensor | None
-    parts: Tensor
-    about: About
+    split_index: Tensor
+    metadata: StoreMetadata
 
 
-def open_store(path: Path) -> Store:
-    """Raises UserError where the file is damaged, or not one that `write_store` wrote."""
+def open_store(path: Path) -> ImageStore:
+    """Open a file of `write_store`. Raises UserError if it is missing, damaged or another kind of file."""
     try:
         with safetensors.safe_open(path, "pt") as file:
-            there, metadata = set(file.keys()), file.metadata() or {}
+            keys, entries = set(file.keys()), file.metadata() or {}
             require(
-                "vaekit" in metadata and {"images", "parts"} <= there,
-                f"{path} holds no images that `vaekit data prepare` wrote",
+                "vaekit" in entries and {"images", "parts"} <= keys,
+                f"{path} is not a file of images written by `vaekit data prepare`",
             )
-            about = About(**json.loads(metadata["vaekit"]))
+            metadata = StoreMetadata(**json.loads(entries["vaekit"]))
             shape = file.get_slice("images").get_shape()
-            labels = file.get_tensor("labels") if "labels" in there else None
-            parts = file.get_tensor("parts")
+            labels = file.get_tensor("labels") if "labels" in keys else None
+            split_index = file.get_tensor("parts")
         with path.open("rb") as content:
             (length,) = struct.unpack("<Q", content.read(8))
             entry = json.loads(content.read(length))["images"]
-        images = Stored(path, 8 + length + entry["data_offsets"][0], shape)
-        assert about.format == FORMAT
+        images = StoredImages(path, 8 + length + entry["data_offsets"][0], shape)
+        assert metadata.format == FORMAT
         assert entry["dtype"] == "U8"
         assert len(shape) == 4
-        assert parts.dtype == torch.uint8
-        assert parts.shape == (shape[0],)
-        assert int(parts.max()) < len(PARTS)
+        assert split_index.dtype == torch.uint8
+        assert split_index.shape == (shape[0],)
+        assert int(split_index.max()) < len(SPLITS)
         if labels is not None:
             assert labels.dtype == torch.int64
             assert labels.shape == (shape[0],)
@@ -175,10 +175,10 @@ def open_store(path: Path) -> Store:
         raise
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
-    except Exception as error:  # of whatever kind: the file is not what we wrote
-        reason = one_line(error) or "not the tensors that belong there"
-        raise UserError(f"{path} is damaged ({reason}); make it again") from None
-    return Store(path, images, labels, parts, about)
+    except Exception as error:  # any kind means that the file is not as it was written
+        reason = one_line(error) or "unexpected tensors or metadata"
+        raise UserError(f"{path} is damaged ({reason}); create it again") from None
+    return ImageStore(path, images, labels, split_index, metadata)
 
 
 def write_store(
@@ -189,41 +189,43 @@ def write_store(
     chunks: Iterable[tuple[np.ndarray, np.ndarray | None, np.ndarray]],
     bad: list[str],
 ) -> None:
-    """Write images (n, C, H, W), labels (n,) and parts (n,) as they come, in bounded memory; whole or not at all.
+    """Write chunks of images (n, C, H, W), labels (n,) and split indices (n,) in bounded memory, atomically.
 
-    `bad` names what was left out, once all have come. Raises OSError (a full disk), and leaves nothing then.
+    `bad` names the images left out; it is read after the last chunk. Raises OSError (a full disk) and leaves no file.
     """
-    room = 2**16 + 2 * len(json.dumps(classes)) // 8 * 8  # for the header, which is known last
-    digest, bits = hashlib.sha256(), True
+    header_size = 2**16 + 2 * len(json.dumps(classes)) // 8 * 8  # reserved, written last
+    digest, binary = hashlib.sha256(), True
     labels: list[np.ndarray] = []
-    parts: list[np.ndarray] = []
-    with replacing(path) as file:
-        file.write(bytes(room))
-        for images, given, where in chunks:
-            # Written, not mapped: a full disk is an error here, and would be the end of the process there.
+    split_indices: list[np.ndarray] = []
+    with atomic_write(path) as file:
+        file.write(bytes(header_size))
+        for images, chunk_labels, split_index in chunks:
+            # Written, not memory-mapped: a full disk raises an error here, but would kill the process there.
             content = np.ascontiguousarray(images, dtype=np.uint8)
             file.write(content.data)
             digest.update(content.data)
-            bits = bits and bool(((content == 0) | (content == 255)).all())
-            parts.append(where.astype(np.uint8))
-            if given is not None:
-                labels.append(given.astype("<i8"))
-        small = {"labels": labels} if labels else {}
-        assert not labels or len(labels) == len(parts)  # all have labels, or none
-        tensors = {n: np.concatenate(arrays) for n, arrays in {**small, "parts": parts}.items()}
+            binary = binary and bool(((content == 0) | (content == 255)).all())
+            split_indices.append(split_index.astype(np.uint8))
+            if chunk_labels is not None:
+                labels.append(chunk_labels.astype("<i8"))
+        assert not labels or len(labels) == len(split_indices)  # all have labels, or none
+        tensors = {"labels": np.concatenate(labels)} if labels else {}
+        tensors["parts"] = np.concatenate(split_indices)
         count = len(tensors["parts"])
-        about = About(name, classes, digest.hexdigest(), bits, len(bad), [b[:200] for b in bad[:5]])
+        metadata = StoreMetadata(
+            name, classes, digest.hexdigest(), binary, len(bad), [b[:200] for b in bad[:5]]
+        )
         end = count * math.prod(shape)
         header: dict[str, Any] = {
-            "__metadata__": {"vaekit": json.dumps(asdict(about))},
+            "__metadata__": {"vaekit": json.dumps(asdict(metadata))},
             "images": {"dtype": "U8", "shape": [count, *shape], "data_offsets": [0, end]},
         }
         for key, array in tensors.items():
             file.write(array.data)
-            kind = "I64" if key == "labels" else "U8"
-            span = [end, end + array.nbytes]
-            header[key] = {"dtype": kind, "shape": [count], "data_offsets": span}
+            dtype = "I64" if key == "labels" else "U8"
+            offsets = [end, end + array.nbytes]
+            header[key] = {"dtype": dtype, "shape": [count], "data_offsets": offsets}
             end += array.nbytes
         text = json.dumps(header).encode()
         file.seek(0)
-        file.write(struct.pack("<Q", room - 8) + text.ljust(room - 8))
+        file.write(struct.pack("<Q", header_size - 8) + text.ljust(header_size - 8))

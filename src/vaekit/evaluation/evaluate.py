@@ -1,4 +1,4 @@
-"""One call measures a trained model on a split: likelihoods, latents, images redrawn and new, clusters."""
+"""`evaluate`: measure a trained model on a split: likelihoods, latents, reconstructions, samples, clusters."""
 
 from __future__ import annotations
 
@@ -15,81 +15,84 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Dataset, Frozen, freeze
+from ..data import Dataset, EvalSplit, eval_split
 from ..inference.generation import latent_sizes
 from ..likelihood.aggregate import measure_aggregate
 from ..likelihood.annealing import (
-    DRAWS,
+    HMC_SAMPLES,
     annealed_log_weights,
     check_dimensions,
     reciprocal_log_likelihood,
 )
-from ..likelihood.elbo import ELBO_SAMPLES, chunked, measure_elbo, random_pixels
-from ..likelihood.importance import LogMeans, measure_nll
+from ..likelihood.elbo import ELBO_SAMPLES, image_chunks, measure_elbo, modelled_pixels
+from ..likelihood.importance import ImportanceEstimate, measure_nll
 from ..model.graph import VAE
-from ..runs.data import chosen_rows, run_data, run_images
+from ..runs.data import load_run_data, random_rows, run_images
 from ..runs.directory import Run
 from ..runs.load import load
 from ..settings.analysis import EvaluateConfig
 from ..settings.model import DISCRETE
-from ..support.atomic import plain, write_json
-from ..support.console import Shown
-from ..support.devices import fast_float32, find_device, seeded
-from ..support.errors import Missing, UserError, override, require
-from .frechet import classifier_of, frechet
-from .metrics import METRICS, POINT
-from .probes import codes, measure_clusters, measure_probes, measure_reconstruction
+from ..support.atomic import as_json, write_json
+from ..support.console import ProgressBar
+from ..support.devices import fast_float32, resolve_device, seeded
+from ..support.errors import MetricUnavailable, UserError, require, with_changes
+from .frechet import frechet, load_or_train_classifier
+from .metrics import METRIC_GROUPS, NO_DENSITY
+from .probes import measure_clusters, measure_probes, measure_reconstruction, posterior_means
 
-TIME_BUDGET = 120.0
-LEARNED_IMAGES = 10_000  # training images that probes and clusters learn from
-TIMED_ROWS = 2000  # images x samples
+TIME_BUDGET = 120.0  # seconds for ELBO and NLL together
+# Training images that probes and clusters are fitted to; images that aggregate, reconstruction and frechet use.
+MAX_IMAGES = 10_000
+TIMED_ROWS = 2000  # images x samples of the trial that predicts the time of the NLL
 ANNEALED_IMAGES, ANNEALED_CHAINS, ANNEALED_BATCH = 100, 16, 100
 
 
 @dataclass
-class Subject:
-    """What is measured: a run's model on the chosen images of a split, and what its data set has besides."""
+class EvaluationContext:
+    """Inputs of all measurements: a run's model, its data set, the images to evaluate on and the settings."""
 
     run: Run
     model: VAE
     data: Dataset
-    images: Frozen
+    images: EvalSplit
     config: EvaluateConfig
     device: torch.device
-    shown: Shown
+    bar: ProgressBar
     started: float
 
     @property
-    def dense(self) -> bool:
+    def has_density(self) -> bool:
         """Whether the posterior has a density."""
         return self.model.blueprint.settings.posterior != "deterministic"
 
     @property
     def labels(self) -> np.ndarray:
+        """Labels (N,) of the images. Raises MetricUnavailable where the data set has none."""
         if self.images.labels is None or self.data.train.labels is None:
-            raise Missing("the data set has no labels")
+            raise MetricUnavailable("the data set has no labels")
         return self.images.labels.cpu().numpy()
 
-    def first(self, count: int) -> Frozen:
-        """The first of the chosen images, or all."""
+    def first(self, count: int) -> EvalSplit:
+        """The first `count` of the images to evaluate on, or all."""
         return self.images.take(torch.arange(min(count, len(self.images))))
 
-    def training_images(self, count: int) -> Frozen:
-        """That many training images, or all, chosen by the seed."""
+    def training_images(self, count: int) -> EvalSplit:
+        """`count` random training images, or all, chosen by the seed."""
         split = self.data.train
-        rows = chosen_rows(len(split), count, self.config.seed + 1)
-        return freeze(split.take(rows), self.run.data.binarisation).to(self.device)
+        rows = random_rows(len(split), count, self.config.seed + 1)
+        return eval_split(split.take(rows), self.run.data.binarisation).to(self.device)
 
     @cached_property
     def latents(self) -> np.ndarray:
-        return codes(self.model, self.images)
+        """Posterior means (N, D) of the images."""
+        return posterior_means(self.model, self.images)
 
     @cached_property
-    def learned(self) -> tuple[np.ndarray, np.ndarray]:
-        """Latents of training images, and their labels."""
-        train = self.training_images(LEARNED_IMAGES)
+    def training_latents(self) -> tuple[np.ndarray, np.ndarray]:
+        """Posterior means (N, D) of training images, and their labels (N,)."""
+        train = self.training_images(MAX_IMAGES)
         assert train.labels is not None
-        return codes(self.model, train), train.labels.cpu().numpy()
+        return posterior_means(self.model, train), train.labels.cpu().numpy()
 
 
 def evaluate(
@@ -99,61 +102,54 @@ def evaluate(
     progress: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Measure a run; the figures (vaekit.evaluation.metrics says what each is), also written to RUN/evaluation.json.
+    """Evaluate a run: return its metrics (described in vaekit.evaluation.metrics) and write RUN/evaluation.json.
 
-    `settings` are the fields of EvaluateConfig. Without `limit` the ELBO is of all images, and the NLL of as many,
-    chosen by `seed`, as take two minutes here. `data` stands in for loading the run's data set by its name. Figures
-    that cannot be had are null, and `missing` says why, by metric or figure; of a model of hidden pixels, likelihoods
-    are of these alone. Raises UserError for a missing or damaged run, another data set, bad settings.
+    `settings` are the fields of EvaluateConfig. Without `limit`, ELBO and NLL are of as many images, chosen by `seed`,
+    as take about two minutes. `data` replaces loading the run's data set by its name. Metrics that cannot be computed
+    are null, and `missing` says why, by metric or group of metrics; where a model completes images, likelihoods are of
+    the hidden pixels alone. Raises UserError for a missing or damaged run, another data set, bad settings.
     """
-    config = override(EvaluateConfig(), settings, "evaluate()")
-    run, where, shown = Run.of(run), find_device(config.device), Shown(progress)
-    model = load(run).to(where)
+    config = with_changes(EvaluateConfig(), settings, "evaluate()")
+    run, device, bar = Run.of(run), resolve_device(config.device), ProgressBar(progress)
+    model = load(run).to(device)
     require(
         all(bool(weight.isfinite().all()) for weight in model.parameters()),
         f"the weights of {run} are not finite: its training diverged, or they are damaged",
     )
-    wanted: tuple[str, ...] = tuple(dict.fromkeys(config.metrics)) or tuple(METRICS)
-    if config.estimator == "hmc" and "nll" in wanted:
+    groups: tuple[str, ...] = tuple(dict.fromkeys(config.metrics)) or tuple(METRIC_GROUPS)
+    if config.estimator == "hmc" and "nll" in groups:
         check_dimensions(sum(latent_sizes(model.blueprint).values()))
-    data = run_data(run, data, data_dir)
-    images, binarisation = run_images(run, data, config.split), run.data.binarisation
-    chosen = images.take(chosen_rows(len(images), config.limit, config.seed)).to(where)
+    data = load_run_data(run, data, data_dir)
+    images = run_images(run, data, config.split)
+    images = images.take(random_rows(len(images), config.limit, config.seed)).to(device)
     started = time.perf_counter()
-    subject = Subject(run, model, data, chosen, config, where, shown, started)
-    before = measured_alike(run, config)
-    result: dict[str, Any] = {"images": len(chosen), "nll_images": 0, "samples": config.samples}
-    result |= before
-    result |= {f.key: None for m in METRICS for f in METRICS[m] if m in wanted or not before}
-    asked = {*wanted, *(f.key for m in wanted for f in METRICS[m])}
-    missing = {m: why for m, why in before.get("missing", {}).items() if m not in asked}
-    with torch.no_grad(), fast_float32(where):
-        for name in wanted:
-            with seeded(config.seed, where):
-                try:
-                    result |= MEASURES[name](subject, result)
-                except Missing as reason:
-                    missing[name] = str(reason)
-                else:
-                    nulls = [f for f in METRICS[name] if f.null and result[f.key] is None]
-                    missing |= {figure.key: figure.null for figure in nulls}
-            for figure in METRICS[name]:
-                require(
-                    result[figure.key] is None or math.isfinite(result[figure.key]),
-                    f"the {figure.name} of {run} is not finite: its training diverged, or its weights are damaged",
-                )
+    context = EvaluationContext(run, model, data, images, config, device, bar, started)
+    previous = earlier_evaluation(run, config)
+    result: dict[str, Any] = {"images": len(images), "nll_images": 0, "samples": config.samples}
+    result |= previous
+    result |= {
+        metric.key: None
+        for name, group in METRIC_GROUPS.items()
+        for metric in group
+        if name in groups or not previous
+    }
+    replaced = {*groups, *(metric.key for name in groups for metric in METRIC_GROUPS[name])}
+    missing = {k: why for k, why in previous.get("missing", {}).items() if k not in replaced}
+    with torch.no_grad(), fast_float32(device):
+        missing |= measure_groups(context, groups, result)
+    evaluated = {*groups, *previous.get("metrics", ())}
     result |= {
         "missing": missing,
-        "settings": how(config),
+        "settings": comparable_settings(config),
         "weights": weights_hash(run),
-        "metrics": [m for m in METRICS if m in wanted or m in before.get("metrics", ())],
-        "units": {f.key: f.unit for figures in METRICS.values() for f in figures if f.unit},
+        "metrics": [name for name in METRIC_GROUPS if name in evaluated],
+        "units": {m.key: m.unit for group in METRIC_GROUPS.values() for m in group if m.unit},
         "estimator": config.estimator,
         "temperatures": config.temperatures if config.estimator == "ais" else None,
         "precision": config.precision,
         "split": config.split,
         "likelihood": model.blueprint.settings.likelihood,
-        "binarisation": binarisation,
+        "binarisation": run.data.binarisation,
         "seed": config.seed,
         "seconds": time.perf_counter() - started,
     }
@@ -161,94 +157,127 @@ def evaluate(
     return result
 
 
-def how(config: EvaluateConfig) -> dict[str, Any]:
-    """The settings but which metrics, as JSON gives them back."""
-    return {key: value for key, value in plain(config).items() if key != "metrics"}
+def measure_groups(
+    context: EvaluationContext, groups: tuple[str, ...], result: dict[str, Any]
+) -> dict[str, str]:
+    """Add the metrics of these groups to `result`, and return why some are null, by metric or group.
+
+    Every group starts from the same seed. Raises UserError for a metric that is not finite.
+    """
+    missing: dict[str, str] = {}
+    for name in groups:
+        with seeded(context.config.seed, context.device):
+            try:
+                result |= MEASUREMENTS[name](context, result)
+            except MetricUnavailable as reason:
+                missing[name] = str(reason)
+            else:
+                missing |= {
+                    metric.key: metric.null_reason
+                    for metric in METRIC_GROUPS[name]
+                    if metric.null_reason and result[metric.key] is None
+                }
+        for metric in METRIC_GROUPS[name]:
+            require(
+                result[metric.key] is None or math.isfinite(result[metric.key]),
+                f"the {metric.name} of {context.run} is not finite: its training diverged, or its weights are damaged",
+            )
+    return missing
 
 
-def measured_alike(run: Run, config: EvaluateConfig) -> dict[str, Any]:
-    """What was measured of these weights with the same settings before; else nothing."""
+def comparable_settings(config: EvaluateConfig) -> dict[str, Any]:
+    """The settings without `metrics`, as JSON reads them back."""
+    return {key: value for key, value in as_json(config).items() if key != "metrics"}
+
+
+def earlier_evaluation(run: Run, config: EvaluateConfig) -> dict[str, Any]:
+    """The stored evaluation of the same weights with the same settings; {} where there is none."""
     try:
-        before, weights = run.evaluation, weights_hash(run)
+        stored, weights = run.evaluation, weights_hash(run)
     except UserError:  # there is none, or it is damaged: it is written anew
         return {}
-    whole = isinstance(before.get("missing"), dict) and isinstance(before.get("metrics"), list)
-    alike = before.get("settings") == how(config) and before.get("weights") == weights
-    return before if whole and alike else {}
+    valid = isinstance(stored.get("missing"), dict) and isinstance(stored.get("metrics"), list)
+    same = (
+        stored.get("settings") == comparable_settings(config) and stored.get("weights") == weights
+    )
+    return stored if valid and same else {}
 
 
 def weights_hash(run: Run) -> str:
-    """sha256 of the file of weights. Raises UserError where there is none."""
+    """sha256 of the weights file. Raises UserError where there is none."""
     require(run.weights_path.is_file(), f"{run.weights_path} is missing; train the model again")
     return hashlib.sha256(run.weights_path.read_bytes()).hexdigest()
 
 
-def elbo_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
-    """ELBO parts of all images that were chosen, or of those that time allows."""
-    model, images = subject.model, subject.images
-    draws = min(subject.config.samples, ELBO_SAMPLES)
-    quiet, (first, *_) = Shown(False), chunked(model, images, draws)
-    few = first.stop - first.start
-    count = affordable(
-        subject, "ELBO", lambda some: measure_elbo(model, some, draws, quiet), few, TIME_BUDGET / 2
+def elbo_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[str, Any]:
+    """ELBO, its terms and the active units, on all images or as many as half the time budget allows."""
+    model, images = context.model, context.images
+    samples = min(context.config.samples, ELBO_SAMPLES)
+    quiet, (chunk, *_) = ProgressBar(False), image_chunks(model, images, samples)
+    count = affordable_images(
+        context,
+        "ELBO",
+        lambda trial: measure_elbo(model, trial, samples, quiet),
+        chunk.stop - chunk.start,
+        TIME_BUDGET / 2,
     )
-    found = measure_elbo(model, subject.first(count), draws, subject.shown)
-    return {**asdict(found), "images": count}
+    estimate = measure_elbo(model, context.first(count), samples, context.bar)
+    return {**asdict(estimate), "images": count}
 
 
-def nll_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
-    """The NLL by the estimator that was chosen, its errors, and per pixel in bits where pixels are discrete."""
-    config, model = subject.config, subject.model
+def nll_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[str, Any]:
+    """The NLL by the chosen estimator, its standard errors, and bits/dim where pixels are discrete."""
+    config, model = context.config, context.model
     if config.estimator != "importance":
-        return other_estimators(subject)
-    if not subject.dense:
-        raise Missing(POINT + "; --estimator ais needs none")
+        return chain_nll_metrics(context)
+    if not context.has_density:
+        raise MetricUnavailable(NO_DENSITY + "; --estimator ais needs none")
 
-    def measure(some: Frozen, shown: Shown) -> LogMeans:
-        return measure_nll(model, some, config.samples, shown, config.memory, config.precision)
+    def measure(images: EvalSplit, bar: ProgressBar) -> ImportanceEstimate:
+        return measure_nll(model, images, config.samples, bar, config.memory, config.precision)
 
-    count = affordable(
-        subject,
-        f"NLL from {config.samples:,} samples",
-        lambda some: measure(some, Shown(False)),
+    count = affordable_images(
+        context,
+        f"NLL ({config.samples:,} samples per image)",
+        lambda trial: measure(trial, ProgressBar(False)),
         max(1, TIMED_ROWS // config.samples),
-        TIME_BUDGET - min(TIME_BUDGET / 2, time.perf_counter() - subject.started),
+        TIME_BUDGET - min(TIME_BUDGET / 2, time.perf_counter() - context.started),
     )
-    found = measure(subject.first(count), subject.shown)
+    estimate = measure(context.first(count), context.bar)
     return {
-        **nll_of(subject, -found.first, found.standard_error),
-        "effective_samples": found.effective_samples,
-        "nll_by_samples": {str(k): -float(means.mean()) for k, means in found.curve.items()},
+        **nll_statistics(context, -estimate.log_mean, estimate.standard_error),
+        "effective_samples": estimate.effective_samples,
+        "nll_by_samples": {str(k): -float(means.mean()) for k, means in estimate.curve.items()},
     }
 
 
-def nll_of(subject: Subject, nll: Tensor, error: float | None) -> dict[str, Any]:
-    """The figures of NLLs (N,) whose mean has this standard error from the draws."""
-    settings, mean, count = subject.model.blueprint.settings, float(nll.mean()), len(nll)
-    discrete = settings.likelihood in DISCRETE or subject.run.data.binarisation != "none"
+def nll_statistics(context: EvaluationContext, nll: Tensor, error: float | None) -> dict[str, Any]:
+    """Metrics of NLLs (N,), nats, whose mean has the standard error `error` from sampling."""
+    settings, mean, count = context.model.blueprint.settings, float(nll.mean()), len(nll)
+    discrete = settings.likelihood in DISCRETE or context.run.data.binarisation != "none"
     return {
         "nll": mean,
         "nll_standard_error": error,
         "nll_image_standard_error": float(nll.std()) / math.sqrt(count) if count > 1 else None,
-        "bits_per_dim": mean / (random_pixels(subject.model) * math.log(2)) if discrete else None,
+        "bits_per_dim": mean / (modelled_pixels(context.model) * math.log(2)) if discrete else None,
         "nll_images": count,
     }
 
 
-def other_estimators(subject: Subject) -> dict[str, Any]:
-    """The NLL of a hundred images, or `limit`, by annealing or by HMC; their chains stand for samples."""
-    config, model = subject.config, subject.model
-    count = min(len(subject.images), config.limit or ANNEALED_IMAGES)
-    few = subject.first(count)
+def chain_nll_metrics(context: EvaluationContext) -> dict[str, Any]:
+    """The NLL by AIS or HMC, whose chains count as samples, on `limit` images (100 by default)."""
+    config, model = context.config, context.model
+    count = min(len(context.images), config.limit or ANNEALED_IMAGES)
+    images = context.first(count)
     starts = range(0, count, ANNEALED_BATCH)
-    batches = [few[start : start + ANNEALED_BATCH] for start in starts]
+    batches = [images[start : start + ANNEALED_BATCH] for start in starts]
 
     def track(steps: Any) -> Any:
-        return subject.shown.track(steps, "annealing")
+        return context.bar.track(steps, "annealing")
 
     if config.estimator == "hmc":
-        found = [reciprocal_log_likelihood(model, batch, track=track).cpu() for batch in batches]
-        return {**nll_of(subject, -torch.cat(found), None), "samples": DRAWS}
+        parts = [reciprocal_log_likelihood(model, batch, track=track).cpu() for batch in batches]
+        return {**nll_statistics(context, -torch.cat(parts), None), "samples": HMC_SAMPLES}
     weights = torch.cat(
         [
             annealed_log_weights(
@@ -258,113 +287,124 @@ def other_estimators(subject: Subject) -> dict[str, Any]:
         ],
         dim=1,
     )
-    means = LogMeans.of(weights)
+    estimate = ImportanceEstimate.of(weights)
     return {
-        **nll_of(subject, -means.first, means.standard_error),
-        "effective_samples": means.effective_samples,
+        **nll_statistics(context, -estimate.log_mean, estimate.standard_error),
+        "effective_samples": estimate.effective_samples,
         "samples": ANNEALED_CHAINS,
     }
 
 
-def aggregate_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
-    return measure_aggregate(subject.model, subject.first(LEARNED_IMAGES))
+def aggregate_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[str, Any]:
+    return measure_aggregate(context.model, context.first(MAX_IMAGES))
 
 
-def reconstruction_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
-    return measure_reconstruction(subject.model, subject.first(LEARNED_IMAGES))
+def reconstruction_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[str, Any]:
+    return measure_reconstruction(context.model, context.first(MAX_IMAGES))
 
 
-def check_blind(subject: Subject) -> None:
-    """Raise Missing where labels could be told from more than the latents of new images."""
-    if subject.model.blueprint.settings.condition == "label":
-        raise Missing("the posterior is given the label")
-    if subject.config.split == "train":
-        raise Missing("they learn from the training images")
+def require_unseen_labels(context: EvaluationContext) -> None:
+    """Raise MetricUnavailable where labels or training images would leak into probes and clusters."""
+    if context.model.blueprint.settings.condition == "label":
+        raise MetricUnavailable("the posterior is conditioned on the label")
+    if context.config.split == "train":
+        raise MetricUnavailable("probes and clusters are fitted to the training images")
 
 
-def probe_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
-    check_blind(subject)
-    labels, (latents, known) = subject.labels, subject.learned
-    if len(np.unique(known)) < 2:
-        raise Missing("the training images have one label")
-    return measure_probes((latents, known), (subject.latents, labels))
+def probe_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[str, Any]:
+    require_unseen_labels(context)
+    labels, (train_latents, train_labels) = context.labels, context.training_latents
+    if len(np.unique(train_labels)) < 2:
+        raise MetricUnavailable("the training images have only one label")
+    return measure_probes((train_latents, train_labels), (context.latents, labels))
 
 
-def cluster_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
-    check_blind(subject)
-    labels = subject.labels
+def cluster_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[str, Any]:
+    require_unseen_labels(context)
+    labels = context.labels
     if len(labels) < 2:
-        raise Missing("one image has no clusters")
+        raise MetricUnavailable("clustering needs at least 2 images")
     return measure_clusters(
-        subject.model, subject.images, subject.latents, subject.learned, labels, subject.config.seed
+        context.model,
+        context.images,
+        context.latents,
+        context.training_latents,
+        labels,
+        context.config.seed,
     )
 
 
-def frechet_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
-    config, data = subject.config, subject.data
+def frechet_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[str, Any]:
+    config, data = context.config, context.data
     try:
-        classifier = classifier_of(data, subject.device, subject.shown)
+        classifier = load_or_train_classifier(data, context.device, context.bar)
     except UserError as error:
-        raise Missing(str(error)) from None
-    binarisation = subject.run.data.binarisation
-    count = min(len(subject.images), LEARNED_IMAGES)
+        raise MetricUnavailable(str(error)) from None
+    binarisation = context.run.data.binarisation
+    count = min(len(context.images), MAX_IMAGES)
     if count < 2:
-        raise Missing("a distance needs 2 images")
+        raise MetricUnavailable("a Frechet distance needs at least 2 images")
     return asdict(
-        frechet(subject.model, data, config.split, classifier, binarisation, count, config.seed)
+        frechet(context.model, data, config.split, classifier, binarisation, count, config.seed)
     )
 
 
-def gap_figures(subject: Subject, result: dict[str, Any]) -> dict[str, Any]:
-    """The ELBO of as many training images, and how far it lies above."""
-    if not subject.dense:
-        raise Missing(POINT)
-    if subject.config.split == "train":
-        raise Missing("these are the training images")
-    own = result if result["elbo"] is not None else elbo_figures(subject, result)
-    train = subject.training_images(min(own["images"], len(subject.data.train)))
-    bound = measure_elbo(subject.model, train, ELBO_SAMPLES, subject.shown)
-    assert bound.elbo is not None
-    return {"elbo_train": bound.elbo, "elbo_gap": bound.elbo - own["elbo"]}
+def gap_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[str, Any]:
+    """The ELBO of the same number of training images, and its difference to that of the split."""
+    if not context.has_density:
+        raise MetricUnavailable(NO_DENSITY)
+    if context.config.split == "train":
+        raise MetricUnavailable("these are the training images")
+    evaluated = result if result["elbo"] is not None else elbo_metrics(context, result)
+    train = context.training_images(min(evaluated["images"], len(context.data.train)))
+    estimate = measure_elbo(context.model, train, ELBO_SAMPLES, context.bar)
+    assert estimate.elbo is not None
+    return {"elbo_train": estimate.elbo, "elbo_gap": estimate.elbo - evaluated["elbo"]}
 
 
-def affordable(
-    subject: Subject, what: str, each: Callable[[Frozen], object], few: int, budget: float
+def affordable_images(
+    context: EvaluationContext,
+    name: str,
+    measure: Callable[[EvalSplit], object],
+    trial_count: int,
+    budget: float,
 ) -> int:
-    """How many of the images `each` can take in `budget` seconds, from timing it with a few; all where there is a
-    limit. Says so."""
-    count, times = len(subject.images), list[float]()
-    few = min(few, count)
-    if subject.config.limit is not None and not subject.shown.enabled:
-        return count
-    some = subject.first(few)
+    """How many of the images `measure` can take in `budget` seconds, from timing it on `trial_count` of them; all where
+    a limit is set. Logs the number and the expected time."""
+    total, times = len(context.images), list[float]()
+    trial_count = min(trial_count, total)
+    if context.config.limit is not None and not context.bar.enabled:
+        return total
+    trial = context.first(trial_count)
     while len(times) < 4 and sum(times) < 1:
         started = time.perf_counter()
-        with seeded(0, subject.device):
-            each(some)
+        with seeded(0, context.device):
+            measure(trial)
         times.append(time.perf_counter() - started)
-    seconds = min(times) / few
-    fitting = count if subject.config.limit is not None else in_time(count, seconds, budget)
-    subject.shown.say(f"{what} of {fitting:,} of {count:,} images: about {fitting * seconds:.0f} s")
-    if fitting < count:
-        whole = count * seconds / 60
-        subject.shown.say(f"(all would take {whole:.0f} min; --limit {count} does it)")
-    return fitting
+    seconds = min(times) / trial_count
+    count = total if context.config.limit is not None else images_within(total, seconds, budget)
+    context.bar.log(f"{name}: {count:,} of {total:,} images, about {count * seconds:.0f} s")
+    if count < total:
+        minutes = total * seconds / 60
+        context.bar.log(
+            f"(all {total:,} images would take about {minutes:.0f} min; pass --limit {total} to use all)"
+        )
+    return count
 
 
-def in_time(count: int, each: float, seconds: float) -> int:
-    """How many of `count` fit, as a round number."""
-    fitting = min(count, max(1, round(seconds / each)))
-    return fitting if fitting == count else fitting // 100 * 100 or fitting
+def images_within(total: int, seconds_per_image: float, budget: float) -> int:
+    """How many of `total` images fit `budget` seconds: all, else a multiple of 100 where above 100."""
+    fitting = min(total, max(1, round(budget / seconds_per_image)))
+    return fitting if fitting == total else fitting // 100 * 100 or fitting
 
 
-MEASURES: dict[str, Callable[[Subject, dict[str, Any]], dict[str, Any]]] = {
-    "elbo": elbo_figures,
-    "nll": nll_figures,
-    "aggregate": aggregate_figures,
-    "reconstruction": reconstruction_figures,
-    "probes": probe_figures,
-    "clusters": cluster_figures,
-    "frechet": frechet_figures,
-    "gap": gap_figures,
+MEASUREMENTS: dict[str, Callable[[EvaluationContext, dict[str, Any]], dict[str, Any]]] = {
+    "elbo": elbo_metrics,
+    "nll": nll_metrics,
+    "aggregate": aggregate_metrics,
+    "reconstruction": reconstruction_metrics,
+    "probes": probe_metrics,
+    "clusters": cluster_metrics,
+    "frechet": frechet_metrics,
+    "gap": gap_metrics,
 }

@@ -1,4 +1,4 @@
-"""How far a model's images are from a data set's, in the features of a classifier of that data set's labels."""
+"""Frechet distances between a model's images and a data set's, in the features of a classifier of its labels."""
 
 from __future__ import annotations
 
@@ -16,43 +16,43 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data import Dataset, Frozen, freeze
-from ..data.cache import cache_dir, locked
-from ..data.dataset import Settled, choose_split
+from ..data import Dataset, EvalSplit, eval_split
+from ..data.cache import cache_dir, cache_lock
+from ..data.dataset import ResolvedBinarisation, get_split
 from ..likelihood.latent_use import batch_size
 from ..model.conditions import Quadrants
 from ..model.graph import VAE
-from ..model.layers import halvings
-from ..runs.data import chosen_rows
+from ..model.layers import num_halvings
+from ..runs.data import random_rows
 from ..runs.directory import load_weights
-from ..support.atomic import write
-from ..support.console import Shown
-from ..support.devices import evaluating, seeded
+from ..support.atomic import write_bytes
+from ..support.console import ProgressBar
+from ..support.devices import eval_mode, seeded
 from ..support.errors import UserError, require
 
-FORMAT = 1
+FORMAT = 1  # version of the classifier's file
 FEATURES = 64
-SIDE = 64  # pixels; of larger images, blocks are averaged
+MAX_SIDE = 64  # pixels; larger images are average-pooled
 SEED = 0
 BATCH = 100
-SEEN, EPOCHS = 400_000, 40  # images seen in training, about; at most so many epochs
+IMAGES_SEEN, MAX_EPOCHS = 400_000, 40  # about so many images in training, in at most so many epochs
 LEARNING_RATE = 3e-3
 
 
 class Classifier(nn.Module):
-    """Logits (B, classes) of grey or colour images (B, C, H, W) in [0, 1], by convolutions and a hidden layer.
+    """A convolutional classifier: logits (B, classes) of images (B, C, H, W) in [0, 1].
 
-    `accuracy` is that on the validation images of the data set `name`, once it is trained.
+    `accuracy` is measured on the validation images of the data set `name`; NaN before training.
     """
 
     def __init__(self, shape: tuple[int, int, int], classes: int, name: str = "") -> None:
         super().__init__()
         self.name, self.accuracy = name, math.nan
         channels, height, width = shape
-        blocks = math.ceil(height / SIDE), math.ceil(width / SIDE)
+        blocks = math.ceil(height / MAX_SIDE), math.ceil(width / MAX_SIDE)
         height, width = math.ceil(height / blocks[0]), math.ceil(width / blocks[1])
         modules: list[nn.Module] = [nn.AvgPool2d(blocks, ceil_mode=True)]
-        for level in range(halvings(height, width) + 1):
+        for level in range(num_halvings(height, width) + 1):
             outputs = 16 * 2 ** min(level, 2)
             modules += [nn.Conv2d(channels, outputs, 3, stride=2, padding=1), nn.SiLU()]
             channels, height, width = outputs, math.ceil(height / 2), math.ceil(width / 2)
@@ -61,42 +61,43 @@ class Classifier(nn.Module):
         self.last = nn.Linear(FEATURES, classes)
 
     def features(self, x: Tensor) -> Tensor:
-        """The hidden layer (B, 64)."""
+        """Activations of the hidden layer (B, 64)."""
         return self.hidden(x)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.last(self.features(x))
 
     def tensors(self) -> dict[str, Tensor]:
-        """The weights as a file has them."""
+        """The weights by name, as they are saved."""
         return {name: value.cpu().contiguous() for name, value in self.state_dict().items()}
 
     def digest(self) -> str:
-        """Hash of the weights."""
+        """sha256 of the weights."""
         return hashlib.sha256(safetensors.torch.save(self.tensors())).hexdigest()
 
 
-def classifier_of(data: Dataset, device: torch.device, shown: Shown) -> Classifier:
-    """The classifier of a data set, from the cache, where it is kept once it is trained.
+def load_or_train_classifier(data: Dataset, device: torch.device, bar: ProgressBar) -> Classifier:
+    """Load the classifier of a data set from the cache, or train it and save it there.
 
-    A file that is damaged, or cannot be written, costs time alone. Raises UserError where the images have no labels.
+    A damaged file is replaced, and one that cannot be written is reported. Raises UserError where the images have no
+    labels.
     """
     require(
         count_classes(data) > 1,
-        f"data set {data.name!r} has no labels, or only one, for a classifier to learn; give its images classes",
+        f"data set {data.name!r} has no labels or only one, but a classifier needs 2; give its images classes",
     )
     name = re.sub(r"[^\w.-]+", "-", data.name).encode()[:120].decode(errors="ignore")
     path = cache_dir() / "classifiers" / f"{name}-{data.sha256()[:16]}-{FORMAT}.safetensors"
-    with contextlib.ExitStack() as held:
+    with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # where no lock can be written, no classifier can either
-            held.enter_context(locked(path, shown))
-        if os.path.exists(path):  # no error where the folder may not be looked at
+            stack.enter_context(cache_lock(path, bar))
+        if os.path.exists(path):  # False, not an error, for a folder without permission
             try:
-                return read(path, data).to(device)
+                return load_classifier(path, data).to(device)
             except UserError:
-                shown.say(f"{path} is damaged; the classifier is trained again")
-        classifier = train_classifier(data, device, shown)
-        about = {
+                bar.log(f"{path} is damaged; the classifier is trained again")
+        classifier = train_classifier(data, device, bar)
+        metadata = {
             "format": str(FORMAT),
             "data": data.sha256(),
             "accuracy": repr(classifier.accuracy),
@@ -104,9 +105,9 @@ def classifier_of(data: Dataset, device: torch.device, shown: Shown) -> Classifi
         }
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            write(path, safetensors.torch.save(classifier.tensors(), about))
+            write_bytes(path, safetensors.torch.save(classifier.tensors(), metadata))
         except OSError as error:
-            shown.say(f"the classifier of {data.name!r} is not kept for the next time ({error})")
+            bar.log(f"the classifier of {data.name!r} is not saved in the cache ({error})")
     return classifier
 
 
@@ -116,28 +117,30 @@ def count_classes(data: Dataset) -> int:
     return 1 + max(largest) if min(largest) >= 0 else 0
 
 
-def read(path: Path, data: Dataset) -> Classifier:
-    """The classifier in a file. Raises UserError where the file is damaged."""
+def load_classifier(path: Path, data: Dataset) -> Classifier:
+    """Load a classifier from a file. Raises UserError where the file is damaged."""
     classifier = Classifier(data.shape, count_classes(data), data.name)
     load_weights(classifier, path)
     with safetensors.safe_open(path, "pt") as file:
-        about = file.metadata() or {}
+        metadata = file.metadata() or {}
     require(
-        about.get("data") == data.sha256() and about.get("weights") == classifier.digest(),
+        metadata.get("data") == data.sha256() and metadata.get("weights") == classifier.digest(),
         f"{path} is damaged (its hashes differ)",
     )
-    classifier.accuracy = float(about["accuracy"])
+    classifier.accuracy = float(metadata["accuracy"])
     return classifier.eval().requires_grad_(False)
 
 
 @torch.enable_grad()
-def train_classifier(data: Dataset, device: torch.device, shown: Shown) -> Classifier:
-    """Train the classifier of a data set from a fixed seed, and keep its best epoch on validation."""
-    shown.say(f"training a classifier of {data.name!r}, once, to measure distances of images with")
-    train = Frozen(data.train, "none").to(device)
-    validation = Frozen(data.validation, "none").to(device)
+def train_classifier(data: Dataset, device: torch.device, bar: ProgressBar) -> Classifier:
+    """Train the classifier of a data set from a fixed seed; its weights are those of the best epoch on validation."""
+    bar.log(
+        f"training a classifier on {data.name!r} for the Frechet distances (once; it is cached)"
+    )
+    train = EvalSplit(data.train, "none").to(device)
+    validation = EvalSplit(data.validation, "none").to(device)
     count = len(train)
-    epochs = max(1, min(EPOCHS, SEEN // count))
+    epochs = max(1, min(MAX_EPOCHS, IMAGES_SEEN // count))
     with seeded(SEED, device):
         classifier = Classifier(data.shape, count_classes(data), data.name).to(device)
         optimizer = torch.optim.Adam(classifier.parameters())
@@ -145,7 +148,7 @@ def train_classifier(data: Dataset, device: torch.device, shown: Shown) -> Class
             optimizer, LEARNING_RATE, epochs * math.ceil(count / BATCH)
         )
         best: tuple[float, dict[str, Tensor]] = (-1.0, {})
-        for _ in shown.track(range(epochs), "classifier"):
+        for _ in bar.track(range(epochs), "classifier"):
             for rows in torch.randperm(count).split(BATCH):
                 batch = train[rows]
                 assert batch.labels is not None
@@ -153,19 +156,20 @@ def train_classifier(data: Dataset, device: torch.device, shown: Shown) -> Class
                 F.cross_entropy(classifier(batch.images), batch.labels).backward()
                 optimizer.step()
                 schedule.step()
-            right = measure_accuracy(classifier, validation)
-            if right > best[0]:
-                best = right, {name: v.clone() for name, v in classifier.state_dict().items()}
+            accuracy = measure_accuracy(classifier, validation)
+            if accuracy > best[0]:
+                best = accuracy, {name: v.clone() for name, v in classifier.state_dict().items()}
     classifier.accuracy, weights = best
     classifier.load_state_dict(weights)
     return classifier.eval().requires_grad_(False)
 
 
 @torch.no_grad()
-def measure_accuracy(classifier: Classifier, images: Frozen) -> float:
-    """Share of the images whose label the classifier says."""
-    parts = (images[rows] for rows in torch.arange(len(images)).split(BATCH))
-    return sum(int((classifier(b.images).argmax(1) == b.labels).sum()) for b in parts) / len(images)
+def measure_accuracy(classifier: Classifier, images: EvalSplit) -> float:
+    """Share of the images that are classified correctly."""
+    batches = (images[rows] for rows in torch.arange(len(images)).split(BATCH))
+    correct = sum(int((classifier(b.images).argmax(1) == b.labels).sum()) for b in batches)
+    return correct / len(images)
 
 
 def frechet_of_moments(m1: Tensor, c1: Tensor, m2: Tensor, c2: Tensor) -> float:
@@ -185,10 +189,9 @@ def frechet_of_moments(m1: Tensor, c1: Tensor, m2: Tensor, c2: Tensor) -> float:
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
-    """Frechet distance of features (N, D) and (M, D), at least 2 each, as if they were Gaussian (Heusel et al. 2017,
-    eq. 6).
+    """Frechet distance of features (N, D) and (M, D), at least 2 each, taken as Gaussian (Heusel et al. 2017, eq. 6).
 
-    It is biased upwards, the more the fewer there are: only distances of equal counts compare.
+    It is biased upwards, more so for few features: only distances of equal counts are comparable.
     """
     a, b = a.cpu().double(), b.cpu().double()
     return frechet_of_moments(a.mean(0), a.T.cov(), b.mean(0), b.T.cov())
@@ -196,13 +199,13 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
 
 @dataclass(frozen=True)
 class Frechet:
-    """What `frechet` finds: Frechet distances to the same images of a split, `frechet_images` on either side.
+    """The result of `frechet`: Frechet distances to the same images of a split, `frechet_images` on either side.
 
-    `frechet_samples` is of mean pixels of draws from the prior, `frechet_reconstructions` of the images at their
-    posterior means, and, as a yardstick, `frechet_training` of training images (those the classifier learned from).
-    Distances compare only where the number of images and `classifier_weights`, 8 letters of their hash, are the same.
-    `class_distance` is |p - q|, with p the shares of classes among the samples, as the classifier says, and q among
-    the split's labels (Zhao et al. 2017).
+    `frechet_samples` is of mean pixels of samples from the prior, `frechet_reconstructions` of reconstructions at the
+    posterior means, and, as a baseline, `frechet_training` of training images (which the classifier was trained on).
+    Distances are comparable only where the number of images and `classifier_weights`, 8 digits of their hash, are the
+    same. `class_distance` is |p - q|, with p the class frequencies of the samples, as classified, and q those of the
+    split's labels (Zhao et al. 2017).
     """
 
     frechet_samples: float | None
@@ -221,60 +224,62 @@ def frechet(
     data: Dataset,
     split: str,
     classifier: Classifier,
-    binarisation: Settled,
+    binarisation: ResolvedBinarisation,
     count: int = 10_000,
     seed: int = 0,
 ) -> Frechet:
     """Frechet distances of a model's images to those of a split, `count` of each or as many as there are.
 
-    The model sees images binarised as in its training, the classifier all of them grey. A model that is conditional
-    on labels draws with labels from the split; one that completes images has no samples of its own (None). The
-    training images have no distance to themselves (None). Raises UserError where there is only one image.
+    The model sees images binarised as in its training, the classifier sees them grey. A model conditional on labels
+    gets random labels of the split for its samples; one that completes images has no samples (None). Of the training
+    split `frechet_training` is None. Raises UserError where there is only one image.
     """
     device = next(model.parameters()).device
-    there, train = choose_split(data, split).to(device), Frozen(data.train, "none")
-    grey, seen = Frozen(there, "none"), freeze(there, binarisation)
-    number = min(count, len(there), len(train))
-    require(number > 1, f"Frechet distances need 2 images, and {data.name!r} has {number} to take")
-    labels = there.labels
+    images, train = get_split(data, split).to(device), EvalSplit(data.train, "none")
+    grey, inputs = EvalSplit(images, "none"), eval_split(images, binarisation)
+    count = min(count, len(images), len(train))
+    require(
+        count > 1, f"Frechet distances need 2 images, and only {count} of {data.name!r} can be used"
+    )
+    labels = images.labels
     assert labels is not None
-    found: dict[str, list[Tensor]] = {}
+    batches: dict[str, list[Tensor]] = {}
 
-    def see(name: str, images: Tensor) -> None:
-        found.setdefault(name, []).append(classifier.features(images.clamp(0, 1)))
+    def add_features(name: str, pixels: Tensor) -> None:
+        batches.setdefault(name, []).append(classifier.features(pixels.clamp(0, 1)))
 
     size = batch_size(model)
-    with evaluating(model), seeded(seed, device):
-        for rows in in_order(len(there), number, seed).split(size):
-            batch = seen[rows]
-            see("images", grey[rows].images)
-            see("reconstructions", model.reconstruct(batch.images, batch.labels).mean)
+    with eval_mode(model), seeded(seed, device):
+        for rows in sorted_random_rows(len(images), count, seed).split(size):
+            batch = inputs[rows]
+            add_features("images", grey[rows].images)
+            add_features("reconstructions", model.reconstruct(batch.images, batch.labels).mean)
             if not isinstance(model.condition, Quadrants):
-                drawn = labels[torch.randint(len(labels), (len(rows),))]
-                see("samples", model.sample(len(rows), drawn).mean)
+                sample_labels = labels[torch.randint(len(labels), (len(rows),))]
+                add_features("samples", model.sample(len(rows), sample_labels).mean)
         if split != "train":
-            for rows in in_order(len(train), number, seed).split(size):
-                see("training", train[rows].images.to(device))
-    features = {name: torch.cat(parts) for name, parts in found.items()}
+            for rows in sorted_random_rows(len(train), count, seed).split(size):
+                add_features("training", train[rows].images.to(device))
+    features = {name: torch.cat(parts) for name, parts in batches.items()}
     distance = {name: frechet_distance(f, features["images"]) for name, f in features.items()}
-    classes = None
+    class_distance = None
     if "samples" in features:
-        said = classifier.last(features["samples"]).argmax(1)
-        kinds = classifier.last.out_features
-        p, q = (y.cpu().bincount(minlength=kinds).double() / len(y) for y in (said, labels))
-        classes = float((p - q).norm())
+        predicted = classifier.last(features["samples"]).argmax(1)
+        classes = classifier.last.out_features
+        p, q = (y.cpu().bincount(minlength=classes).double() / len(y) for y in (predicted, labels))
+        class_distance = float((p - q).norm())
     return Frechet(
         frechet_samples=distance.get("samples"),
         frechet_reconstructions=distance["reconstructions"],
         frechet_training=distance.get("training"),
-        class_distance=classes,
-        frechet_images=number,
+        class_distance=class_distance,
+        frechet_images=count,
         classifier=classifier.name,
         classifier_accuracy=classifier.accuracy,
         classifier_weights=classifier.digest()[:8],
     )
 
 
-def in_order(there: int, count: int, seed: int) -> Tensor:
-    """`count` rows by the seed, in order, as a file is best read."""
-    return chosen_rows(there, count, seed).sort().values
+def sorted_random_rows(total: int, count: int, seed: int) -> Tensor:
+    """`count` of `total` rows chosen by the seed, sorted, so that a file is read in order."""
+    return random_rows(total, count, seed).sort().values

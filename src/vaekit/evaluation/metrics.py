@@ -1,4 +1,4 @@
-"""The figures that `evaluate` gives: name, unit, meaning, and which is better. Imports no torch."""
+"""The metrics that `evaluate` gives: name, unit, meaning, and which is better. Imports no torch."""
 
 from __future__ import annotations
 
@@ -11,155 +11,165 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Figure:
+class Metric:
     """A number of evaluation.json by its key.
 
-    `error` is the key of its standard error from its draws within one run. The error from the images is no part of it:
-    runs measured on the same images share that, so it leaves a difference.
-    `depends` are keys of what the figure depends on besides the run: figures compare only where these are the same.
-    `null` says why it may be null though others of its metric are not.
+    `error_key` is the key of its standard error from sampling within one run. The error from the images is not part of
+    it: runs evaluated on the same images share that error, and it cancels in their difference.
+    `depends_on` are the keys of what the metric depends on besides the run: values compare only where these are equal.
+    `null_reason` says why it may be null though others of its group are not.
     """
 
     key: str
     name: str
     unit: str | None = None
-    what: str = ""
+    description: str = ""
     better: Literal["higher", "lower"] | None = None
     digits: int = 2
-    error: str | None = None
-    depends: tuple[str, ...] = ()
-    null: str = ""
+    error_key: str | None = None
+    depends_on: tuple[str, ...] = ()
+    null_reason: str = ""
 
 
-SAMPLED = ("samples", "estimator", "nll_images", "temperatures", "precision")
-FEATURES = ("classifier_weights", "frechet_images")
-POINT = "the posterior is one point, which has no density"
-ALONE = "it takes 2 images"
-UNKNOWN = "the posterior is no diagonal Gaussian, or there is one image"
-HIDDEN = "the model completes images"
-METRICS: dict[str, tuple[Figure, ...]] = {
+SAMPLING_SETTINGS = ("samples", "estimator", "nll_images", "temperatures", "precision")
+CLASSIFIER_SETTINGS = ("classifier_weights", "frechet_images")
+NO_DENSITY = "the posterior is one point, which has no density"
+TOO_FEW_IMAGES = "it takes 2 images"
+NOT_GAUSSIAN = "the posterior is no diagonal Gaussian, or there is one image"
+COMPLETES_IMAGES = "the model completes images"
+METRIC_GROUPS: dict[str, tuple[Metric, ...]] = {
     "elbo": (
-        Figure("elbo", "ELBO", "nats", "lower bound on log p(x); higher is better", "higher", null=POINT),
-        Figure("log_likelihood", "log-likelihood", "nats", "the ELBO's first part: how well images are redrawn"),
-        Figure("kl", "KL", "nats", "the ELBO's second part, subtracted: what the latent carries", null=POINT),
-        Figure("active_units", "active units", None, "latent dimensions that respond to the image", digits=0,
-               null=ALONE),
-        Figure("minimum_scale", "smallest scale", "pixels in [0, 1]", "of a Gaussian pixel", digits=4),
-        Figure("share_at_floor", "pixels at it", "share", "whose scale is the smallest allowed", digits=3),
+        Metric("elbo", "ELBO", "nats", "lower bound on log p(x); higher is better", "higher",
+               null_reason=NO_DENSITY),
+        Metric("log_likelihood", "log-likelihood", "nats", "E[log p(x | z)], the reconstruction term of the ELBO"),
+        Metric("kl", "KL", "nats", "KL(q || p), subtracted in the ELBO: information in the latent",
+               null_reason=NO_DENSITY),
+        Metric("active_units", "active units", None, "latent dimensions that respond to the image", digits=0,
+               null_reason=TOO_FEW_IMAGES),
+        Metric("minimum_scale", "minimum scale", "pixels in [0, 1]", "smallest scale of a Gaussian pixel", digits=4),
+        Metric("share_at_floor", "pixels at the floor", "share", "pixels whose scale is the smallest allowed",
+               digits=3),
     ),
     "nll": (
-        Figure("nll", "NLL", "nats", "-log p(x), in expectation an upper bound of it; lower is better", "lower",
-               error="nll_standard_error", depends=SAMPLED),
-        Figure("nll_standard_error", "NLL error, samples", "nats", "standard error from the draws", digits=3,
-               null="one sample does not say how far others would be, nor does HMC"),
-        Figure("nll_image_standard_error", "NLL error, images", "nats", "standard error from the images", digits=3,
-               null=ALONE),
-        Figure("bits_per_dim", "bits/dim", "bits", "NLL per pixel and channel", "lower", 4, depends=SAMPLED,
-               null="the likelihood is not of discrete pixels"),
-        Figure("effective_samples", "effective samples", None, "draws that the weights are worth, a mean", digits=1,
-               depends=SAMPLED, null="HMC has no weights"),
+        Metric("nll", "NLL", "nats", "-log p(x), in expectation an upper bound of it; lower is better", "lower",
+               error_key="nll_standard_error", depends_on=SAMPLING_SETTINGS),
+        Metric("nll_standard_error", "NLL error, samples", "nats", "standard error from the samples", digits=3,
+               null_reason="one sample gives no standard error, nor does HMC"),
+        Metric("nll_image_standard_error", "NLL error, images", "nats", "standard error from the images", digits=3,
+               null_reason=TOO_FEW_IMAGES),
+        Metric("bits_per_dim", "bits/dim", "bits", "NLL per pixel and channel", "lower", 4,
+               depends_on=SAMPLING_SETTINGS, null_reason="the likelihood is not of discrete pixels"),
+        Metric("effective_samples", "effective samples", None, "mean effective sample size", digits=1,
+               depends_on=SAMPLING_SETTINGS, null_reason="HMC has no weights"),
     ),
     "aggregate": (
-        Figure("mutual_information", "mutual information", "nats",
-               "of image and latent: at most the logarithm of how many images", depends=("aggregate_images",),
-               null=UNKNOWN),
-        Figure("marginal_kl", "marginal KL", "nats", "from all images' latents to the prior; lower is better", "lower",
-               depends=("aggregate_images",), null=UNKNOWN),
-        Figure("mmd", "MMD to the prior", None, "squared, from all images' latents; near 0 is good", "lower", 5,
-               null=ALONE),
+        Metric("mutual_information", "mutual information", "nats",
+               "between image and latent: at most the logarithm of the number of images",
+               depends_on=("aggregate_images",), null_reason=NOT_GAUSSIAN),
+        Metric("marginal_kl", "marginal KL", "nats", "KL(q(z) || p(z)) of the aggregate posterior; lower is better",
+               "lower", depends_on=("aggregate_images",), null_reason=NOT_GAUSSIAN),
+        Metric("mmd", "MMD to the prior", None, "squared, of the aggregate posterior; near 0 is good", "lower", 5,
+               null_reason=TOO_FEW_IMAGES),
     ),
     "reconstruction": (
-        Figure("squared_error", "squared error", None, "of images redrawn, summed over pixels; lower is better",
+        Metric("squared_error", "squared error", None, "of reconstructions, summed over pixels; lower is better",
                "lower"),
-        Figure("psnr", "PSNR", "dB", "of the same; higher is better", "higher", null="there is no error"),
-        Figure("ssim", "SSIM", None, "structural similarity, 1 for the same image", "higher", 4,
-               null="images have under 11 pixels a side, or some pixels are given"),
+        Metric("psnr", "PSNR", "dB", "peak signal-to-noise ratio of reconstructions; higher is better", "higher",
+               null_reason="there is no error"),
+        Metric("ssim", "SSIM", None, "structural similarity of reconstructions, at most 1", "higher", 4,
+               null_reason="images have under 11 pixels a side, or some pixels are given"),
     ),
     "probes": (
-        Figure("linear_probe", "linear probe", "share", "of labels right by logistic regression on the latent",
-               "higher", 4, depends=("probe_images",)),
-        Figure("knn", "k-NN", "share", "of labels right by the 5 nearest latents", "higher", 4,
-               depends=("probe_images",)),
+        Metric("linear_probe", "linear probe", "share", "accuracy of logistic regression on the latents", "higher", 4,
+               depends_on=("probe_images",)),
+        Metric("knn", "5-NN", "share", "5-NN accuracy on the latents", "higher", 4, depends_on=("probe_images",)),
     ),
     "clusters": (
-        Figure("many_to_one", "clusters, many-to-one", "share", "right where a cluster has its commonest label",
-               "higher", 4, depends=("clusters",)),
-        Figure("hungarian", "clusters, Hungarian", "share", "right where a label has one cluster", "higher", 4,
-               depends=("clusters",)),
-        Figure("nmi", "NMI", None, "normalised mutual information of cluster and label", "higher", 4,
-               depends=("clusters",)),
-        Figure("ari", "ARI", None, "adjusted Rand index, 0 by chance", "higher", 4, depends=("clusters",)),
+        Metric("many_to_one", "clusters, many-to-one", "share",
+               "accuracy if each cluster takes its most common label", "higher", 4, depends_on=("clusters",)),
+        Metric("hungarian", "clusters, Hungarian", "share", "accuracy if clusters and labels are matched one-to-one",
+               "higher", 4, depends_on=("clusters",)),
+        Metric("nmi", "NMI", None, "normalised mutual information of cluster and label", "higher", 4,
+               depends_on=("clusters",)),
+        Metric("ari", "ARI", None, "adjusted Rand index, 0 by chance", "higher", 4, depends_on=("clusters",)),
     ),
     "frechet": (
-        Figure("frechet_samples", "Frechet, samples", None, "distance in features of a small classifier", "lower",
-               depends=FEATURES, null=HIDDEN),
-        Figure("frechet_reconstructions", "Frechet, reconstructions", None, "the same", "lower", depends=FEATURES),
-        Figure("frechet_training", "Frechet, training images", None, "the same: what as many real images come to",
-               depends=FEATURES, null="these are the training images"),
-        Figure("class_distance", "class distance", None, "of the samples' classes from the images', by the classifier",
-               "lower", 4, depends=FEATURES, null=HIDDEN),
+        Metric("frechet_samples", "Frechet, samples", None, "distance of samples in the features of a classifier",
+               "lower", depends_on=CLASSIFIER_SETTINGS, null_reason=COMPLETES_IMAGES),
+        Metric("frechet_reconstructions", "Frechet, reconstructions", None, "the same, of reconstructions", "lower",
+               depends_on=CLASSIFIER_SETTINGS),
+        Metric("frechet_training", "Frechet, training images", None, "baseline: the same number of real images",
+               depends_on=CLASSIFIER_SETTINGS, null_reason="these are the training images"),
+        Metric("class_distance", "class distance", None,
+               "between the class frequencies of samples and images, by the classifier", "lower", 4,
+               depends_on=CLASSIFIER_SETTINGS, null_reason=COMPLETES_IMAGES),
     ),
     "gap": (
-        Figure("elbo_train", "ELBO of training images", "nats", "as many of them", depends=("images",)),
-        Figure("elbo_gap", "gap to training images", "nats", "how far their ELBO lies above: what is learned by heart"),
+        Metric("elbo_train", "ELBO of training images", "nats", "of as many training images",
+               depends_on=("images",)),
+        Metric("elbo_gap", "train - test ELBO", "nats", "overfitting (train minus test ELBO)"),
     ),
 }  # fmt: skip
-FIGURES: tuple[Figure, ...] = tuple(figure for figures in METRICS.values() for figure in figures)
-# What stands in a table of runs: the parts of the others are left out.
-COMPARED = tuple(
-    figure
-    for figure in FIGURES
-    if figure.key
+METRICS: tuple[Metric, ...] = tuple(metric for group in METRIC_GROUPS.values() for metric in group)
+# The columns of a comparison of runs; parts of other metrics are left out.
+COMPARED_METRICS = tuple(
+    metric
+    for metric in METRICS
+    if metric.key
     not in ("nll_standard_error", "nll_image_standard_error", "frechet_training", "elbo_train")
 )
 
 
-def described(e: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Each number of an evaluation with its name and what it is."""
+def metric_rows(e: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Each number of an evaluation: name, value, meaning."""
     rows = []
-    for figures in METRICS.values():
-        for figure in figures:
-            value = e.get(figure.key)
+    for group in METRIC_GROUPS.values():
+        for metric in group:
+            value = e.get(metric.key)
             if value is None:
                 continue
-            shown = f"{value:,.{figure.digits}f}"
-            if figure.key == "active_units":
+            shown = f"{value:,.{metric.digits}f}"
+            if metric.key == "active_units":
                 shown += f" of {e['latent_units']}"
-            unit = f"{figure.unit}; " if figure.unit not in (None, "share") else ""
-            rows.append((figure.name, shown, f"{unit}{figure.what}{detail(figure, e)}"))
+            unit = f"{metric.unit}; " if metric.unit not in (None, "share") else ""
+            rows.append(
+                (metric.name, shown, f"{unit}{metric.description}{dependency_text(metric, e)}")
+            )
     return rows
 
 
-def detail(figure: Figure, e: Mapping[str, Any]) -> str:
+def dependency_text(metric: Metric, e: Mapping[str, Any]) -> str:
     """What a number depends on, in words."""
-    if figure.key == "nll":
+    if metric.key == "nll":
         some = e.get("nll_images", 0) < e.get("images", 0)
         subset = f", of {e['nll_images']:,} of the images" if some else ""
-        how = {"ais": "chains annealed from the prior", "hmc": "draws by HMC and a density"}
+        how = {"ais": "chains annealed from the prior", "hmc": "HMC samples and a density"}
         drawn = "sample" if e["samples"] == 1 else "samples"
         return f" ({e['samples']:,} {how.get(e.get('estimator', ''), drawn)}{subset})"
-    if figure.key == "frechet_samples":
+    if metric.key == "frechet_samples":
         right, weights = e["classifier_accuracy"], e["classifier_weights"]
-        return f", one of {e['classifier']} with {right:.1%} right ({weights}); {e['frechet_images']:,} images"
-    if figure.key == "many_to_one":
+        return (
+            f": {e['classifier']}, accuracy {right:.1%} ({weights}); {e['frechet_images']:,} images"
+        )
+    if metric.key == "many_to_one":
         return f"; {e['clusters']}"
-    if figure.key == "mutual_information":
+    if metric.key == "mutual_information":
         return f" ({e['mutual_information_limit']:.2f})"
     return ""
 
 
-def curve(e: Mapping[str, Any]) -> str:
+def nll_curve_text(e: Mapping[str, Any]) -> str:
     """How the NLL falls with the samples, on one line; empty where that is not known."""
     found = e.get("nll_by_samples") or {}
     points = [f"{int(k):,}: {value:.2f}" for k, value in found.items()]
     return "NLL by samples  " + "  ".join(points) if len(points) > 1 else ""
 
 
-def measured_on(e: Mapping[str, Any]) -> str:
-    """Which images were measured, and how their pixels were read."""
+def describe_images(e: Mapping[str, Any]) -> str:
+    """Which images were evaluated, and how their pixels were read."""
     pixels = {
         "dynamic": "binarised once, from a fixed seed",
-        "threshold": "cut at one half",
+        "threshold": "thresholded at one half",
         "none": "grey, as probabilities" if e["likelihood"] == "bernoulli" else "as they are",
     }[e["binarisation"]]
     images = "image" if e["images"] == 1 else "images"
@@ -167,20 +177,20 @@ def measured_on(e: Mapping[str, Any]) -> str:
 
 
 def as_table(e: Mapping[str, Any]) -> Table:
-    """An evaluation as a table for the screen, with what each number means."""
+    """An evaluation as a table for the terminal, with the meaning of each number."""
     from rich.table import Table
 
-    table = Table(title=measured_on(e), title_justify="left", caption_justify="left")
+    table = Table(title=describe_images(e), title_justify="left", caption_justify="left")
     table.add_column("")
     table.add_column("value", justify="right")
-    table.add_column("what it is", overflow="fold")
-    for row in described(e):
+    table.add_column("meaning", overflow="fold")
+    for row in metric_rows(e):
         table.add_row(*row)
     if not table.rows:
         table.show_header, table.box = False, None
-    names = {figure.key: figure.name for figure in FIGURES}
+    names = {metric.key: metric.name for metric in METRICS}
     missing = [
         f"no {names.get(name, name)}: {reason}" for name, reason in (e.get("missing") or {}).items()
     ]
-    table.caption = "\n".join([*filter(None, [curve(e)]), *missing]) or None
+    table.caption = "\n".join([*filter(None, [nll_curve_text(e)]), *missing]) or None
     return table

@@ -1,1 +1,1 @@
-"""A page in the browser on which runs are explored: `vaekit explore RUN`."""
+"""The interactive page of `vaekit explore RUN`: server, session of a run, maps of the latent space."""

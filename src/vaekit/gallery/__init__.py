@@ -1,1 +1,1 @@
-"""The pictures and the report that a run can give: `draw(run, "latents")`."""
+"""Pictures and the HTML report of a run: `draw(run, "latents")`."""

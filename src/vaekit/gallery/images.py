@@ -1,4 +1,4 @@
-"""Pictures of images: redrawn, new, and of clusters."""
+"""Pictures of images: reconstructions, samples, analogies, pseudo-inputs and clusters."""
 
 from __future__ import annotations
 
@@ -7,170 +7,199 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .. import pictures
-from ..evaluation.clustering import contingency
+from ..evaluation.clustering import contingency_table
 from ..inference import generation
 from ..model.priors import VampPrior
 from ..settings.model import ClusterConfig
-from .names import DoesNotApply
-from .scene import Figures, Scene, by_class
+from .catalog import PictureUnavailable
+from .context import Figures, PictureContext, balanced_positions
 
-EACH = 10  # images in a row
-MOST_ROWS = 20
+IMAGES_PER_ROW = 10
+MAX_ROWS = 20
 
 
-def reconstructions(scene: Scene) -> Figures:
-    """Pairs of both splits; with few classes also ten of each, the inputs at the left."""
-    found: Figures = {}
-    for split, batch in scene.exhibits.batches.items():
-        few = batch[by_class(batch, 20)]
-        redrawn = generation.reconstruct(scene.model, few.images, few.labels)
+def reconstructions(context: PictureContext) -> Figures:
+    """Draw images above their reconstructions, for both splits; with few classes also up to ten per class."""
+    figures: Figures = {}
+    for split, batch in context.picture_data.batches.items():
+        shown = batch[balanced_positions(batch, 20)]
+        reconstructed = generation.reconstruct(context.model, shown.images, shown.labels)
         name = "reconstructions" if split == "test" else f"reconstructions-{split}"
-        title = f"{split} images, and their reconstructions below"
-        found[name] = pictures.pairs(few.images, redrawn, title=title)
+        title = f"{split} images (framed) and their reconstructions"
+        figures[name] = pictures.pairs(shown.images, reconstructed, title=title)
 
-    batch = scene.exhibits.batches["test"]
+    batch = context.picture_data.batches["test"]
     if batch.labels is not None:
         labels, counts = batch.labels.unique(return_counts=True)
-        each = min(EACH, int(counts.min()))
-        if len(labels) <= MOST_ROWS and each > 1:
-            rows = torch.stack([torch.nonzero(batch.labels == k)[:each, 0] for k in labels])
-            few = batch[rows.flatten()]
-            redrawn = generation.reconstruct(scene.model, few.images, few.labels)
-            found["reconstructions-classes"] = side_by_side(
-                few.images, redrawn, each, [scene.classes[k] for k in labels.tolist()]
+        per_class = min(IMAGES_PER_ROW, int(counts.min()))
+        if len(labels) <= MAX_ROWS and per_class > 1:
+            rows = torch.stack([torch.nonzero(batch.labels == k)[:per_class, 0] for k in labels])
+            shown = batch[rows.flatten()]
+            reconstructed = generation.reconstruct(context.model, shown.images, shown.labels)
+            names = [context.classes[k] for k in labels.tolist()]
+            figures["reconstructions-classes"] = inputs_beside_outputs(
+                shown.images, reconstructed, per_class, names
             )
-    return found
+    return figures
 
 
-def side_by_side(inputs: Tensor, outputs: Tensor, each: int, names: list[str]) -> Figure:
-    """Rows of `each` inputs, a gap, and as many outputs."""
+def inputs_beside_outputs(
+    inputs: Tensor, outputs: Tensor, columns: int, names: list[str]
+) -> Figure:
+    """Draw named rows of `columns` inputs, a gap, and as many outputs."""
     shape = inputs.shape[1:]
     gap = inputs.new_ones(len(names), 1, *shape)
-    rows = [inputs.unflatten(0, (-1, each)), gap, outputs.unflatten(0, (-1, each))]
-    heads = [""] * (2 * each + 1)
-    heads[(each - 1) // 2], heads[each + 1 + (each - 1) // 2] = "test images", "reconstructions"
-    return pictures.image_grid(torch.cat(rows, dim=1).flatten(0, 1), 2 * each + 1, names, heads)
+    rows = [inputs.unflatten(0, (-1, columns)), gap, outputs.unflatten(0, (-1, columns))]
+    headings = [""] * (2 * columns + 1)
+    middle = (columns - 1) // 2
+    headings[middle], headings[columns + 1 + middle] = "test images", "reconstructions"
+    images = torch.cat(rows, dim=1).flatten(0, 1)
+    return pictures.image_grid(images, 2 * columns + 1, names, headings)
 
 
-def samples(scene: Scene) -> Figures:
-    """A grid from the prior; rows for classes or clusters; completions of a model of hidden pixels."""
-    model, seed = scene.model, scene.settings.seed
-    if scene.condition.startswith("quadrants"):
-        batch = scene.exhibits.batches["test"]
-        seen = batch.images[by_class(batch, EACH)]
-        drawn = generation.completions(model, seen, EACH - 2, seed=seed)
-        heads = ["given", *[""] * (EACH - 2), "image"]
-        heads[EACH // 2] = "completed"
-        return {"samples": pictures.image_grid(drawn, EACH, column_names=heads)}
-    if scene.condition == "label" and model.blueprint.classes <= MOST_ROWS:
+def samples(context: PictureContext) -> Figures:
+    """Draw samples from the prior, in rows by label or cluster; completions, of a model that completes images."""
+    if context.condition.startswith("quadrants"):
+        return {"samples": completion_grid(context)}
+    model, seed = context.model, context.settings.seed
+    if context.condition == "label" and model.blueprint.classes <= MAX_ROWS:
         rows = [
-            generation.generate(model, EACH, seed=seed, label=k)
+            generation.generate(model, IMAGES_PER_ROW, seed=seed, label=k)
             for k in range(model.blueprint.classes)
         ]
-        drawn = torch.cat(rows)
-        title = "drawn from the prior for each label, with the same noise in each column"
-        return {"samples": pictures.image_grid(drawn, EACH, scene.classes, title=title)}
+        title = "samples from the prior by label, the same noise in each column"
+        grid = pictures.image_grid(torch.cat(rows), IMAGES_PER_ROW, context.classes, title=title)
+        return {"samples": grid}
 
     prior = model.blueprint.settings.prior
-    kind = "" if prior in (None, "standard") else f" ({prior})"
-    grid = generation.generate(model, 100, seed=seed)
-    found: Figures = {"samples": pictures.image_grid(grid, 10, title=f"drawn from the prior{kind}")}
-    clusters = scene.exhibits.clusters
-    if clusters is not None and clusters.shape[1] <= 2 * MOST_ROWS:
-        weights = component_weights(scene, clusters.shape[1])
-        use = clusters.argmax(1).bincount(minlength=len(weights)) / len(clusters)
-        drawn = torch.cat(
-            [generation.generate(model, EACH, seed=seed, cluster=k) for k in range(len(use))]
-        )
-        names = [
-            f"cluster {k}  p = {weights[k]:.2f}, {share:.0%} of test" for k, share in enumerate(use)
-        ]
-        title = "drawn from each cluster, with its probability and its share of the test images"
-        found["samples-clusters"] = pictures.image_grid(drawn, EACH, names, title=title)
-    return found
+    prior_name = "" if prior in (None, "standard") else f" ({prior})"
+    images = generation.generate(model, 100, seed=seed)
+    title = f"samples from the prior{prior_name}"
+    figures: Figures = {"samples": pictures.image_grid(images, 10, title=title)}
+    clusters = context.picture_data.clusters
+    if clusters is not None and clusters.shape[1] <= 2 * MAX_ROWS:
+        figures["samples-clusters"] = cluster_samples(context, clusters)
+    return figures
 
 
-def component_weights(scene: Scene, count: int) -> list[float]:
-    """The probability of each component of the prior's mixture."""
+def completion_grid(context: PictureContext) -> Figure:
+    """Draw one row per test image: the visible part, completions, and the whole image."""
+    batch = context.picture_data.batches["test"]
+    images = batch.images[balanced_positions(batch, IMAGES_PER_ROW)]
+    count = IMAGES_PER_ROW - 2
+    rows = generation.completions(context.model, images, count, seed=context.settings.seed)
+    headings = ["given", *[""] * count, "image"]
+    headings[IMAGES_PER_ROW // 2] = "completed"
+    return pictures.image_grid(rows, IMAGES_PER_ROW, column_names=headings)
+
+
+def cluster_samples(context: PictureContext, clusters: Tensor) -> Figure:
+    """Draw samples in rows by cluster; `clusters` is p(cluster | x) of the test images (N, K)."""
+    weights = component_weights(context, clusters.shape[1])
+    shares = clusters.argmax(1).bincount(minlength=len(weights)) / len(clusters)
+    rows = [
+        generation.generate(context.model, IMAGES_PER_ROW, seed=context.settings.seed, cluster=k)
+        for k in range(len(shares))
+    ]
+    names = [
+        f"cluster {k}  p = {weights[k]:.2f}, {share:.0%} of test" for k, share in enumerate(shares)
+    ]
+    title = "samples by cluster, with its prior probability and share of the test images"
+    return pictures.image_grid(torch.cat(rows), IMAGES_PER_ROW, names, title=title)
+
+
+def component_weights(context: PictureContext, count: int) -> list[float]:
+    """Probability of each component of the mixture prior (K,)."""
     latent = (
         "z"
-        if isinstance(scene.model.blueprint.settings, ClusterConfig)
-        else next(iter(scene.model.prior))
+        if isinstance(context.model.blueprint.settings, ClusterConfig)
+        else next(iter(context.model.prior))
     )
-    logits = scene.prior(latent).logits
+    logits = context.prior(latent).logits
     return logits.exp().view(-1, count).sum(0).tolist()
 
 
-def analogies(scene: Scene) -> Figures:
-    if scene.condition != "label":
-        raise DoesNotApply("analogies need a model with --condition label, such as cvae")
-    rows = scene.rows(10)[: len(scene.settings.images) or 10]
-    images = scene.images(rows)
-    labels = scene.exhibits.code_labels
+def analogies(context: PictureContext) -> Figures:
+    """Draw test images, each followed by its latents decoded with each label."""
+    if context.condition != "label":
+        raise PictureUnavailable("analogies need a model with --condition label, such as cvae")
+    rows = context.start_rows(10)[: len(context.settings.images) or 10]
+    images = context.images(rows)
+    labels = context.picture_data.code_labels
     assert labels is not None
-    drawn = generation.analogies(scene.model, images, labels[scene.exhibits.places(rows)])
-    classes = scene.model.blueprint.classes
+    grid = generation.analogies(context.model, images, labels[context.picture_data.positions(rows)])
+    columns = context.model.blueprint.classes + 1
     return {
         "analogies": pictures.image_grid(
-            drawn, classes + 1, column_names=["image", *scene.classes],
-            title="test images, and their latents decoded with every label",
-            marked=range(0, len(drawn), classes + 1),
+            grid, columns, column_names=["image", *context.classes],
+            title="test images (framed), and their latents decoded with each label",
+            marked=range(0, len(grid), columns),
         )
     }  # fmt: skip
 
 
 @torch.no_grad()
-def pseudo_inputs(scene: Scene) -> Figures:
-    found = [prior for prior in scene.model.prior.values() if isinstance(prior, VampPrior)]
-    if not found:
-        raise DoesNotApply("pseudo-inputs need a model with --prior vampprior")
-    images, use = found[0].pseudo_inputs, scene.exhibits.use
-    assert use is not None
-    order = use.argsort(descending=True)[:100]
-    kept = "all" if len(order) == len(use) else f"the {len(order)} most used of"
-    title = f"{kept} {len(use)} pseudo-inputs, by their share of the test images"
+def pseudo_inputs(context: PictureContext) -> Figures:
+    """Draw the learned pseudo-inputs of a VampPrior, the most used first."""
+    priors = [prior for prior in context.model.prior.values() if isinstance(prior, VampPrior)]
+    if not priors:
+        raise PictureUnavailable("pseudo-inputs need a model with --prior vampprior")
+    images, shares = priors[0].pseudo_inputs, context.picture_data.component_shares
+    assert shares is not None
+    order = shares.argsort(descending=True)[:100]
+    which = "all" if len(order) == len(shares) else f"the {len(order)} most used of"
+    title = f"{which} {len(shares)} pseudo-inputs, by share of the test images"
     return {"pseudo-inputs": pictures.image_grid(images[order], 10, title=title)}
 
 
-def clusters(scene: Scene) -> Figures:
-    probabilities = clustered(scene)
+def clusters(context: PictureContext) -> Figures:
+    """Draw the most confident test images of each cluster, and p(cluster | x) of some images as bars."""
+    probabilities = cluster_probabilities(context)
+    batch = context.picture_data.batches["test"]
+    positions = balanced_positions(batch, 10)
+    shown = batch[positions]
+    reconstructed = generation.reconstruct(context.model, shown.images, shown.labels)
+    at = context.picture_data.positions(context.picture_data.rows["test"][positions])
+    bars = pictures.cluster_bars(shown.images, reconstructed, probabilities[at].numpy())
+    return {"clusters": most_confident_images(context, probabilities), "clusters-bars": bars}
+
+
+def most_confident_images(context: PictureContext, probabilities: Tensor) -> Figure:
+    """Draw the test images with the highest p(cluster | x) of each cluster, in a row; `probabilities` is (N, K)."""
     count = probabilities.shape[1]
     sizes = probabilities.argmax(1).bincount(minlength=count)
-    shown = min(count, 2 * MOST_ROWS)
-    best = probabilities[:, :shown].topk(min(EACH, len(probabilities)), dim=0).indices
-    rows = scene.exhibits.code_rows[best]  # (EACH, clusters)
-    kept = torch.isin(rows, scene.exhibits.rows["test"]).all(1)
-    each = max(1, int(kept.int().cumprod(0).sum()))  # of many clusters fewer images are kept
+    shown = min(count, 2 * MAX_ROWS)
+    best = probabilities[:, :shown].topk(min(IMAGES_PER_ROW, len(probabilities)), dim=0).indices
+    rows = context.picture_data.code_rows[best]  # (images per cluster, clusters)
+    stored = torch.isin(rows, context.picture_data.rows["test"]).all(1)
+    columns = max(1, int(stored.int().cumprod(0).sum()))  # fewer are stored of many clusters
+    images = context.images(rows[:columns].T.flatten())
+    elsewhere = probabilities.argmax(1)[best[:columns].T] != torch.arange(shown)[:, None]
+    images[elsewhere.flatten()] = 1.0  # white: it belongs to another cluster
     names = [f"cluster {k}: {int(sizes[k]):,} images" for k in range(shown)]
-    images = scene.images(rows[:each].T.flatten())
-    other = probabilities.argmax(1)[best[:each].T] != torch.arange(shown)[:, None]
-    images[other.flatten()] = 1.0  # a cluster of few images has a short row
-    surest = pictures.image_grid(
-        images, each, names, title="the test images that each cluster is surest of"
-    )
-
-    batch = scene.exhibits.batches["test"]
-    chosen = by_class(batch, 10)
-    few, at = batch[chosen], scene.exhibits.places(scene.exhibits.rows["test"][chosen])
-    redrawn = generation.reconstruct(scene.model, few.images, few.labels)
-    bars = pictures.bars(few.images, redrawn, probabilities[at].numpy())
-    return {"clusters": surest, "clusters-bars": bars}
+    title = "most confident test images of each cluster"
+    return pictures.image_grid(images, columns, names, title=title)
 
 
-def clustered(scene: Scene) -> Tensor:
-    """p(cluster | x) of the test images (N, K)."""
-    found = scene.exhibits.clusters
-    if found is None:
-        raise DoesNotApply(
-            "clusters need a prior that is a mixture of at most 100 components, such as that of gmvae"
+def cluster_probabilities(context: PictureContext) -> Tensor:
+    """p(cluster | x) of the test images (N, K). Raises PictureUnavailable."""
+    clusters = context.picture_data.clusters
+    if clusters is None:
+        raise PictureUnavailable(
+            "clusters need a mixture prior of at most 100 components, such as that of gmvae"
         )
-    return found
+    return clusters
 
 
-def confusion(scene: Scene) -> Figures:
-    probabilities, labels = clustered(scene), scene.exhibits.code_labels
+def confusion(context: PictureContext) -> Figures:
+    """Draw the contingency table of clusters and labels."""
+    probabilities, labels = cluster_probabilities(context), context.picture_data.code_labels
     if labels is None:
-        raise DoesNotApply("the confusion of clusters and classes needs a data set with labels")
-    counts = contingency(probabilities.argmax(1).numpy(), labels.numpy(), probabilities.shape[1])
+        raise PictureUnavailable(
+            "the confusion of clusters and labels needs a data set with labels"
+        )
+    counts = contingency_table(
+        probabilities.argmax(1).numpy(), labels.numpy(), probabilities.shape[1]
+    )
     title = f"{len(labels):,} test images by cluster and label"
-    return {"confusion": pictures.confusion(counts, scene.classes[: counts.shape[1]], title)}
+    return {"confusion": pictures.confusion(counts, context.classes[: counts.shape[1]], title)}

@@ -1,4 +1,4 @@
-"""Pictures of the latent space: points in it, and what they decode to."""
+"""Pictures of the latent space: scatter plots, manifolds, traversals and interpolations."""
 
 from __future__ import annotations
 
@@ -9,371 +9,419 @@ from scipy.stats import norm
 from torch import Tensor
 
 from .. import pictures
-from ..data.splits import spread
+from ..data.splits import evenly_spaced
 from ..inference.latent_space import (
-    PriorShape,
-    between,
+    PriorMixture,
     decode_latents,
-    free_latents,
-    neighbour_map,
+    decoder_latents,
+    interpolate,
+    neighbour_embedding,
     principal_axes,
 )
 from ..model.priors import StandardNormal
 from ..pictures import Movie, Panel
-from .names import DoesNotApply
-from .scene import Figures, Scene
+from .catalog import PictureUnavailable
+from .context import Figures, PictureContext
 
-FEWEST = 5  # points of a scatter
-NEIGHBOURS = 2000  # points of a t-SNE or UMAP, which take long
-TURN = 36  # frames of a turn
-SLICES, FRAMES = 5, 25  # of a latent of 3 dimensions
-STEPS = 11  # of a traversal or interpolation
-MOST_DIMENSIONS = 20
+MIN_POINTS = 5  # points of a scatter plot
+MAX_EMBEDDED_POINTS = 2000  # points of t-SNE or UMAP, which are slow
+ROTATION_FRAMES = 36  # frames of a full rotation
+SLICES, SLICE_FRAMES = 5, 25  # of a 3-D latent, in the figure and in the movie
+STEPS = 11  # images of a traversal or interpolation
+MAX_DIMENSIONS = 20  # traversed dimensions
 
 
-def latents(scene: Scene) -> Figures:
-    """A scatter of each latent."""
-    found: Figures = {}
-    codes = {name: scene.exhibits.codes[name] for name in scene.model.prior}
-    if len(scene.exhibits.code_rows) < FEWEST:
-        raise DoesNotApply(f"latents of fewer than {FEWEST} test images make no cloud")
+def latents(context: PictureContext) -> Figures:
+    """Draw a scatter plot of each latent, and one of both latents where each has one dimension."""
+    figures: Figures = {}
+    codes = {name: context.picture_data.codes[name] for name in context.model.prior}
+    if len(context.picture_data.code_rows) < MIN_POINTS:
+        raise PictureUnavailable(f"latents need at least {MIN_POINTS} test images")
     for name, points in codes.items():
-        found |= scatter_latent(scene, name, points)
+        figures |= scatter_latent(context, name, points)
     if len(codes) == 2 and all(points.shape[1] == 1 for points in codes.values()):
         both = torch.cat(list(codes.values()), dim=1).numpy()
         first, second = codes
-        found["latents-both"] = drawn(
-            scene, [Panel(both, names=(first, second))], f"{first} and {second}"
+        figures["latents-both"] = scatter_figure(
+            context,
+            [Panel(both, names=(first, second))],
+            f"posterior means of {first} and {second}",
         )
-    return found
+    return figures
 
 
-def scatter_latent(scene: Scene, name: str, codes: Tensor) -> Figures:
+def scatter_latent(context: PictureContext, name: str, codes: Tensor) -> Figures:
+    """Draw the codes (N, D) of a latent: themselves up to 3 dimensions (with a rotating movie of 3), else projected."""
     dim, key = codes.shape[1], f"latents-{name}"
     title = f"posterior means of {name}"
-    prior = scene.prior(name)
+    prior = context.prior(name)
     if dim == 1:
-        return {key: drawn(scene, [strip(codes, prior, name)], title)}
+        return {key: scatter_figure(context, [one_dimension_panel(codes, prior, name)], title)}
     if dim == 2:
-        return {key: drawn(scene, [plane(codes, prior, name, (0, 1))], title)}
+        panel = two_dimensions_panel(codes, prior, name, (0, 1))
+        return {key: scatter_figure(context, [panel], title)}
     if dim == 3:
-        panels = [plane(codes, prior, name, axes) for axes in ((0, 1), (0, 2), (1, 2))]
+        panels = [
+            two_dimensions_panel(codes, prior, name, axes) for axes in ((0, 1), (0, 2), (1, 2))
+        ]
         return {
-            key: drawn(scene, panels, title),
-            f"{key}-turning": Movie(turning(scene, name, codes), 0.1),
+            key: scatter_figure(context, panels, title),
+            f"{key}-turning": Movie(rotation_frames(context, name, codes), 0.1),
         }
+    if float(codes.std(0).max()) < 1e-6:  # PCA and t-SNE need variance
+        panel = two_dimensions_panel(codes, prior, name, (0, 1))
+        return {key: scatter_figure(context, [panel], f"identical {title}")}
+    rows = evenly_spaced(len(codes), MAX_EMBEDDED_POINTS)
+    panels = projection_panels(context, codes, rows, prior)
+    return {key: scatter_figure(context, panels, title, rows)}
 
-    if float(codes.std(0).max()) < 1e-6:  # no axis is principal, no image another's neighbour
-        return {key: drawn(scene, [plane(codes, prior, name, (0, 1))], f"{title}, all alike,")}
-    rows = spread(len(codes), NEIGHBOURS)
-    few, wish = codes[rows], scene.settings.projection
+
+def projection_panels(
+    context: PictureContext, codes: Tensor, rows: Tensor, prior: PriorMixture
+) -> list[Panel]:
+    """Panels of the codes of `rows` in 2-D, by the projections of --projection; PCA is fitted to all codes (N, D)."""
+    sample, projection = codes[rows], context.settings.projection
     panels = []
-    if wish in ("auto", "pca"):
+    if projection in ("auto", "pca"):
         centre, axes, shares = principal_axes(codes)
-        names = (f"first axis, {shares[0]:.0%} of variance", f"second axis, {shares[1]:.0%}")
-        panels.append(projected(few, prior, axes, centre, names, "principal components"))
-    if wish != "pca":
-        method = "tsne" if wish == "auto" else wish
-        points = neighbour_map(few, method, scene.settings.seed)
+        names = (f"PC 1, {shares[0]:.0%} of variance", f"PC 2, {shares[1]:.0%} of variance")
+        panels.append(projection_panel(sample, prior, axes, centre, names, "principal components"))
+    if projection != "pca":
+        method = "tsne" if projection == "auto" else projection
+        points = neighbour_embedding(sample, method, context.settings.seed)
         panels.append(Panel(points, {"tsne": "t-SNE", "umap": "UMAP"}[method]))
-    return {key: drawn(scene, panels, title, rows)}
+    return panels
 
 
-def drawn(scene: Scene, panels: list[Panel], title: str, rows: Tensor | None = None) -> Figure:
-    """Panels with the labels of the test images (those of `rows`)."""
-    labels = scene.exhibits.code_labels
+def scatter_figure(
+    context: PictureContext, panels: list[Panel], title: str, rows: Tensor | None = None
+) -> Figure:
+    """Draw panels coloured by the labels of the test images (those of `rows`)."""
+    labels = context.picture_data.code_labels
     if labels is not None and rows is not None:
         labels = labels[rows]
-    shown = None if labels is None else labels.numpy()
+    colours = None if labels is None else labels.numpy()
     count = len(panels[0].points)
-    return pictures.scatter(panels, shown, scene.classes, f"{title} of {count:,} test images")
+    return pictures.scatter(panels, colours, context.classes, f"{title} of {count:,} test images")
 
 
-def strip(codes: Tensor, prior: PriorShape, name: str) -> Panel:
-    """One dimension, its points spread at random in the other direction."""
-    draws = prior.draws(5000)
-    generator, reach = torch.Generator().manual_seed(0), 2 * float(codes.std())
-    points, shown = (
-        torch.cat([z, reach * (2 * torch.rand(len(z), 1, generator=generator) - 1)], dim=1).numpy()
-        for z in (codes, draws)
+def one_dimension_panel(codes: Tensor, prior: PriorMixture, name: str) -> Panel:
+    """Panel of a 1-D latent, the points jittered along the y axis."""
+    samples = prior.sample(5000)
+    generator, height = torch.Generator().manual_seed(0), 2 * float(codes.std())
+    points, prior_points = (
+        torch.cat([z, height * (2 * torch.rand(len(z), 1, generator=generator) - 1)], dim=1).numpy()
+        for z in (codes, samples)
     )
-    density = prior.project(torch.eye(1), torch.zeros(1))
+    projected = prior.project(torch.eye(1), torch.zeros(1))
 
-    def heights(at: np.ndarray) -> np.ndarray:
-        return density.log_prob(torch.from_numpy(at[:, :1]).float()).exp().numpy()
+    def density(points: np.ndarray) -> np.ndarray:
+        return projected.log_prob(torch.from_numpy(points[:, :1]).float()).exp().numpy()
 
-    return Panel(points, "", (f"{name}[0]", "(spread at random)"), heights, shown)
+    return Panel(points, "", (f"{name}[0]", "(random jitter)"), density, prior_points)
 
 
-def plane(codes: Tensor, prior: PriorShape, name: str, axes: tuple[int, int]) -> Panel:
-    """Two dimensions of a latent."""
+def two_dimensions_panel(
+    codes: Tensor, prior: PriorMixture, name: str, axes: tuple[int, int]
+) -> Panel:
+    """Panel of two dimensions of a latent."""
     chosen = torch.eye(codes.shape[1])[:, list(axes)]
     names = (f"{name}[{axes[0]}]", f"{name}[{axes[1]}]")
-    return projected(codes, prior, chosen, torch.zeros(codes.shape[1]), names)
+    return projection_panel(codes, prior, chosen, torch.zeros(codes.shape[1]), names)
 
 
-def projected(
+def projection_panel(
     codes: Tensor,
-    prior: PriorShape,
+    prior: PriorMixture,
     axes: Tensor,
     centre: Tensor,
     names: tuple[str, str],
     title: str = "",
 ) -> Panel:
-    """Codes and their prior, (z - centre) axes."""
-    density = prior.project(axes, centre)
+    """Panel of codes and prior projected by (z - centre) axes, with axes (D, 2)."""
+    projected = prior.project(axes, centre)
 
-    def heights(points: np.ndarray) -> np.ndarray:
-        return density.log_prob(torch.from_numpy(points).float()).exp().numpy()
+    def density(points: np.ndarray) -> np.ndarray:
+        return projected.log_prob(torch.from_numpy(points).float()).exp().numpy()
 
-    def flat(z: Tensor) -> np.ndarray:
+    def project(z: Tensor) -> np.ndarray:
         return ((z - centre) @ axes).numpy()
 
-    marks = None if prior.centres is None else flat(prior.centres)
-    return Panel(flat(codes), title, names, heights, flat(prior.draws(5000)), marks)
+    centres = None if prior.centres is None else project(prior.centres)
+    return Panel(project(codes), title, names, density, project(prior.sample(5000)), centres)
 
 
-def turning(scene: Scene, name: str, codes: Tensor) -> list[Figure]:
-    """The frames of a turn around a latent of 3 dimensions."""
-    rows = spread(len(codes), NEIGHBOURS)
-    labels = scene.exhibits.code_labels
-    shown = None if labels is None else labels[rows].numpy()
+def rotation_frames(context: PictureContext, name: str, codes: Tensor) -> list[Figure]:
+    """Frames of a rotation around a 3-D latent."""
+    rows = evenly_spaced(len(codes), MAX_EMBEDDED_POINTS)
+    labels = context.picture_data.code_labels
+    colours = None if labels is None else labels[rows].numpy()
     return [
         pictures.scatter_3d(
-            codes[rows].numpy(), shown, scene.classes, azimuth, f"posterior means of {name}", name
+            codes[rows].numpy(),
+            colours,
+            context.classes,
+            azimuth,
+            f"posterior means of {name}",
+            name,
         )
-        for azimuth in np.linspace(0, 360, TURN, endpoint=False)
+        for azimuth in np.linspace(0, 360, ROTATION_FRAMES, endpoint=False)
     ]
 
 
-def manifold(scene: Scene) -> Figures:
-    """The decoded grid of the first latent that the decoder is given."""
-    refuse_quadrants(scene)
-    name, count = free_latents(scene.model)[0], scene.settings.grid
-    dim = scene.exhibits.codes[name].shape[1]
+def manifold(context: PictureContext) -> Figures:
+    """Draw the decoded grid of the first latent that the decoder takes: a line, a plane, or slices of 3 dimensions; of
+    more dimensions the plane through three images."""
+    require_decodable(context)
+    name, count = decoder_latents(context.model)[0], context.settings.grid
+    dim = context.picture_data.codes[name].shape[1]
     if dim > 3:
-        return {"manifold": plane_of_images(scene, count)}
-    prior = scene.prior(name, decoded_label(scene))
-    title = f"{name} decoded {how(scene, name)}{with_label(scene)}"
+        return {"manifold": plane_of_images(context, count)}
+    prior = context.prior(name, decoded_label(context))
+    title = (
+        f"{name} decoded on {spacing_text(context, name)}{label_text(context)}; x axis {name}[0]"
+    )
+    if dim > 1:
+        title += f", y axis {name}[1]"
     if dim == 3:
-        few = min(count, 8)
-        depths = values(scene, name, prior, 2, FRAMES)
-        x, y = (values(scene, name, prior, d, few) for d in (0, 1))
-        chosen = depths[torch.linspace(2, FRAMES - 3, SLICES).round().long()]
-        blocks = [decoded_grid(scene, name, x, y, depth) for depth in chosen]
-        heads = [f"{name}[2] = {depth:.2f}" for depth in chosen]
-        return {
-            "manifold": in_blocks(scene, blocks, heads, title),
-            "manifold-slices": Movie(slices(scene, name, prior, depths)),
-        }
-    x = values(scene, name, prior, 0, count)
+        return manifold_slices(context, name, prior, title)
+    x = grid_values(context, name, prior, 0, count)
     if dim == 1:
-        return {"manifold": grid_figure(scene, decode(scene, {name: x[:, None]}), x, None, title)}
-    y = values(scene, name, prior, 1, count)
-    title += f": {name}[0] to the right, {name}[1] upwards"
-    return {"manifold": grid_figure(scene, decoded_grid(scene, name, x, y), x, y, title)}
+        images = decode_with_label(context, {name: x[:, None]})
+        return {"manifold": grid_figure(context, images, x, None, title)}
+    y = grid_values(context, name, prior, 1, count)
+    return {"manifold": grid_figure(context, decoded_grid(context, name, x, y), x, y, title)}
 
 
-def refuse_quadrants(scene: Scene) -> None:
-    if scene.condition.startswith("quadrants"):
-        raise DoesNotApply("a model that completes images decodes no latents alone")
+def manifold_slices(context: PictureContext, name: str, prior: PriorMixture, title: str) -> Figures:
+    """Draw slices of a 3-D latent at several values of its third dimension: some as a figure, more as a movie."""
+    side = min(context.settings.grid, 8)
+    depths = grid_values(context, name, prior, 2, SLICE_FRAMES)
+    x, y = (grid_values(context, name, prior, d, side) for d in (0, 1))
+    chosen = depths[torch.linspace(2, SLICE_FRAMES - 3, SLICES).round().long()]
+    grids = [decoded_grid(context, name, x, y, depth) for depth in chosen]
+    headings = [f"{name}[2] = {depth:.2f}" for depth in chosen]
+    return {
+        "manifold": grids_side_by_side(context, grids, headings, title),
+        "manifold-slices": Movie(slice_frames(context, name, prior, depths)),
+    }
 
 
-def how(scene: Scene, name: str) -> str:
-    if scene.settings.range is not None:
-        return "on a linear grid"
-    if isinstance(scene.model.prior[name], StandardNormal):
-        return "on the inverse Gaussian CDF of an even grid"
-    return "at the quantiles of its prior"
+def require_decodable(context: PictureContext) -> None:
+    """Raise PictureUnavailable for a model that needs part of an image to decode."""
+    if context.condition.startswith("quadrants"):
+        raise PictureUnavailable("a model that completes images cannot decode latents alone")
 
 
-def decoded_label(scene: Scene) -> int | None:
-    """The label that a grid is decoded with, where the model needs one: that which is wished for, or the first."""
-    return scene.settings.label or 0 if scene.condition == "label" else None
+def spacing_text(context: PictureContext, name: str) -> str:
+    """How the grid is spaced, for a title."""
+    if context.settings.range is not None:
+        return "a linear grid"
+    if isinstance(context.model.prior[name], StandardNormal):
+        return "a grid of Gaussian quantiles"
+    return "a grid of quantiles of its prior"
 
 
-def with_label(scene: Scene) -> str:
-    """To be said in a title."""
-    label = decoded_label(scene)
-    return "" if label is None else f", with the label {scene.classes[label]}"
+def decoded_label(context: PictureContext) -> int | None:
+    """The label to decode a grid with, for a model conditional on labels: --label, or the first."""
+    return context.settings.label or 0 if context.condition == "label" else None
 
 
-def values(scene: Scene, name: str, prior: PriorShape, d: int, count: int) -> Tensor:
-    """Where a manifold is decoded along a dimension (count,): the middles of equal shares of the prior, or evenly."""
-    reach = scene.settings.range
-    if reach is not None:
-        return torch.linspace(-reach, reach, count)
-    shares = (torch.arange(count) + 0.5) / count
-    if isinstance(scene.model.prior[name], StandardNormal):
-        return torch.from_numpy(norm.ppf(shares.double().numpy())).float()
-    return prior.draws(10_000, scene.settings.seed)[:, d].quantile(shares)
+def label_text(context: PictureContext) -> str:
+    """The label that a grid is decoded with, for a title."""
+    label = decoded_label(context)
+    return "" if label is None else f", label {context.classes[label]}"
 
 
-def decode(scene: Scene, fixed: dict[str, Tensor]) -> Tensor:
-    """Images of latents."""
-    label, count = decoded_label(scene), len(next(iter(fixed.values())))
+def grid_values(
+    context: PictureContext, name: str, prior: PriorMixture, d: int, count: int
+) -> Tensor:
+    """Coordinates of a manifold along dimension `d` (count,): the middles of intervals of equal prior probability, or
+    evenly spaced with --range."""
+    limit = context.settings.range
+    if limit is not None:
+        return torch.linspace(-limit, limit, count)
+    probabilities = (torch.arange(count) + 0.5) / count
+    if isinstance(context.model.prior[name], StandardNormal):
+        return torch.from_numpy(norm.ppf(probabilities.double().numpy())).float()
+    return prior.sample(10_000, context.settings.seed)[:, d].quantile(probabilities)
+
+
+def decode_with_label(context: PictureContext, fixed: dict[str, Tensor]) -> Tensor:
+    """Decode latents (N, D) by name with the grid's label."""
+    label, count = decoded_label(context), len(next(iter(fixed.values())))
     return decode_latents(
-        scene.model, fixed, None if label is None else torch.full((count,), label)
+        context.model, fixed, None if label is None else torch.full((count,), label)
     )
 
 
 def decoded_grid(
-    scene: Scene, name: str, x: Tensor, y: Tensor, depth: Tensor | None = None
+    context: PictureContext, name: str, x: Tensor, y: Tensor, depth: Tensor | None = None
 ) -> Tensor:
-    """Images row by row, y falling, in each x rising."""
+    """Decode a grid of a latent: y descending over rows, x ascending over columns, `depth` the third coordinate."""
     points = torch.cartesian_prod(y.flip(0), x).flip(1)
     if depth is not None:
         points = torch.cat([points, depth.expand(len(points), 1)], dim=1)
-    return decode(scene, {name: points})
+    return decode_with_label(context, {name: points})
 
 
-def grid_figure(scene: Scene, images: Tensor, x: Tensor, y: Tensor | None, title: str) -> Figure:
-    """Images with their coordinates at the sides, as many as are legible."""
+def grid_figure(
+    context: PictureContext, images: Tensor, x: Tensor, y: Tensor | None, title: str
+) -> Figure:
+    """Draw a grid of images with their coordinates at the sides."""
     return pictures.image_grid(
         images,
         len(x),
         () if y is None else tick_labels(y.flip(0)),
         tick_labels(x),
         title,
-        invert=scene.inverted,
+        invert=context.inverted,
     )
 
 
-def tick_labels(numbers: Tensor) -> list[str]:
-    step = -(-len(numbers) // 10)
-    return [f"{v:.2f}" if i % step == 0 else "" for i, v in enumerate(numbers.tolist())]
+def tick_labels(values: Tensor) -> list[str]:
+    """At most ten evenly spaced values as text, the others empty."""
+    step = -(-len(values) // 10)
+    return [f"{v:.2f}" if i % step == 0 else "" for i, v in enumerate(values.tolist())]
 
 
-def in_blocks(scene: Scene, blocks: list[Tensor], heads: list[str], title: str) -> Figure:
-    """Square grids of images beside each other."""
-    side = round(len(blocks[0]) ** 0.5)
-    white = 0.0 if scene.inverted else 1.0
-    gap = torch.full((side, 1, *blocks[0].shape[1:]), white)
-    parts = [part for block in blocks for part in (block.unflatten(0, (side, side)), gap)][:-1]
-    names = [""] * (len(blocks) * (side + 1) - 1)
-    for i, head in enumerate(heads):
-        names[i * (side + 1) + side // 2] = head
+def grids_side_by_side(
+    context: PictureContext, grids: list[Tensor], headings: list[str], title: str
+) -> Figure:
+    """Draw square grids of images (side^2, C, H, W) side by side, each below its heading."""
+    side = round(len(grids[0]) ** 0.5)
+    white = 0.0 if context.inverted else 1.0
+    gap = torch.full((side, 1, *grids[0].shape[1:]), white)
+    parts = [part for grid in grids for part in (grid.unflatten(0, (side, side)), gap)][:-1]
+    names = [""] * (len(grids) * (side + 1) - 1)
+    for i, heading in enumerate(headings):
+        names[i * (side + 1) + side // 2] = heading
     return pictures.image_grid(
-        torch.cat(parts, dim=1).flatten(0, 1), len(names), (), names, title, invert=scene.inverted
+        torch.cat(parts, dim=1).flatten(0, 1), len(names), (), names, title, invert=context.inverted
     )
 
 
-def slices(scene: Scene, name: str, prior: PriorShape, depths: Tensor) -> list[Figure]:
-    """The frames of a walk through a latent of 3 dimensions."""
-    few = min(scene.settings.grid, 10)
-    x, y = (values(scene, name, prior, d, few) for d in (0, 1))
+def slice_frames(
+    context: PictureContext, name: str, prior: PriorMixture, depths: Tensor
+) -> list[Figure]:
+    """Frames of the slices of a 3-D latent, one per value of its third dimension."""
+    side = min(context.settings.grid, 10)
+    x, y = (grid_values(context, name, prior, d, side) for d in (0, 1))
     return [
-        grid_figure(scene, decoded_grid(scene, name, x, y, depth), x, y, f"{name}[2] = {depth:.2f}")
+        grid_figure(
+            context, decoded_grid(context, name, x, y, depth), x, y, f"{name}[2] = {depth:.2f}"
+        )
         for depth in depths
     ]
 
 
-def plane_of_images(scene: Scene, count: int) -> Figure:
-    """The plane through the latents of three test images, a and, a step to its right and one upwards, b and c."""
-    rows = scene.rows(3)
-    corners = scene.codes(rows)
-    inside = max(1, round((count - 1) * 2 / 3))
-    before = (count - 1 - inside) // 2
-    t = (torch.arange(count) - before) / inside
-    # (count^2,), row by row, the last one first: `up` falls, `right` rises.
-    up, right = torch.cartesian_prod(t.flip(0), t).T
+def plane_of_images(context: PictureContext, count: int) -> Figure:
+    """Draw a (count, count) grid of the plane through the latents of three test images: the second lies along the x
+    axis from the first, the third along the y axis."""
+    rows = context.start_rows(3)
+    codes = context.codes(rows)
+    span = max(1, round((count - 1) * 2 / 3))  # grid steps from image to image
+    before = (count - 1 - span) // 2
+    t = (torch.arange(count) - before) / span
+    # (count^2,), row by row from the top: y descends, x ascends.
+    y, x = torch.cartesian_prod(t.flip(0), t).T
     fixed = {
-        name: z[0] + right[:, None] * (z[1 % len(z)] - z[0]) + up[:, None] * (z[2 % len(z)] - z[0])
-        for name, z in corners.items()
+        name: z[0] + x[:, None] * (z[1 % len(z)] - z[0]) + y[:, None] * (z[2 % len(z)] - z[0])
+        for name, z in codes.items()
     }
-    images = decode(scene, {name: fixed[name] for name in free_latents(scene.model)})
-    a, b, c = (
-        (count - 1 - before - j * inside) * count + before + i * inside
-        for i, j in ((0, 0), (1, 0), (0, 1))
+    images = decode_with_label(
+        context, {name: fixed[name] for name in decoder_latents(context.model)}
     )
-    named = ", ".join(map(str, rows.tolist()))
+    corners = [
+        (count - 1 - before - j * span) * count + before + i * span
+        for i, j in ((0, 0), (1, 0), (0, 1))
+    ]
+    numbers = ", ".join(map(str, rows.tolist()))
     return pictures.image_grid(
-        images, count, marked=(a, b, c), invert=scene.inverted,
-        title=f"the plane through the latents of test images {named} (framed){with_label(scene)}",
+        images, count, marked=corners, invert=context.inverted,
+        title=f"plane through the latents of test images {numbers} (framed){label_text(context)}",
     )  # fmt: skip
 
 
-def traversals(scene: Scene) -> Figures:
-    """A row for each dimension, by how much it says of images; the others as an image has them."""
-    refuse_quadrants(scene)
-    rows = scene.rows(1)
-    codes = scene.codes(rows)
-    names = free_latents(scene.model)
-    all_of_them = [(name, d) for name in names for d in range(codes[name].shape[1])]
-    dimensions = sorted(all_of_them, key=lambda at: -information(scene, *at))[:MOST_DIMENSIONS]
-    labels = scene.labels(rows)
-    reaches = {name: reach(scene, name, labels) for name in names}
+def traversals(context: PictureContext) -> Figures:
+    """Draw a row per latent dimension, the most informative first: one test image with that dimension varied."""
+    require_decodable(context)
+    rows = context.start_rows(1)
+    codes = context.codes(rows)
+    names = decoder_latents(context.model)
+    dimensions = [(name, d) for name in names for d in range(codes[name].shape[1])]
+    shown = sorted(dimensions, key=lambda which: -dimension_information(context, *which))
+    shown = shown[:MAX_DIMENSIONS]
+    labels = context.labels(rows)
+    ranges = {name: traversal_range(context, name, labels) for name in names}
     images, row_names = [], []
-    for name, d in dimensions:
-        low, high = reaches[name][:, d].tolist()
-        # Latents drawn after this one follow from it.
+    for name, d in shown:
+        low, high = ranges[name][:, d].tolist()
+        # Latents after this one take their prior mean given it.
         known = names[: names.index(name) + 1]
         fixed = {other: codes[other].repeat(STEPS, 1) for other in known}
         fixed[name][:, d] = torch.linspace(low, high, STEPS)
         images.append(
-            decode_latents(scene.model, fixed, None if labels is None else labels.repeat(STEPS))
+            decode_latents(context.model, fixed, None if labels is None else labels.repeat(STEPS))
         )
-        kl = float(scene.exhibits.kl[name][d])
+        kl = float(context.picture_data.kl[name][d])
         row_names.append(f"{name}[{d}]" + ("" if kl != kl else f"  {kl:.2f} nats"))
-    standard = all(isinstance(scene.model.prior[name], StandardNormal) for name in names)
-    span = "from -3 to 3" if standard else "through 99.6 % of its prior"
-    which = "each dimension"
-    if len(dimensions) < len(all_of_them):
-        which = f"the {len(dimensions)} strongest of {len(all_of_them)} dimensions, each"
-    title = f"test image {int(rows[0])}: {which} in turn {span}"
+    standard = all(isinstance(context.model.prior[name], StandardNormal) for name in names)
+    span = "from -3 to 3" if standard else "over the central 99.6% of its prior"
+    which = "each latent dimension"
+    if len(shown) < len(dimensions):
+        which = f"each of the {len(shown)} most informative of {len(dimensions)} dimensions"
+    title = f"test image {int(rows[0])} with {which} varied {span}"
     return {"traversals": pictures.image_grid(torch.cat(images), STEPS, row_names, title=title)}
 
 
-def reach(scene: Scene, name: str, labels: Tensor | None) -> Tensor:
-    """From where to where the dimensions of a latent are traversed, (2, D): 99.6 % of its prior, given the label of
-    the image."""
-    if isinstance(scene.model.prior[name], StandardNormal):
-        return torch.tensor([[-3.0], [3.0]]).expand(2, scene.exhibits.codes[name].shape[1])
-    prior = scene.prior(name, None if labels is None else int(labels[0]))
-    return prior.draws(10_000).quantile(torch.tensor([0.002, 0.998]), dim=0)
+def traversal_range(context: PictureContext, name: str, labels: Tensor | None) -> Tensor:
+    """Lower and upper ends of the traversals of a latent (2, D): the central 99.6% of its prior given the image's
+    label, or -3 and 3 for a standard normal prior."""
+    if isinstance(context.model.prior[name], StandardNormal):
+        return torch.tensor([[-3.0], [3.0]]).expand(2, context.picture_data.codes[name].shape[1])
+    prior = context.prior(name, None if labels is None else int(labels[0]))
+    return prior.sample(10_000).quantile(torch.tensor([0.002, 0.998]), dim=0)
 
 
-def information(scene: Scene, name: str, d: int) -> float:
-    """How much a dimension says of images: its KL; of a posterior without density, the spread of its codes."""
-    kl = float(scene.exhibits.kl[name][d])
-    return float(scene.exhibits.codes[name][:, d].var(correction=0)) if kl != kl else kl
+def dimension_information(context: PictureContext, name: str, d: int) -> float:
+    """KL of a latent dimension in nats; the variance of its codes where the posterior has no density."""
+    kl = float(context.picture_data.kl[name][d])
+    return float(context.picture_data.codes[name][:, d].var(correction=0)) if kl != kl else kl
 
 
-def interpolations(scene: Scene) -> Figures:
-    """Pairs of test images, and ways between their latents."""
-    refuse_quadrants(scene)
-    given = len(scene.settings.images)
+def interpolations(context: PictureContext) -> Figures:
+    """Draw linear and spherical interpolations between the latents of pairs of test images."""
+    require_decodable(context)
+    given = len(context.settings.images)
     if given == 1:
-        raise DoesNotApply("interpolations need two --images")
-    rows = scene.rows(given or 10)
-    # Of images that the user names each with the next.
+        raise PictureUnavailable("interpolations need two --images")
+    rows = context.start_rows(given or 10)
+    # Each image of --images is paired with the next; others form separate pairs.
     starts = range(0, len(rows) - 1, 1 if given else 2)
-    ends, codes, labels = scene.images(rows), scene.codes(rows), scene.labels(rows)
+    ends, codes, labels = context.images(rows), context.codes(rows), context.labels(rows)
     images, names = [], []
     for i in starts:
         for spherical in (False, True):
             fixed = {
-                name: between(z[i], z[i + 1], STEPS, spherical)
+                name: interpolate(z[i], z[i + 1], STEPS, spherical)
                 for name, z in codes.items()
-                if name in free_latents(scene.model)
+                if name in decoder_latents(context.model)
             }
             label = None if labels is None else labels[i].repeat(STEPS)
             images += [
                 ends[i : i + 1],
-                decode_latents(scene.model, fixed, label),
+                decode_latents(context.model, fixed, label),
                 ends[i + 1 : i + 2],
             ]
-            names.append("on an arc" if spherical else "straight")
+            names.append("spherical" if spherical else "linear")
     if not images:
-        raise DoesNotApply("interpolations need two test images")
-    places = range(len(names) * (STEPS + 2))
-    marked = [n for n in places if n % (STEPS + 2) in (0, STEPS + 1)]
-    title = "between the latents of two test images (framed)"
+        raise PictureUnavailable("interpolations need two test images")
+    columns = STEPS + 2
+    marked = [n for n in range(len(names) * columns) if n % columns in (0, columns - 1)]
+    title = "interpolations between the latents of two test images (framed)"
     if labels is not None:
-        wished = scene.settings.label is not None
-        title += with_label(scene) if wished else ", with the label of the first"
-    return {
-        "interpolations": pictures.image_grid(
-            torch.cat(images), STEPS + 2, names, title=title, marked=marked
-        )
-    }
+        chosen = context.settings.label is not None
+        title += label_text(context) if chosen else ", label of the first image"
+    grid = pictures.image_grid(torch.cat(images), columns, names, title=title, marked=marked)
+    return {"interpolations": grid}

@@ -1,4 +1,4 @@
-"""`vaekit report`: one HTML file that says how a run was made, what it came to, and shows it."""
+"""`vaekit report`: one HTML file with the settings, results and pictures of a run."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from jinja2 import Environment, PackageLoader
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..evaluation.metrics import described, measured_on
+from ..evaluation.metrics import describe_images, metric_rows
 from ..pictures import Movie
-from ..pictures.writing import pixels, rendered
+from ..pictures.writing import render_frames, render_image
 from ..runs.directory import Run
 from ..settings.analysis import PlotConfig
 from ..settings.catalog import MODELS
-from ..support.atomic import write
+from ..support.atomic import write_bytes
 from ..support.errors import UserError, require_folder
-from .draw import draw_each
-from .names import PICTURES
-from .scene import Scene
+from .catalog import PICTURES
+from .context import PictureContext
+from .draw import iterate_pictures
 
-BUDGET = 4_500_000  # bytes of all pictures, in base64
-LARGE = 200_000  # bytes of a picture, from which on it is kept less exactly
-WIDEST = 4096  # pixels of a side
-READ = {"nll", "split", "images", "samples", "likelihood", "binarisation"}
+MAX_PICTURE_BYTES = 4_500_000  # of all pictures together, in base64
+MAX_LOSSLESS_BYTES = 200_000  # larger pictures are compressed with loss
+MAX_SIDE = 4096  # pixels
+REQUIRED_KEYS = {"nll", "split", "images", "samples", "likelihood", "binarisation"}
 SETTINGS = ("model", "training", "data")
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """A picture in the page; without `source` it is too large for it."""
+class EmbeddedPicture:
+    """A picture of the page as a data URI; `source` is None where it does not fit."""
 
     file: str
     source: str | None
@@ -43,11 +43,11 @@ class Drawn:
 def report(
     run: Run | str | Path, out: str | Path | None = None, data_dir: str | Path | None = None
 ) -> Path:
-    """Write RUN/report.html (or `out`), which holds all that it shows. Raises UserError for a run without weights."""
+    """Write a self-contained RUN/report.html (or `out`). Raises UserError for a run without weights."""
     run = Run.of(run)
     path = run.path / "report.html" if out is None else Path(out)
     require_folder(path)
-    scene = Scene.of(run, PlotConfig(), data_dir)
+    context = PictureContext.of(run, PlotConfig(), data_dir)
     metrics, evaluation = run.metrics, read_evaluation(run)
     page = Environment(
         loader=PackageLoader("vaekit.gallery", "."),
@@ -61,101 +61,105 @@ def report(
         config=run.config,
         summary=MODELS[run.blueprint.model].summary if run.blueprint.model in MODELS else "",
         command=" ".join(map(str, run.config.get("command", []))),
-        tiles=tiles(metrics, evaluation),
+        tiles=headline_results(metrics, evaluation),
         warnings=[(e["epoch"], w) for e in metrics for w in e.get("warnings", [])],
-        measured=evaluation and (measured_on(evaluation), described(evaluation)),
-        sections=[(name, PICTURES[name].summary, shown) for name, shown in sections(scene).items()],
-        settings={part: settings(run.section(part)) for part in SETTINGS},
+        evaluation=evaluation and (describe_images(evaluation), metric_rows(evaluation)),
+        sections=[
+            (name, PICTURES[name].summary, embedded)
+            for name, embedded in embedded_pictures(context).items()
+        ],
+        settings={part: settings_rows(run.section(part)) for part in SETTINGS},
     )
-    write(path, text.encode())
+    write_bytes(path, text.encode())
     return path
 
 
-def tiles(
+def headline_results(
     metrics: list[dict[str, Any]], evaluation: dict[str, Any] | None
 ) -> list[tuple[str, str]]:
-    """The first numbers to look at."""
+    """Label and value of the most important results."""
     if not metrics:
         return []
     best = [epoch for epoch in metrics if epoch.get("best")] or metrics
-    found = [("epochs", f"{len(metrics)}, best {best[-1]['epoch']}")]
+    tiles = [("epochs", f"{len(metrics)}, best {best[-1]['epoch']}")]
     elbo = best[-1].get("validation_elbo")
     if elbo is not None:
-        found.append(("validation ELBO, nats", f"{elbo:.2f}"))
+        tiles.append(("validation ELBO, nats", f"{elbo:.2f}"))
     if evaluation is not None and evaluation["nll"] is not None:
-        found.append((f"NLL, {evaluation['split']} images, nats", f"{evaluation['nll']:.2f}"))
-    examined = [epoch for epoch in metrics if epoch.get("active_units") is not None]
-    if examined:
-        found.append(
-            ("active units", f"{examined[-1]['active_units']} of {examined[-1]['latent_units']}")
+        tiles.append((f"NLL, {evaluation['split']} images, nats", f"{evaluation['nll']:.2f}"))
+    measured = [epoch for epoch in metrics if epoch.get("active_units") is not None]
+    if measured:
+        tiles.append(
+            ("active units", f"{measured[-1]['active_units']} of {measured[-1]['latent_units']}")
         )
     seconds = sum(epoch.get("seconds", 0) for epoch in metrics)
     return [
-        *found,
+        *tiles,
         ("training", f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"),
     ]
 
 
 def read_evaluation(run: Run) -> dict[str, Any] | None:
-    """What `evaluate` measured; None where it was not run, or the file is not whole."""
+    """The run's evaluation.json; None where it is missing or incomplete."""
     try:
-        found = run.evaluation
+        evaluation = run.evaluation
     except UserError:
         return None
-    return found if found.keys() >= READ else None
+    return evaluation if evaluation.keys() >= REQUIRED_KEYS else None
 
 
-def settings(section: dict[str, Any]) -> list[tuple[str, str]]:
-    """A part of config.json as names and values, what lies deeper too."""
+def settings_rows(section: dict[str, Any]) -> list[tuple[str, str]]:
+    """A section of config.json as names and values, nested ones too."""
     rows: list[tuple[str, str]] = []
     for key, value in section.items():
         if isinstance(value, dict):
-            rows += [(f"{key}: {name}", deeper) for name, deeper in settings(value)]
+            rows += [(f"{key}: {name}", nested) for name, nested in settings_rows(value)]
         else:
             rows.append((key, value if isinstance(value, str) else json.dumps(value)))
     return rows
 
 
-def sections(scene: Scene) -> dict[str, list[Drawn]]:
-    """The pictures by their name in PICTURES, as long as the page has room."""
-    found: dict[str, list[Drawn]] = {}
-    spent = 0
-    for name, (file, picture) in draw_each(scene, ()):
-        content = moving(picture) if isinstance(picture, Movie) else still(picture)
+def embedded_pictures(context: PictureContext) -> dict[str, list[EmbeddedPicture]]:
+    """Pictures by name in PICTURES; once the page is full, without `source`."""
+    embedded: dict[str, list[EmbeddedPicture]] = {}
+    total = 0
+    for name, (file, picture) in iterate_pictures(context, ()):
+        content = encode_movie(picture) if isinstance(picture, Movie) else encode_figure(picture)
         encoded = base64.b64encode(content).decode()
-        room = spent + len(encoded) <= BUDGET
-        spent += len(encoded) if room else 0
-        source = f"data:image/webp;base64,{encoded}" if room else None
-        found.setdefault(name, []).append(Drawn(file, source))
-    return found
+        fits = total + len(encoded) <= MAX_PICTURE_BYTES
+        total += len(encoded) if fits else 0
+        source = f"data:image/webp;base64,{encoded}" if fits else None
+        embedded.setdefault(name, []).append(EmbeddedPicture(file, source))
+    return embedded
 
 
-def still(figure: Figure) -> bytes:
-    """A figure as WebP, exact unless that is large and another way is smaller."""
-    image = pixels(figure)
-    found: list[bytes] = []
+def encode_figure(figure: Figure) -> bytes:
+    """Encode a figure as WebP, lossless unless that is large and lossy compression is smaller."""
+    image = render_image(figure)
+    encodings: list[bytes] = []
     for options in ({"lossless": True}, {"quality": 80}, {"quality": 50}):
-        found.append(webp([image], options))
-        if len(found[-1]) <= LARGE:
-            return found[-1]
-    return min(found, key=len)
+        encodings.append(encode_webp([image], options))
+        if len(encodings[-1]) <= MAX_LOSSLESS_BYTES:
+            return encodings[-1]
+    return min(encodings, key=len)
 
 
-def moving(movie: Movie) -> bytes:
-    """A movie as WebP, half as large a side."""
-    images, times = rendered(movie)
+def encode_movie(movie: Movie) -> bytes:
+    """Encode a movie as WebP, at most 520 pixels a side."""
+    images, times = render_frames(movie)
     largest = max(images[0].size)
-    share = min(1.0, 520 / largest)
-    size = (round(images[0].width * share), round(images[0].height * share))
-    return webp(
+    scale = min(1.0, 520 / largest)
+    size = (round(images[0].width * scale), round(images[0].height * scale))
+    return encode_webp(
         [image.resize(size, Image.Resampling.LANCZOS) for image in images],
         {"quality": 60, "duration": times},
     )
 
 
-def webp(images: list[Image.Image], options: dict[str, Any]) -> bytes:
+def encode_webp(images: list[Image.Image], options: dict[str, Any]) -> bytes:
+    """Encode images, shrunk to MAX_SIDE, as one WebP; several as an animation."""
     for image in images:
-        image.thumbnail((WIDEST, WIDEST))
+        image.thumbnail((MAX_SIDE, MAX_SIDE))
     content, (first, *rest) = io.BytesIO(), images
     first.save(content, "WEBP", save_all=bool(rest), append_images=rest, loop=0, **options)
     return content.getvalue()

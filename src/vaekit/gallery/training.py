@@ -1,28 +1,28 @@
-"""Pictures of how a model was trained."""
+"""Pictures of a training: curves and the recording."""
 
 from __future__ import annotations
 
 from .. import pictures
-from ..training.monitor import film_of
-from .names import DoesNotApply
-from .scene import Figures, Scene
+from ..training.monitor import training_movie
+from .catalog import PictureUnavailable
+from .context import Figures, PictureContext
 
 
-def curves(scene: Scene) -> Figures:
-    """By epoch, and the bound by samples seen."""
-    metrics, name = scene.run.metrics, scene.run.path.name
+def curves(context: PictureContext) -> Figures:
+    """Draw the metrics by epoch, and the ELBO by training samples seen."""
+    metrics, name = context.run.metrics, context.run.path.name
     if not metrics:
-        raise DoesNotApply(f"{scene.run} has no finished epoch")
-    found: Figures = {"curves": pictures.curves(metrics, title=name)}
+        raise PictureUnavailable(f"{context.run} has no finished epoch")
+    figures: Figures = {"curves": pictures.curves(metrics, title=name)}
     if metrics[-1].get("validation_elbo") is not None:
-        images = scene.run.section("data")["images"]["train"]
-        found["curves-samples"] = pictures.samples_seen(metrics, images, title=name)
-    return found
+        images = context.run.section("data")["images"]["train"]
+        figures["curves-samples"] = pictures.samples_seen(metrics, images, title=name)
+    return figures
 
 
-def progress(scene: Scene) -> Figures:
-    """The film of a training, of the frames so far."""
-    film = film_of(scene.run)
-    if film is None:
-        raise DoesNotApply("the run was not filmed; `vaekit train --record` does")
-    return {"progress": film}
+def progress(context: PictureContext) -> Figures:
+    """The recording of a training, of the frames so far."""
+    movie = training_movie(context.run)
+    if movie is None:
+        raise PictureUnavailable("the run has no recording; train with `vaekit train --record`")
+    return {"progress": movie}

@@ -1,1 +1,1 @@
-"""What a trained model does for you: generate, reconstruct, encode, decode, walk the latent space, export."""
+"""Use of a trained model: generate, reconstruct, encode, decode, explore the latent space, export."""

@@ -1,4 +1,4 @@
-"""A trained model as files that other programs run: encoder, decoder and prior in ONNX, or by torch.export."""
+"""Export a trained model for other programs: encoder, decoder and prior in ONNX or torch.export format."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from ..likelihood.importance import prepared
+from ..likelihood.importance import prepare_for_inference
 from ..model.conditions import Quadrants
 from ..model.distributions import GaussianMixture, stddev
 from ..model.graph import VAE
 from ..runs.directory import Run
 from ..runs.load import load
-from ..support.atomic import write, write_json
+from ..support.atomic import write_bytes, write_json
 from ..support.errors import UserError, require
 from .generation import latent_sizes
 
 Format = Literal["onnx", "torch"]
-Named = dict[str, Tensor]
-ENDINGS: Mapping[Format, str] = {"onnx": "onnx", "torch": "pt2"}
+NamedTensors = dict[str, Tensor]
+EXTENSIONS: Mapping[Format, str] = {"onnx": "onnx", "torch": "pt2"}
 OPSET = 20
 TOLERANCE = 1e-5
 
@@ -34,29 +34,29 @@ TOLERANCE = 1e-5
 def export(
     run: Run | str | Path, out: str | Path, format: Format = "onnx"
 ) -> dict[str, dict[str, Any]]:
-    """Write encoder, decoder and prior of a run into the folder `out`, and model.json, which describes them.
+    """Export encoder, decoder and prior of a run to the folder `out`, with a model.json that describes them.
 
-    Each is a function of tensors whose first dimension is the batch, of any size. What it computes is compared with the
-    model on other numbers and another batch size. Gives, by file: `inputs` and `outputs`, shapes by name, and
-    `largest_difference`, relative to numbers above 1. Raises UserError where what the format needs is not installed,
-    or where a difference is above 1e-5.
+    Each is a function of tensors whose first dimension is the batch, of any size. Its outputs are compared with the
+    model's on other inputs and another batch size. Returns, by file: `inputs` and `outputs`, shapes by name, and
+    `largest_difference`, relative for values above 1. Raises UserError where a package of the format is not installed,
+    or where the difference is above 1e-5.
     """
     run, folder = Run.of(run), Path(out).expanduser()
-    need = ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ()
-    for name in need:
+    packages = ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ()
+    for name in packages:
         try:
             importlib.import_module(name)
         except ImportError:
             raise UserError(f"{name} is not installed: pip install 'vaekit[onnx]'") from None
-    model = prepared(load(run), "float32").eval()
-    contents, about = {}, {}
+    model = prepare_for_inference(load(run), "float32").eval()
+    contents, descriptions = {}, {}
     with torch.no_grad():
-        for name, work in PARTS.items():
-            file = f"{name}.{ENDINGS[format]}"
-            contents[file], about[file] = traced(model, work, name, format)
+        for name, function in EXPORTED_PARTS.items():
+            file = f"{name}.{EXTENSIONS[format]}"
+            contents[file], descriptions[file] = export_part(model, function, name, format)
     folder.mkdir(parents=True, exist_ok=True)
     for file, content in contents.items():
-        write(folder / file, content)
+        write_bytes(folder / file, content)
     blueprint = model.blueprint
     settings = {
         "model": blueprint.model,
@@ -67,84 +67,88 @@ def export(
         "condition": blueprint.settings.condition,
         "classes": blueprint.classes,
     }
-    write_json(folder / "model.json", {**settings, "files": about})
-    return about
+    write_json(folder / "model.json", {**settings, "files": descriptions})
+    return descriptions
 
 
-def encoder(model: VAE, given: Named) -> Named:
-    """Images x (B, C, H, W) in [0, 1], and labels y (B,): mean and standard deviation of each latent, given the means
-    of those before it."""
-    found: Named = {}
-    for name, q in model.posteriors(model.given(given["x"], given.get("y"))).items():
-        found |= {f"{name}_mean": q.mean, f"{name}_scale": stddev(q)}
-    return found
+def encoder(model: VAE, inputs: NamedTensors) -> NamedTensors:
+    """From images x (B, C, H, W) in [0, 1] and labels y (B,): mean and standard deviation of each latent's posterior,
+    with the latents before it at their means."""
+    outputs: NamedTensors = {}
+    for name, q in model.posteriors(model.given(inputs["x"], inputs.get("y"))).items():
+        outputs |= {f"{name}_mean": q.mean, f"{name}_scale": stddev(q)}
+    return outputs
 
 
-def decoder(model: VAE, given: Named) -> Named:
-    """Latents (B, D), and labels y (B,) or images y of which parts are given: mean pixels in [0, 1]."""
-    latents = {name: given[name] for name in latent_sizes(model.blueprint)}
-    return {"pixels": model.decode(given.get("y"), **latents).mean}
+def decoder(model: VAE, inputs: NamedTensors) -> NamedTensors:
+    """From latents (B, D), and labels y (B,) or images y to complete (B, C, H, W): mean pixels in [0, 1]."""
+    latents = {name: inputs[name] for name in latent_sizes(model.blueprint)}
+    return {"pixels": model.decode(inputs.get("y"), **latents).mean}
 
 
-def prior(model: VAE, given: Named) -> Named:
-    """Standard normal noise (B, D) of each latent, and a number (B,) in [0, 1) that chooses the component of a mixture:
-    draws from the prior. Noise times 0.7 is a temperature of 0.7."""
-    values = model.given(None, given.get("y"))
-    found: Named = {}
+def prior(model: VAE, inputs: NamedTensors) -> NamedTensors:
+    """From standard normal noise (B, D) for each latent, and uniform numbers (B,) in [0, 1) that choose a mixture's
+    component: samples from the prior. Noise multiplied by 0.7 gives a temperature of 0.7."""
+    values = model.given(None, inputs.get("y"))
+    samples: NamedTensors = {}
     for name, module in model.prior.items():
-        noise = given[f"{name}_noise"]
+        noise = inputs[f"{name}_noise"]
         p: Any = module(values).expand((len(noise),))
         if isinstance(p, GaussianMixture):
-            passed = given[f"{name}_choice"][:, None] >= p.logits.exp().cumsum(-1)
+            passed = inputs[f"{name}_choice"][:, None] >= p.logits.exp().cumsum(-1)
             p = p.component(passed.sum(-1).clamp(max=p.logits.shape[-1] - 1))
-        values[name] = found[name] = p.base_dist.loc + p.base_dist.scale * noise
-    return found
+        values[name] = samples[name] = p.base_dist.loc + p.base_dist.scale * noise
+    return samples
 
 
-PARTS: Mapping[str, Callable[[VAE, Named], Named]] = {
+EXPORTED_PARTS: Mapping[str, Callable[[VAE, NamedTensors], NamedTensors]] = {
     "encoder": encoder,
     "decoder": decoder,
     "prior": prior,
 }
 
 
-class Function(nn.Module):
-    """A part of a model as a function of tensors in order."""
+class ExportedFunction(nn.Module):
+    """A function of EXPORTED_PARTS as a module, with positional tensors for its named inputs."""
 
-    def __init__(self, model: VAE, work: Callable[[VAE, Named], Named], names: list[str]) -> None:
+    def __init__(
+        self, model: VAE, function: Callable[[VAE, NamedTensors], NamedTensors], names: list[str]
+    ) -> None:
         super().__init__()
-        self.model, self.work, self.names = model, work, names
+        self.model, self.function, self.names = model, function, names
 
     def forward(self, *inputs: Tensor) -> tuple[Tensor, ...]:
-        return tuple(self.work(self.model, dict(zip(self.names, inputs, strict=True))).values())
+        outputs = self.function(self.model, dict(zip(self.names, inputs, strict=True)))
+        return tuple(outputs.values())
 
 
-def inputs(model: VAE, part: str, rows: int) -> Named:
-    """Some numbers of the kind that a part of a model takes."""
-    random = torch.Generator().manual_seed(rows)
+def example_inputs(model: VAE, part: str, rows: int) -> NamedTensors:
+    """Random inputs, `rows` of each, for a function of EXPORTED_PARTS."""
+    generator = torch.Generator().manual_seed(rows)
     blueprint = model.blueprint
-    images = torch.rand((rows, *blueprint.shape), generator=random)
-    given: Named = {}
+    images = torch.rand((rows, *blueprint.shape), generator=generator)
+    inputs: NamedTensors = {}
     if part == "encoder":
-        given["x"] = images
+        inputs["x"] = images
     elif part == "decoder":
         sizes = latent_sizes(blueprint).items()
-        given |= {name: torch.randn((rows, dim), generator=random) for name, dim in sizes}
+        inputs |= {name: torch.randn((rows, dim), generator=generator) for name, dim in sizes}
     else:
-        values = model.given(None, condition(model, rows, images))
+        values = model.given(None, example_condition(model, rows, images))
         for name, module in model.prior.items():
             p = module(values).expand((rows,))
-            z = values[name] = torch.randn(p.mean.shape, generator=random)
-            given[f"{name}_noise"] = z
+            z = values[name] = torch.randn(p.mean.shape, generator=generator)
+            inputs[f"{name}_noise"] = z
             if isinstance(p, GaussianMixture):
-                given[f"{name}_choice"] = torch.rand(rows, generator=random)
-    y = condition(model, rows, images)
+                inputs[f"{name}_choice"] = torch.rand(rows, generator=generator)
+    y = example_condition(model, rows, images)
     if y is not None and not (part == "encoder" and isinstance(model.condition, Quadrants)):
-        given["y"] = y
-    return given
+        inputs["y"] = y
+    return inputs
 
 
-def condition(model: VAE, rows: int, images: Tensor) -> Tensor | None:
+def example_condition(model: VAE, rows: int, images: Tensor) -> Tensor | None:
+    """The condition y of example inputs: labels (rows,), the images, or None for an unconditional model."""
     if model.condition is None:
         return None
     if isinstance(model.condition, Quadrants):
@@ -152,31 +156,31 @@ def condition(model: VAE, rows: int, images: Tensor) -> Tensor | None:
     return torch.arange(rows) % model.blueprint.classes
 
 
-def traced(
-    model: VAE, work: Callable[[VAE, Named], Named], part: str, format: Format
+def export_part(
+    model: VAE, function: Callable[[VAE, NamedTensors], NamedTensors], part: str, format: Format
 ) -> tuple[bytes, dict[str, Any]]:
-    """The file of a part of a model, and what model.json is to say of it."""
-    example, other = inputs(model, part, 3), inputs(model, part, 5)
-    function = Function(model, work, list(example)).eval()
-    expected = work(model, other)
+    """Export a function of EXPORTED_PARTS: the content of its file, and its description in model.json."""
+    example, test_inputs = example_inputs(model, part, 3), example_inputs(model, part, 5)
+    module = ExportedFunction(model, function, list(example)).eval()
+    expected = function(model, test_inputs)
     batch = torch.export.Dim("batch", min=1, max=2**20)
     shapes = {"inputs": tuple({0: batch} for _ in example)}
-    with quietly():
+    with silence_exporters():
         program: Any = torch.export.export(
-            function, tuple(example.values()), dynamic_shapes=shapes, strict=True
+            module, tuple(example.values()), dynamic_shapes=shapes, strict=True
         )
         if format == "onnx":
-            content = as_onnx(program, list(example), list(expected))
-            found = run_onnx(content, other)
+            content = to_onnx(program, list(example), list(expected))
+            outputs = run_onnx(content, test_inputs)
         else:
             file = io.BytesIO()
             torch.export.save(program, file)
             content = file.getvalue()
             loaded = torch.export.load(io.BytesIO(content)).module()
-            found = list(loaded(*other.values()))
+            outputs = list(loaded(*test_inputs.values()))
     difference = max(
         float(((a - b).abs() / b.abs().clamp(min=1)).max())
-        for a, b in zip(found, expected.values(), strict=True)
+        for a, b in zip(outputs, expected.values(), strict=True)
     )
     require(
         difference <= TOLERANCE,
@@ -189,8 +193,8 @@ def traced(
     return content, {**shapes_of, "largest_difference": difference}
 
 
-def as_onnx(program: Any, names: list[str], outputs: list[str]) -> bytes:
-    """The content of an .onnx file, weights included."""
+def to_onnx(program: Any, names: list[str], outputs: list[str]) -> bytes:
+    """The content of an .onnx file, with the weights."""
     exported = torch.onnx.export(
         program,
         input_names=names,
@@ -203,18 +207,18 @@ def as_onnx(program: Any, names: list[str], outputs: list[str]) -> bytes:
     return exported.model_proto.SerializeToString()
 
 
-def run_onnx(content: bytes, given: Named) -> list[Tensor]:
-    """What onnxruntime computes."""
+def run_onnx(content: bytes, inputs: NamedTensors) -> list[Tensor]:
+    """The outputs of an .onnx file for these inputs, by onnxruntime."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    arrays = {name: tensor.numpy() for name, tensor in given.items()}
+    arrays = {name: tensor.numpy() for name, tensor in inputs.items()}
     return [torch.from_numpy(array) for array in session.run(None, arrays)]
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
-    """Without what torch's exporters say of themselves."""
+def silence_exporters() -> Iterator[None]:
+    """Suppress warnings and log messages of torch's exporters."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)

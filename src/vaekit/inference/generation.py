@@ -1,4 +1,4 @@
-"""Images out of a trained model: from its prior, from one point of its latents, or of images given."""
+"""Images from a trained model: samples from its prior, decoded latents, reconstructions and completions."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..data import Split, freeze
+from ..data import Split, eval_split
 from ..data.dataset import Batch
 from ..data.sources.images import read_images
-from ..data.splits import spread
+from ..data.splits import evenly_spaced
 from ..model.conditions import Quadrants
 from ..model.graph import VAE
 from ..runs.data import evaluation_images
 from ..runs.directory import Run
 from ..settings.model import Blueprint, ClusterConfig, HierarchyConfig
-from ..support.devices import evaluating, seeded
+from ..support.devices import eval_mode, seeded
 from ..support.errors import UserError, require, require_count, require_seed
 
 
-def check_draws(count: int, temperature: float, seed: int) -> None:
+def check_sampling(count: int, temperature: float, seed: int) -> None:
+    """Raise UserError unless these are valid settings of sampling."""
     require_count("count", count, largest=2**20)
     require_seed(seed)
     require(
@@ -40,25 +41,25 @@ def generate(
     label: int | None = None,
     cluster: int | None = None,
 ) -> Tensor:
-    """Mean pixels (count, C, H, W) in [0, 1] of latents drawn from the prior, of one label or one cluster.
+    """Mean pixels (count, C, H, W) in [0, 1] of samples from the prior, optionally of one label or one cluster.
 
-    A conditional model without a label gets each label in turn. A temperature below 1 draws closer to the prior's (or
-    the cluster's) mean: cleaner images, less varied. Raises UserError.
+    A model conditional on labels gets each label in turn where `label` is None. A temperature below 1 samples closer to
+    the mean of the prior (or of the cluster): cleaner images, less varied. Raises UserError.
     """
-    check_draws(count, temperature, seed)
+    check_sampling(count, temperature, seed)
     device = next(model.parameters()).device
     labels = class_labels(model, count, label)
     labels = None if labels is None else labels.to(device)
     with seeded(seed, device):
-        chosen = None if cluster is None else torch.full((count,), cluster, device=device)
-        return model.sample(count, labels, temperature, chosen).mean
+        clusters = None if cluster is None else torch.full((count,), cluster, device=device)
+        return model.sample(count, labels, temperature, clusters).mean
 
 
-def generate_rows(
+def generate_by_class(
     model: VAE, columns: int, temperature: float = 1.0, seed: int = 0
 ) -> tuple[Tensor, list[str]]:
-    """A row of `columns` images for each class of a model conditional on labels, for each cluster of a gmvae; and the
-    rows' names. Row by row the same noise, so that columns of a class differ in it alone."""
+    """A row of `columns` samples for each label of a model conditional on labels, or each cluster of a gmvae, and the
+    rows' names. All rows have the same noise, so that images of a column differ in the label or cluster alone."""
     settings = model.blueprint.settings
     if isinstance(settings, ClusterConfig):
         rows = [
@@ -71,26 +72,26 @@ def generate_rows(
     return torch.cat(rows), [str(k) for k in range(len(rows))]
 
 
-def has_rows(model: VAE) -> bool:
-    """Whether `generate_rows` is of use: there are clusters, or labels to choose from."""
+def has_classes_or_clusters(model: VAE) -> bool:
+    """Whether `generate_by_class` applies: the model has clusters or is conditional on labels."""
     settings = model.blueprint.settings
     return isinstance(settings, ClusterConfig) or settings.condition == "label"
 
 
 def class_labels(model: VAE, count: int, label: int | None) -> Tensor | None:
-    """The labels (count,) to generate with: all `label`, or each in turn; None for a model without labels."""
+    """The labels (count,) to generate with: all `label`, or each in turn; None for an unconditional model."""
     condition = model.blueprint.settings.condition
     require(
         condition in ("none", "label"),
-        "the model completes images and has neither --label nor --latent",
+        "the model completes images and takes neither --label nor --latent",
     )
     if label is not None:
-        return same_label(model.blueprint, count, label)
+        return repeat_label(model.blueprint, count, label)
     return torch.arange(count) % model.blueprint.classes if condition == "label" else None
 
 
-def same_label(blueprint: Blueprint, count: int, label: int) -> Tensor:
-    """`label` for each of `count` images: (count,)."""
+def repeat_label(blueprint: Blueprint, count: int, label: int) -> Tensor:
+    """`label` repeated `count` times, (count,). Raises UserError where the model does not have it."""
     require(
         blueprint.settings.condition == "label",
         f"--label needs a model with --condition label; this {blueprint.model} has none",
@@ -106,27 +107,27 @@ def same_label(blueprint: Blueprint, count: int, label: int) -> Tensor:
 def completions(
     model: VAE, images: Tensor, count: int = 8, temperature: float = 1.0, seed: int = 0
 ) -> Tensor:
-    """Images (N, C, H, W) in a row each: what is visible (the rest grey), `count` completions, the whole image.
+    """For each image of (N, C, H, W): its visible part (the rest grey), `count` completions, the image itself.
 
-    For a model conditional on quadrants. (N (count + 2), C, H, W).
+    For a model conditional on quadrants. Returns (N (count + 2), C, H, W). Raises UserError.
     """
     condition = model.condition
     if not isinstance(condition, Quadrants):
         raise UserError("the model does not complete images; train it with --condition quadrants:1")
-    check_draws(count, temperature, seed)
-    seen = images * condition.mask + 0.5 * (1 - condition.mask)
+    check_sampling(count, temperature, seed)
+    visible = images * condition.mask + 0.5 * (1 - condition.mask)
     with seeded(seed):
         repeated = images.repeat_interleave(count, 0)
         completed = model.sample(len(repeated), repeated, temperature).mean
-    rows = [seen[:, None], completed.unflatten(0, (len(images), count)), images[:, None]]
+    rows = [visible[:, None], completed.unflatten(0, (len(images), count)), images[:, None]]
     return torch.cat(rows, dim=1).flatten(0, 1)
 
 
 @torch.no_grad()
 def fixed_samples(model: VAE, count: int, images: Tensor) -> Tensor:
-    """The same draws from the prior at every call, of a model that trains: (count, C, H, W); `images` completed,
-    where the model completes images."""
-    with evaluating(model), seeded(0, images.device):
+    """Samples (count, C, H, W) from the same noise at every call, to follow a model in training; completions of
+    `images` where the model completes images."""
+    with eval_mode(model), seeded(0, images.device):
         if isinstance(model.condition, Quadrants):
             return model.sample(count, images[torch.arange(count) % len(images)]).mean
         return generate(model, count)
@@ -134,14 +135,14 @@ def fixed_samples(model: VAE, count: int, images: Tensor) -> Tensor:
 
 @torch.no_grad()
 def decode_point(model: VAE, point: str, label: int | None = None) -> Tensor:
-    """Mean pixels (1, C, H, W) of one latent written as numbers with commas (z1, then z2, where there are two).
+    """Mean pixels (1, C, H, W) of one latent, given as comma-separated numbers (z1, then z2, where there are two).
 
     Raises UserError.
     """
     try:
         numbers = [float(number) for number in point.split(",")]
     except ValueError:
-        raise UserError(f"--latent {point!r} is no list of numbers, such as 0.3,-1.2") from None
+        raise UserError(f"--latent {point!r} is not a list of numbers such as 0.3,-1.2") from None
     settings, sizes = model.blueprint.settings, latent_sizes(model.blueprint)
     dim = sum(sizes.values())
     require(
@@ -158,7 +159,7 @@ def decode_point(model: VAE, point: str, label: int | None = None) -> Tensor:
 
 
 def latent_sizes(blueprint: Blueprint) -> dict[str, int]:
-    """The dimensions of the latents that a decoder is given, by name."""
+    """The dimensions of the decoder's latents, by name."""
     settings = blueprint.settings
     if isinstance(settings, HierarchyConfig):
         return {"z1": settings.latent_dim, "z2": settings.top_dim}
@@ -167,17 +168,17 @@ def latent_sizes(blueprint: Blueprint) -> dict[str, int]:
 
 @torch.no_grad()
 def reconstruct(model: VAE, images: Tensor, labels: Tensor | None = None) -> Tensor:
-    """Mean pixels (N, C, H, W) given each image's latents at their posterior means; images in [0, 1]."""
+    """Reconstructions of images in [0, 1]: mean pixels (N, C, H, W) at the posterior means of the latents."""
     require(
         model.blueprint.settings.condition != "label" or labels is not None,
-        "the model is conditional on labels: give that of the image files with --label",
+        "the model is conditional on labels: pass --label",
     )
     return model.reconstruct(images, labels).mean
 
 
 @torch.no_grad()
 def analogies(model: VAE, images: Tensor, labels: Tensor | None) -> Tensor:
-    """Each image (N, C, H, W), then its latents decoded with every label in turn: (N (1 + classes), C, H, W).
+    """For each image of (N, C, H, W): itself, and its latents decoded with each label: (N (1 + classes), C, H, W).
 
     For a model conditional on labels; `labels` (N,) are the images' own. Raises UserError.
     """
@@ -188,7 +189,7 @@ def analogies(model: VAE, images: Tensor, labels: Tensor | None) -> Tensor:
     )
     require(
         labels is not None,
-        "the model is conditional on labels: give that of the image files with --label",
+        "the model is conditional on labels: pass --label",
     )
     rows = [images]
     for label in range(classes):
@@ -196,22 +197,23 @@ def analogies(model: VAE, images: Tensor, labels: Tensor | None) -> Tensor:
     return torch.stack(rows, dim=1).flatten(0, 1)
 
 
-def inputs(
+def load_inputs(
     run: Run,
     files: Sequence[Path],
     split: str,
     count: int,
     data_dir: str | Path | None,
-    notice: Callable[[str], None],
+    log: Callable[[str], None],
     label: int | None = None,
 ) -> Batch:
-    """What to reconstruct: image files as the model saw its data, all of `label`, or images from all over a split."""
+    """Images to reconstruct: image files, preprocessed like the run's data and all of `label`, or `count` evenly spaced
+    images of a split."""
     require_count("count", count, largest=2**20)
     if files:
         fit = "crop" if run.source is None else run.source.fit
-        images = read_images(files, run.blueprint.shape, notice, fit)
-        labels = None if label is None else same_label(run.blueprint, len(images), label)
-        return freeze(Split(images, labels), run.data.binarisation)[:]
-    found = evaluation_images(run, split, None, data_dir)
-    # From all over the split: one's own images lie in it class by class.
-    return found[spread(len(found), count)]
+        images = read_images(files, run.blueprint.shape, log, fit)
+        labels = None if label is None else repeat_label(run.blueprint, len(images), label)
+        return eval_split(Split(images, labels), run.data.binarisation)[:]
+    split_images = evaluation_images(run, split, None, data_dir)
+    # Evenly spaced, since image folders are sorted by class.
+    return split_images[evenly_spaced(len(split_images), count)]

@@ -1,4 +1,4 @@
-"""Tables of numbers in files (.npz, .csv and .parquet), and images."""
+"""Reading and writing tables (.npz, .csv, .parquet), and writing images."""
 
 from __future__ import annotations
 
@@ -13,109 +13,110 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data.sources.arrays import check_sizes
-from ..support.atomic import replacing
+from ..data.sources.arrays import check_unpacked_size
+from ..support.atomic import atomic_write
 from ..support.errors import UserError, one_line, require, require_folder
 
-# Columns by name, all of one length: (N,), or (N, D), which .csv and .parquet have as name_0, name_1, ...
+# Columns by name, all of one length: (N,) or (N, D), stored in .csv and .parquet as name_0, name_1, ...
 Table = dict[str, np.ndarray]
-ENDINGS = (".npz", ".csv", ".parquet")
-BROAD = re.compile(r"(.+)_(\d{1,6})")
+EXTENSIONS = (".npz", ".csv", ".parquet")
+INDEXED_COLUMN = re.compile(r"(.+)_(\d{1,6})")
 
 
-def check_ending(path: Path) -> str:
-    """The ending of a table's file. Raises UserError for another one, or where its package is missing."""
-    ending = path.suffix.lower()
+def check_extension(path: Path) -> str:
+    """The extension of a table's file. Raises UserError for an unknown one, or where its package is missing."""
+    extension = path.suffix.lower()
     require(
-        ending in ENDINGS,
-        f"{path} has not one of the endings {', '.join(ENDINGS)}; choose one of these",
+        extension in EXTENSIONS,
+        f"{path} is not a table file; its ending must be one of {', '.join(EXTENSIONS)}",
     )
-    if ending == ".parquet":
-        arrow()
-    return ending
+    if extension == ".parquet":
+        import_pyarrow()
+    return extension
 
 
-def arrow() -> Any:
-    """pyarrow's parquet."""
+def import_pyarrow() -> Any:
+    """pyarrow, with pyarrow.parquet loaded. Raises UserError where it is not installed."""
     try:
         import pyarrow.parquet
     except ImportError:
-        raise UserError(".parquet files need: pip install 'vaekit[parquet]'") from None
+        raise UserError(".parquet files need pyarrow: pip install 'vaekit[parquet]'") from None
     return pyarrow
 
 
 def write_table(table: Table, path: Path) -> Path:
-    """Write a table in the format that its ending says, in one step. Raises UserError."""
-    ending = check_ending(path)
+    """Write a table atomically, in the format of the path's extension. Raises UserError."""
+    extension = check_extension(path)
     require_folder(path)
-    with replacing(path) as file:
-        if ending == ".npz":
-            arrays: dict[str, Any] = table  # none is of objects, so nothing is pickled
+    with atomic_write(path) as file:
+        if extension == ".npz":
+            arrays: dict[str, Any] = table  # no object arrays, so nothing is pickled
             np.savez(file, **arrays)
-        elif ending == ".csv":
-            columns = flat(table)
+        elif extension == ".csv":
+            columns = flatten_columns(table)
             text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
             writer = csv.writer(text, lineterminator="\n")
             writer.writerow(columns)
-            writer.writerows(zip(*map(as_words, columns.values()), strict=True))
+            writer.writerows(zip(*map(format_column, columns.values()), strict=True))
             text.detach()
         else:
-            pyarrow = arrow()
-            pyarrow.parquet.write_table(pyarrow.table(flat(table)), file)
+            pyarrow = import_pyarrow()
+            pyarrow.parquet.write_table(pyarrow.table(flatten_columns(table)), file)
     return path
 
 
 def read_table(path: Path) -> Table:
-    """A table from a file, whoever wrote it. Raises UserError."""
+    """Read a table, written by vaekit or another program. Raises UserError."""
     require(path.is_file(), f"there is no file {path}")
-    ending = check_ending(path)
+    extension = check_extension(path)
     try:
-        if ending == ".npz":
-            check_sizes(path)
+        if extension == ".npz":
+            check_unpacked_size(path)
             with np.load(path, allow_pickle=False) as file:
                 return {name: file[name] for name in file.files}
-        if ending == ".csv":
+        if extension == ".csv":
             text = path.read_text(encoding="utf-8-sig")
-            head, *_ = text.partition("\n")
-            between = ";" if ";" in head and "," not in head else ","  # as some spreadsheets write
-            table = [
-                row for row in csv.reader(io.StringIO(text, newline=""), delimiter=between) if row
-            ]
-            require(len(table) > 1, f"{path} has no lines below its names")
-            names, rows = [name.strip() for name in table[0]], table[1:]
+            header, *_ = text.partition("\n")
+            # Some spreadsheets write semicolons.
+            delimiter = ";" if ";" in header and "," not in header else ","
+            reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+            lines = [row for row in reader if row]
+            require(len(lines) > 1, f"{path} has no rows below its header")
+            names, rows = [name.strip() for name in lines[0]], lines[1:]
             require(
                 all(len(row) == len(names) for row in rows), f"{path}: its rows differ in length"
             )
             columns = {
-                name: as_numbers(np.array([row[i] for row in rows])) for i, name in enumerate(names)
+                name: parse_column(np.array([row[i] for row in rows]))
+                for i, name in enumerate(names)
             }
         else:
-            read = arrow().parquet.read_table(path)
-            columns = {name: read[name].to_numpy() for name in read.column_names}
+            table = import_pyarrow().parquet.read_table(path)
+            columns = {name: table[name].to_numpy() for name in table.column_names}
     except UserError:
         raise
     except (ValueError, OSError, zipfile.BadZipFile, EOFError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read as {ending} ({one_line(error)})") from None
-    return broad(columns)
+        raise UserError(f"{path} cannot be read as {extension} ({one_line(error)})") from None
+    return join_columns(columns)
 
 
-def as_words(column: np.ndarray) -> list[Any]:
-    """A column for .csv; nine digits hold a float32."""
+def format_column(column: np.ndarray) -> list[Any]:
+    """The values of a column as written to .csv; nine digits are exact for float32."""
     if column.dtype.kind == "f":
         return [f"{value:.9g}" for value in column]
     return column.tolist()
 
 
-def as_numbers(words: np.ndarray) -> np.ndarray:
-    """A column of text as numbers, if it is all numbers."""
+def parse_column(text: np.ndarray) -> np.ndarray:
+    """A column of text as float64 where all of it are numbers, else unchanged."""
     try:
-        return words.astype(np.float64)
+        return text.astype(np.float64)
     except ValueError:
-        return words
+        return text
 
 
-def flat(table: Table) -> Table:
-    """With a column (N,) for each of those of (N, D)."""
+def flatten_columns(table: Table) -> Table:
+    """Replace each column (N, D) by D columns name_0, name_1, ... of (N,)."""
     columns: Table = {}
     for name, values in table.items():
         if values.ndim == 2:
@@ -125,41 +126,41 @@ def flat(table: Table) -> Table:
     return columns
 
 
-def broad(columns: Table) -> Table:
-    """With name_0, name_1, ... as one column (N, D), where none is missing."""
+def join_columns(columns: Table) -> Table:
+    """Replace columns name_0, name_1, ..., where none is missing, by one column (N, D)."""
     table: Table = {}
     groups: dict[str, dict[int, np.ndarray]] = {}
     for name, values in columns.items():
-        found = BROAD.fullmatch(name)
-        if found:
-            groups.setdefault(found[1], {})[int(found[2])] = values
+        match = INDEXED_COLUMN.fullmatch(name)
+        if match:
+            groups.setdefault(match[1], {})[int(match[2])] = values
         else:
             table[name] = values
     for name, parts in groups.items():
         if sorted(parts) == list(range(len(parts))):
             table[name] = np.stack([parts[i] for i in range(len(parts))], axis=1)
-        else:  # one that only looks like it, such as run_7
+        else:  # a name that only ends in a number, such as run_7
             table |= {f"{name}_{i}": values for i, values in parts.items()}
     return table
 
 
 def write_images(images: Tensor, out: Path) -> Path:
-    """Images (N, C, H, W) in [0, 1] as PNG files in a folder, in one .npz file, as one picture, or one after the
-    other in a .gif. Raises UserError."""
-    ending = out.suffix.lower()
-    if ending == ".npz":
+    """Write images (N, C, H, W) in [0, 1]: to a new folder as PNG files, or to one .npz file, picture (a grid) or .gif
+    (an animation), by the extension of `out`. Raises UserError."""
+    extension = out.suffix.lower()
+    if extension == ".npz":
         return write_table({"images": images.numpy()}, out)
-    if ending:
+    if extension:
         from ..pictures import Movie, image_grid, save
 
-        if ending == ".gif":
+        if extension == ".gif":
             return save(Movie([image_grid(image[None], 1) for image in images], 0.1), out)
         return save(image_grid(images, max(1, round(len(images) ** 0.5))), out)
     empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
-    require(empty, f"{out} is a file, or a folder with files in it; name a new folder")
+    require(empty, f"{out} is a file or a folder that is not empty; name a new folder")
     require(
         images.shape[1] in (1, 3),
-        f"images of {images.shape[1]} channels are no PNG files; name a .npz file",
+        f"images of {images.shape[1]} channels cannot be PNG files; name a .npz file",
     )
     from PIL import Image
 
@@ -168,6 +169,6 @@ def write_images(images: Tensor, out: Path) -> Path:
     digits = len(str(len(levels) - 1))
     for i, image in enumerate(levels):
         picture = Image.fromarray(image if image.shape[2] == 3 else image[..., 0])
-        with replacing(out / f"{i:0{digits}d}.png") as file:
+        with atomic_write(out / f"{i:0{digits}d}.png") as file:
             picture.save(file, "PNG")
     return out

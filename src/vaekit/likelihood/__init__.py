@@ -1,1 +1,1 @@
-"""How likely images are under a model: ELBO, importance sampling, annealing, and how the latents are used."""
+"""The likelihood of images: ELBO, importance sampling, annealing, aggregate posterior, use of the latents, clusters."""

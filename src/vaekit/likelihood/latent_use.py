@@ -1,4 +1,4 @@
-"""How a model uses its latents, measured after each epoch on some validation images, and warnings with a remedy."""
+"""How a model uses its latents (active units, KL per dimension, mixture components), and warnings during training."""
 
 from __future__ import annotations
 
@@ -11,107 +11,111 @@ import torch
 from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
-from ..data import Frozen
-from ..model.build import decoded_numbers
+from ..data import EvalSplit
+from ..model.build import decoder_outputs
 from ..model.distributions import Deterministic, GaussianMixture
 from ..model.graph import VAE, Latent
 from ..model.pixels import SCALE_FLOOR
 from ..settings.model import ClusterConfig, ModelConfig
 from ..settings.training import TrainConfig
-from ..support.devices import evaluating, seeded
+from ..support.devices import eval_mode, seeded
 
-# A latent dimension is active if its posterior mean varies over images by more (Burda et al. 2016, section 5.2).
+# A latent dimension is active if its posterior mean has a larger variance over images (Burda et al. 2016, section 5.2).
 ACTIVE_VARIANCE = 0.01
-# A component of a mixture is used if it has this part of an equal share of the images.
-USED_PART = 0.01
-IMAGES = 1000
-NUMBERS = 2**20  # at once: of images x components x dimensions, and of what is decoded
+# A component of a mixture is used if it has more than this fraction of an equal share of the images.
+USED_SHARE = 0.01
+MAX_IMAGES = 1000
+MAX_NUMBERS = 2**20  # per batch: images x components x dimensions, and decoder outputs
 SEED = 2
-FIRST_STEPS = 200  # in which nothing is said
+SILENT_STEPS = 200  # without warnings, at the start of a training
+# Keys of metrics.jsonl that differ from the names here: files of all versions have the same keys.
+KEYS = {"effective_components": "components_told_apart"}
 
 
 @dataclass(frozen=True)
-class Health:
-    """`kl_per_dimension`: nats by latent, from one draw an image, null where there is no density; against the
-    prior's marginal in each dimension, so that the sum is the KL only where the prior factorises.
-    `components_used`: of the prior's mixture; `components_told_apart`: exp of the mutual information between image and
-    component, so K where each image has one of K equally large components for its own, 1 where all lie upon another.
-    `share_at_floor`: of Gaussian pixels, whose scale is the smallest.
+class LatentUse:
+    """How a model uses its latents, and its pixel scales; None where a value does not apply.
+
+    `kl_per_dimension`: nats by latent, from one sample per image, to the prior's marginal in each dimension, so that
+    the sum is the KL only where the prior factorises. `components_used`: of the prior's mixture, with more than
+    USED_SHARE. `effective_components`: exp of the mutual information between image and component: K where the images
+    divide equally among K distinct components, 1 where all components coincide. `share_at_floor`: the share of Gaussian
+    pixels with the smallest scale.
     """
 
     active_units: int | None
     latent_units: int
     kl_per_dimension: dict[str, list[float]] | None
     components_used: int | None
-    components_told_apart: float | None
+    effective_components: float | None
     components: int | None
     share_at_floor: float | None
 
 
 @torch.no_grad()
-def examine(model: VAE, images: Frozen) -> Health:
-    """The health of a model on images, some hundreds; one alone says nothing of active units, which are then None."""
+def measure_latent_use(model: VAE, images: EvalSplit) -> LatentUse:
+    """The latent use of a model on some hundreds of images; with one image, active units are None."""
     means: list[Tensor] = []
     kls: dict[str, Tensor] = {}
-    use: Tensor | None = None
+    shares: Tensor | None = None  # of the components, (K,)
     entropy = 0.0  # of p(component | image), a mean over images
     at_floor: Tensor | None = None
     size = batch_size(model)
-    with evaluating(model), seeded(SEED, images.device):
+    with eval_mode(model), seeded(SEED, images.device):
         for start in range(0, len(images), size):
             batch = images[start : start + size]
-            share = len(batch) / len(images)
+            fraction = len(batch) / len(images)
             values = model.given(batch.images, batch.labels)
-            # At the means of the latents above: at draws of them, noise would count as activity.
-            centres = model.posteriors({**values}).values()
-            means.append(torch.cat([q.mean for q in centres], dim=-1))
+            # Given the means of the latents above: with samples of them, noise would count as activity.
+            posteriors = model.posteriors({**values}).values()
+            means.append(torch.cat([q.mean for q in posteriors], dim=-1))
             latents = model.infer(values, (len(batch),))
             for name, latent in latents.items():
-                kls[name] = kls.get(name, 0) + share * kl_per_dimension(latent)
+                kls[name] = kls.get(name, 0) + fraction * kl_per_dimension(latent)
                 if isinstance(latent.prior, GaussianMixture):
                     log_r = latent.prior.log_responsibilities(latent.z)
-                    weights = log_r.exp().mean(0)
-                    use = share * weights if use is None else use + share * weights
-                    entropy -= share * float((log_r.exp() * log_r).sum(-1).mean())
+                    r = log_r.exp()
+                    shares = fraction * r.mean(0) + (0 if shares is None else shares)
+                    entropy -= fraction * float((r * log_r).sum(-1).mean())
             if model.blueprint.settings.likelihood == "gaussian":
                 scale = model.decoder(values).base_dist.scale
-                low = share * (scale < 1.01 * SCALE_FLOOR).float().mean()
+                low = fraction * (scale < 1.01 * SCALE_FLOOR).float().mean()
                 at_floor = low if at_floor is None else at_floor + low
-    spread = torch.cat(means).var(0, correction=0)
-    known = {name: kl.tolist() for name, kl in kls.items() if not kl.isnan().any()}
-    return Health(
-        active_units=int((spread > ACTIVE_VARIANCE).sum()) if len(images) > 1 else None,
-        latent_units=len(spread),
-        kl_per_dimension=known or None,
-        # Of fewer images some components would have none by chance.
+    variance = torch.cat(means).var(0, correction=0)
+    kl_lists = {name: kl.tolist() for name, kl in kls.items() if not kl.isnan().any()}
+    return LatentUse(
+        active_units=int((variance > ACTIVE_VARIANCE).sum()) if len(images) > 1 else None,
+        latent_units=len(variance),
+        kl_per_dimension=kl_lists or None,
+        # With fewer images some components would have none by chance.
         components_used=None
-        if use is None or len(images) < 2 * len(use)
-        else int((use * len(use) > USED_PART).sum()),
-        components_told_apart=None if use is None else told_apart(use, entropy),
-        components=None if use is None else len(use),
+        if shares is None or len(images) < 2 * len(shares)
+        else int((shares * len(shares) > USED_SHARE).sum()),
+        effective_components=None if shares is None else effective_components(shares, entropy),
+        components=None if shares is None else len(shares),
         share_at_floor=None if at_floor is None else float(at_floor),
     )
 
 
-def told_apart(use: Tensor, entropy: float) -> float:
-    """exp(H(component) - H(component | image)), of shares `use` (K,) and the second entropy, nats."""
-    return math.exp(float(torch.special.entr(use).sum()) - entropy)
+def effective_components(shares: Tensor, entropy: float) -> float:
+    """exp(H(component) - H(component | image)), from the components' shares (K,) and the second entropy, nats."""
+    return math.exp(float(torch.special.entr(shares).sum()) - entropy)
 
 
 def batch_size(model: VAE) -> int:
-    """How many images at once."""
+    """How many images to process at once."""
     settings = model.blueprint.settings
     components = settings.mixture_size if settings.prior != "standard" else 1
     components = settings.clusters if isinstance(settings, ClusterConfig) else components
-    largest = max(components * settings.latent_dim, decoded_numbers(model.blueprint))
-    return max(1, min(IMAGES, NUMBERS // largest))
+    largest = max(components * settings.latent_dim, decoder_outputs(model.blueprint))
+    return max(1, min(MAX_IMAGES, MAX_NUMBERS // largest))
 
 
 def kl_per_dimension(latent: Latent) -> Tensor:
-    """KL(q(z_d | x) || p(z_d)) of each dimension, a mean over the batch: (D,), nats.
+    """KL(q(z_d | x) || p(z_d)) per dimension, a mean over the batch: (D,), nats.
 
-    In closed form where torch has one, else from the one draw. NaN of a posterior without a density, and where q or p
-    has no marginals that are known.
+    In closed form where torch has one, else from the one sample. NaN for a posterior without a density, and where the
+    marginals of q or p are unknown.
     """
     q, p, z = latent.posterior, latent.prior, latent.z
     unknown = z.new_full(z.shape[-1:], torch.nan)
@@ -131,37 +135,39 @@ def kl_per_dimension(latent: Latent) -> Tensor:
     return kl.flatten(0, -2).mean(0)
 
 
-class Warnings:
-    """What is wrong with a training and what to do, each said once."""
+class LatentWarnings:
+    """Warnings during a training, each with a remedy and given once."""
 
     def __init__(self, settings: ModelConfig, config: TrainConfig, steps: int) -> None:
-        """`steps`: of an epoch."""
+        """`steps`: per epoch."""
         self.settings, self.config, self.steps = settings, config, steps
-        self.said: set[str] = set()
+        self.given: set[str] = set()
         self.most_active = 0
 
-    def new(self, epoch: int, kl: float, health: Health) -> list[str]:
-        """The warnings that an epoch gives rise to, `kl` its validation KL (NaN where there is none); none at the very
-        start, nor before all warm-ups have ended."""
-        if epoch * self.steps < FIRST_STEPS or epoch < self.config.warmup:
+    def check(self, epoch: int, kl: float, use: LatentUse) -> list[str]:
+        """The new warnings of an epoch with this validation KL (NaN where there is none); none within SILENT_STEPS or
+        before all warm-ups have ended."""
+        if epoch * self.steps < SILENT_STEPS or epoch < self.config.warmup:
             return []
-        new = {key: text for key, text in self.found(kl, health) if key not in self.said}
-        self.most_active = max(self.most_active, health.active_units or 0)
-        self.said.update(new)
+        new = {key: text for key, text in self.conditions(kl, use) if key not in self.given}
+        self.most_active = max(self.most_active, use.active_units or 0)
+        self.given.update(new)
         return list(new.values())
 
-    def remember(self, line: Mapping[str, Any]) -> None:
-        """Take in an epoch as metrics.jsonl has it, of a training that goes on."""
-        if "latent_units" in line:
-            health = Health(**{field.name: line[field.name] for field in fields(Health)})
-            kl = line["validation_kl"]
-            self.new(line["epoch"], math.nan if kl is None else kl, health)
+    def replay(self, line: Mapping[str, Any]) -> None:
+        """Check an earlier epoch of a resumed training, a line of metrics.jsonl."""
+        if "latent_units" not in line:
+            return
+        use = LatentUse(**{f.name: line[KEYS.get(f.name, f.name)] for f in fields(LatentUse)})
+        kl = line["validation_kl"]
+        self.check(line["epoch"], math.nan if kl is None else kl, use)
 
-    def found(self, kl: float, health: Health) -> Iterator[tuple[str, str]]:
-        settings, active, units = self.settings, health.active_units, health.latent_units
+    def conditions(self, kl: float, use: LatentUse) -> Iterator[tuple[str, str]]:
+        """The warnings that hold, by key."""
+        settings, active, units = self.settings, use.active_units, use.latent_units
         if active == 0 or kl < 0.1:
-            carried = "" if math.isnan(kl) else f"the latents carry {max(kl, 0):.2f} nats and "
-            shown = "few" if active is None else active
+            kl_text = "" if math.isnan(kl) else f"the KL is {max(kl, 0):.2f} nats and "
+            count_text = "few" if active is None else active
             remedy = (
                 "--kl-warmup 10, a smaller --beta where it is above 1, or a smaller --learning-rate"
             )
@@ -169,8 +175,8 @@ class Warnings:
                 remedy = "a smaller --mmd-weight or --learning-rate"
             yield (
                 "collapse",
-                f"posterior collapse: {carried}{shown} of {units} dimensions are active, so that all images are "
-                f"redrawn alike; try {remedy}",
+                f"posterior collapse: {kl_text}{count_text} of {units} dimensions are active, so all reconstructions "
+                f"look alike; try {remedy}",
             )
         elif active is not None and self.most_active >= 4 and active <= self.most_active / 2:
             yield (
@@ -178,9 +184,9 @@ class Warnings:
                 f"active units fell from {self.most_active} to {active} of {units}; if the ELBO falls too, try "
                 "--kl-warmup 10 or a smaller --learning-rate",
             )
-        if health.components is not None and health.components_used is not None:
-            used, count = health.components_used, health.components
-            unused = f"{count - used} of {count} get under {USED_PART:.0%} of an equal share of the images"
+        if use.components is not None and use.components_used is not None:
+            used, count = use.components_used, use.components
+            unused = f"{count - used} of {count} get under {USED_SHARE:.0%} of an equal share of the images"
             if settings.prior == "vampprior" and used < count / 2:
                 yield (
                     "components",
@@ -193,21 +199,22 @@ class Warnings:
                 )
             elif (
                 isinstance(settings, ClusterConfig)
-                and (health.components_told_apart or count) < count / 2
+                and (use.effective_components or count) < count / 2
             ):
                 yield (
                     "components",
-                    f"merged clusters: of {count} no more than {health.components_told_apart:.1f} can be told apart; "
-                    "try more --start-epochs or a longer --kl-warmup",
+                    f"merged clusters: the effective number is {use.effective_components:.1f} of {count}; try more "
+                    "--start-epochs or a longer --kl-warmup",
                 )
-        if health.share_at_floor is not None and health.share_at_floor > 0.1:
+        if use.share_at_floor is not None and use.share_at_floor > 0.1:
             yield (
                 "floor",
-                f"{health.share_at_floor:.0%} of the pixels have the smallest scale allowed, 1/256: the likelihood "
+                f"{use.share_at_floor:.0%} of the pixels have the smallest scale allowed, 1/256: the likelihood "
                 "measures that floor rather than the images; try --likelihood logistic, or --scale shared",
             )
 
 
-def record(health: Health, warnings: list[str]) -> dict[str, Any]:
-    """What metrics.jsonl keeps of both."""
-    return {**asdict(health), "warnings": warnings}
+def metrics_record(use: LatentUse, warnings: list[str]) -> dict[str, Any]:
+    """The fields of metrics.jsonl for the latent use and the warnings."""
+    values = {KEYS.get(name, name): value for name, value in asdict(use).items()}
+    return {**values, "warnings": warnings}

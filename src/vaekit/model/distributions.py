@@ -1,4 +1,4 @@
-"""Heads, which turn a network's output into a distribution, and `Conditional`, a network with its head."""
+"""Heads, modules from a network's output to a distribution; `Conditional`, a network with its head; mixtures."""
 
 from __future__ import annotations
 
@@ -9,19 +9,15 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import (
-    Categorical,
-    Distribution,
-    Independent,
-    Normal,
-    constraints,
-)
+from torch.distributions import Categorical, Distribution, Independent, Normal, constraints
 
 from ..support.errors import UserError
 
+Family = Callable[..., Distribution]  # of tensors
+
 
 class Conditional(nn.Module):
-    """p(. | given) = head(network(the given values)): values by name -> Distribution."""
+    """p(. | given) = head(network(given values)): values by name -> Distribution."""
 
     def __init__(self, given: tuple[str, ...], network: nn.Module, head: nn.Module) -> None:
         super().__init__()
@@ -30,23 +26,26 @@ class Conditional(nn.Module):
         self.head = head
 
     def forward(self, values: dict[str, Tensor | None]) -> Distribution:
-        # In float32 also where the networks are in bfloat16, which is too coarse for a density.
+        # Always in float32: bfloat16, which the networks may compute in, is too coarse for a density.
         output = self.network(*(values[name] for name in self.given))
         return self.head(output.float() if output.dtype == torch.bfloat16 else output)
 
 
-class DeterministicHead(nn.Module):
-    """One point for each input."""
+class Head(nn.Module):
+    """`family(output)` of a network with `outputs` per element, whose last `event_dim` dimensions are one event."""
 
-    outputs = 1
+    def __init__(self, family: Family, event_dim: int, outputs: int = 1) -> None:
+        super().__init__()
+        self.family: Family = family
+        self.event_dim, self.outputs = event_dim, outputs
 
     def forward(self, output: Tensor) -> Distribution:
-        return independent(Deterministic(output), 1)
+        return independent(self.family(output), self.event_dim)
 
 
 class MixtureHead(nn.Module):
-    """A mixture, with equal weights, of `components` diagonal Gaussians over a latent vector: cluster k has the k-th
-    part of the output, its location and its scale."""
+    """A mixture of `components` diagonal Gaussians with equal weights over a latent vector: loc and scale of cluster k
+    are the k-th part of the output."""
 
     started: Tensor
 
@@ -55,7 +54,7 @@ class MixtureHead(nn.Module):
         self.components = components
         self.gaussian = posterior_head()
         self.outputs = self.gaussian.outputs * components
-        # Whether the clusters have been started or trained: then nothing starts them again.
+        # 1 once the clusters have been initialised or trained, so that they are not initialised again.
         self.register_buffer("started", torch.zeros(()))
 
     def forward(self, output: Tensor) -> Distribution:
@@ -64,18 +63,18 @@ class MixtureHead(nn.Module):
 
 
 class LocationScaleHead(nn.Module):
-    """`family(loc, scale)` for each element, with loc = output + center.
+    """`family(loc, scale)` per element, with loc = output + center.
 
-    The scale is `floor + softplus(.)` of a second output where `scale` is "each", of one learned number where
-    it is "shared", or a given number. A learned scale starts at `initial`.
-    `event_dim` trailing dimensions are one draw; a network's outputs are split along the first of these.
+    The scale is `floor + softplus(.)` of a second output (`scale` "each") or of one learned number ("shared"), or the
+    number `scale`. A learned scale starts at `initial`. `event_dim` trailing dimensions are one event; the network's
+    outputs are split along the first of them.
     """
 
     fixed: Tensor
 
     def __init__(
         self,
-        family: Callable[[Tensor, Tensor], Distribution],
+        family: Family,
         event_dim: int,
         scale: Literal["each", "shared"] | float,
         initial: float,
@@ -83,26 +82,23 @@ class LocationScaleHead(nn.Module):
         center: float = 0.0,
     ) -> None:
         super().__init__()
-        self.family: Callable[[Tensor, Tensor], Distribution] = family
+        self.family: Family = family
         self.event_dim = event_dim
         self.floor = floor
         self.center = center
         self.outputs = 2 if scale == "each" else 1
-        # softplus(offset) = initial - floor, so that a network that says 0 means `initial`.
+        # softplus(offset) = initial - floor, so that an output of 0 means `initial`.
         self.offset = math.log(math.expm1(initial - floor))
         self.shared = nn.Parameter(torch.zeros(())) if scale == "shared" else None
         if not isinstance(scale, str):
             self.register_buffer("fixed", torch.tensor(float(scale)), persistent=False)
 
     def forward(self, output: Tensor) -> Distribution:
+        raw: Tensor | None = self.shared
         if self.outputs == 2:
-            loc, raw = output.chunk(2, dim=-self.event_dim)
-            scale = self.positive(raw)
-        elif self.shared is not None:
-            loc, scale = output, self.positive(self.shared).expand_as(output)
-        else:
-            loc, scale = output, self.fixed.expand_as(output)
-        return independent(self.family(loc + self.center, scale), self.event_dim)
+            output, raw = output.chunk(2, dim=-self.event_dim)
+        scale = (self.fixed if raw is None else self.positive(raw)).expand_as(output)
+        return independent(self.family(output + self.center, scale), self.event_dim)
 
     def positive(self, raw: Tensor) -> Tensor:
         return self.floor + F.softplus(raw + self.offset)
@@ -113,7 +109,7 @@ def gaussian(loc: Tensor, scale: Tensor) -> Distribution:
 
 
 def posterior_head() -> LocationScaleHead:
-    """A diagonal Gaussian over a latent vector, its scales at least 1e-4 and 1 at first."""
+    """A diagonal Gaussian over a latent vector, with scales of at least 1e-4, at first 1."""
     return LocationScaleHead(gaussian, event_dim=1, scale="each", initial=1.0, floor=1e-4)
 
 
@@ -122,33 +118,29 @@ def independent(distribution: Distribution, event_dim: int) -> Independent:
 
 
 class GaussianMixture(Distribution):
-    """A mixture of K diagonal Gaussians with loc and scale (..., K, D), of equal weights unless `logits` (..., K) say
-    otherwise.
+    """p(z) = sum_k p(cluster = k) N(z; loc_k, scale_k^2), of K diagonal Gaussians.
 
-    Its component is called the cluster: p(z) = sum_k p(cluster = k) N(z; loc_k, scale_k^2).
+    loc and scale are (..., K, D); `logits` (..., K), without which the weights are equal.
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
 
     def __init__(self, loc: Tensor, scale: Tensor, logits: Tensor | None = None) -> None:
         self.loc, self.scale = loc, scale
-        equal = loc.new_zeros(loc.shape[:-1]) if logits is None else logits
-        self.logits = equal.log_softmax(-1)
+        logits = loc.new_zeros(loc.shape[:-1]) if logits is None else logits
+        self.logits = logits.log_softmax(-1)
         super().__init__(loc.shape[:-2], loc.shape[-1:], validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> GaussianMixture:
-        components = (*batch_shape, *self.loc.shape[-2:])
-        return GaussianMixture(
-            self.loc.expand(components),
-            self.scale.expand(components),
-            self.logits.expand(components[:-1]),
-        )
+        shape = (*batch_shape, *self.loc.shape[-2:])
+        logits = self.logits.expand(shape[:-1])
+        return GaussianMixture(self.loc.expand(shape), self.scale.expand(shape), logits)
 
     def log_joint(self, z: Tensor) -> Tensor:
-        """log p(z, cluster) for each cluster: (..., D) -> (..., K), nats."""
+        """log p(z, cluster) of every cluster: (..., D) -> (..., K), nats."""
         if self.loc.ndim == 2 and z.device.type != "mps":
-            # |z - loc|^2 / scale^2 from matrix products, many times faster for hundreds of components. The square
-            # written out cancels, which float64 can afford and float32 cannot.
+            # |z - loc|^2 / scale^2 by matrix products: many times faster for hundreds of components. In float64, since
+            # the expanded square cancels too many digits of float32.
             z, loc, precision = z.double(), self.loc.double(), self.scale.double() ** -2
             square = z**2 @ precision.mT - 2 * z @ (loc * precision).mT
             square = (square + (loc**2 * precision).sum(-1)).to(self.loc.dtype)
@@ -174,7 +166,7 @@ class GaussianMixture(Distribution):
         return (self.logits.exp().unsqueeze(-1) * second).sum(-2) - self.mean**2
 
     def component(self, cluster: Tensor) -> Independent:
-        """The Gaussian of one cluster each: (...) indices -> a batch (...)."""
+        """The Gaussians of these clusters: indices (...) -> batch shape (...)."""
         index = cluster[..., None, None].expand(*cluster.shape, 1, self.loc.shape[-1])
         loc, scale = (
             t.expand(*cluster.shape, *t.shape[-2:]).gather(-2, index).squeeze(-2)
@@ -189,16 +181,18 @@ class GaussianMixture(Distribution):
 
 
 def stddev(p: Distribution) -> Tensor:
-    """The standard deviation; NaN of a distribution that does not know its own."""
+    """The standard deviation; NaN of a distribution that does not implement it."""
     try:
         return p.stddev
     except NotImplementedError:
         return torch.full_like(p.mean, torch.nan)
 
 
-def draw(p: Distribution, temperature: float = 1.0, cluster: Tensor | None = None) -> Tensor:
-    """A draw, pulled towards the mean by a temperature below 1; of a mixture, towards its component's, which is a
-    random one or that of `cluster` (the batch's indices). Raises UserError for a cluster that is none."""
+def sample_with_temperature(
+    p: Distribution, temperature: float = 1.0, cluster: Tensor | None = None
+) -> Tensor:
+    """A sample, pulled towards the mean by a temperature below 1. A mixture's is pulled to the mean of its component,
+    a random one or that of `cluster` (an index per batch element). Raises UserError for an index out of range."""
     if isinstance(p, GaussianMixture):
         largest = p.logits.shape[-1] - 1
         if cluster is None:
@@ -210,7 +204,7 @@ def draw(p: Distribution, temperature: float = 1.0, cluster: Tensor | None = Non
 
 
 class Deterministic(Distribution):
-    """All probability at one point. It has no density: log_prob is NaN."""
+    """A point mass at loc. It has no density: log_prob is NaN."""
 
     arg_constraints = {"loc": constraints.real}  # noqa: RUF012
     has_rsample = True

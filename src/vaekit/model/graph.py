@@ -1,4 +1,4 @@
-"""The graph: ordered latents between priors, posteriors and a decoder, and what one pass through it yields."""
+"""The graph of a VAE: ordered latents with priors and posteriors, and a decoder; and the result of a forward pass."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, kl_divergence
 
 from ..settings.model import Blueprint
-from ..support.errors import require
-from .distributions import GaussianMixture, draw
+from ..support.errors import UserError
+from .distributions import GaussianMixture, sample_with_temperature
 
-# What is known so far, by name: "x" the image, "y" what is given of it or None, then each latent drawn.
+# The known variables by name: "x" the image, "y" the condition or None, then each latent sampled so far.
 Values = dict[str, Tensor | None]
 
 
 @dataclass(frozen=True)
 class Latent:
-    """A draw z ~ q, with the posterior q and the prior p that score it."""
+    """A sample z ~ q, with its posterior q and its prior p."""
 
     z: Tensor
     posterior: Distribution
@@ -28,12 +28,12 @@ class Latent:
 
     @property
     def log_ratio(self) -> Tensor:
-        """log p(z) - log q(z), nats: a one-draw estimate of -KL(q || p)."""
+        """log p(z) - log q(z), nats: a one-sample estimate of -KL(q || p)."""
         return self.prior.log_prob(self.z) - self.posterior.log_prob(self.z)
 
     @cached_property
     def kl(self) -> Tensor:
-        """KL(q || p), nats: in closed form where torch knows one, else -log_ratio."""
+        """KL(q || p), nats: in closed form where torch has one, else -log_ratio."""
         try:
             return kl_divergence(self.posterior, self.prior)
         except NotImplementedError:
@@ -41,8 +41,8 @@ class Latent:
 
     @property
     def cluster_kl(self) -> Tensor | float:
-        """KL(p(cluster | z) || p(cluster)), nats, of a mixture prior, 0 of others. The kl contains it:
-        log p(z) = E_r[log p(z | cluster)] - KL(r || p(cluster)) where r are the responsibilities.
+        """KL(r || p(cluster)), nats, of a mixture prior with responsibilities r = p(cluster | z); 0 of other priors.
+        It is part of `kl`, since log p(z) = E_r[log p(z | cluster)] - KL(r || p(cluster)).
         """
         if not isinstance(self.prior, GaussianMixture):
             return 0.0
@@ -52,9 +52,9 @@ class Latent:
 
 @dataclass(frozen=True)
 class Inference:
-    """What a model says of a batch of images: all that an objective may use.
+    """The result of a forward pass: all that an objective may use.
 
-    Every property is in nats per image, of shape (B,), or (K, B) where K samples were drawn.
+    Every property is in nats per image, of shape (B,), or (K, B) with K samples.
     """
 
     x: Tensor
@@ -74,17 +74,15 @@ class Inference:
     @property
     def log_weight(self) -> Tensor:
         """log p(x | latents) + log p(latents) - log q(latents | x): all bounds and the NLL follow from it."""
-        return reduce(
-            add, (latent.log_ratio for latent in self.latents.values()), self.log_likelihood
-        )
+        ratios = (latent.log_ratio for latent in self.latents.values())
+        return reduce(add, ratios, self.log_likelihood)
 
 
 class VAE(nn.Module):
-    """A directed graph: priors and posteriors by latent name, in the order they are drawn, and a decoder.
+    """A directed graph: priors and posteriors by latent name, in sampling order, and a decoder.
 
-    Each of these is a module that takes the values known so far and returns a distribution. `condition` makes of
-    images and labels what networks are given as "y"; without it, none is given.
-    `blueprint` is what `models.build` built the graph from, so that a run directory can rebuild it.
+    Each is a module from the values known so far to a distribution. `condition` computes the value "y" from images and
+    labels; without it "y" is None. `blueprint` is what `build` made the graph from: enough to rebuild it from a run.
     """
 
     def __init__(
@@ -105,13 +103,13 @@ class VAE(nn.Module):
     def forward(
         self, x: Tensor, y: Tensor | None = None, samples: tuple[int, ...] = ()
     ) -> Inference:
-        """x (B, C, H, W) in [0, 1], labels y (B,); each latent is drawn (*samples, B) times."""
+        """Images x (B, C, H, W) in [0, 1], labels y (B,); each latent is sampled (*samples, B) times."""
         values = self.given(x, y)
         latents = self.infer(values, (*samples, len(x)))
         return Inference(x, self.decoder(values), latents)
 
     def infer(self, values: Values, shape: tuple[int, ...]) -> dict[str, Latent]:
-        """A draw of shape (*shape, D) of each latent from its posterior, also added to `values`."""
+        """Sample each latent from its posterior, (*shape, D); the samples are also added to `values`."""
         latents = {}
         for name, prior in self.prior.items():
             q, p = self.posterior[name](values), prior(values)
@@ -120,12 +118,12 @@ class VAE(nn.Module):
         return latents
 
     def posteriors(self, values: Values) -> dict[str, Distribution]:
-        """Each latent's posterior given the means of those before it; its own mean is added to `values`."""
-        found = {}
+        """Each latent's posterior given the means of those before it; the means are also added to `values`."""
+        posteriors = {}
         for name, posterior in self.posterior.items():
-            found[name] = posterior(values)
-            values[name] = found[name].mean
-        return found
+            q = posteriors[name] = posterior(values)
+            values[name] = q.mean
+        return posteriors
 
     def given(self, x: Tensor | None, y: Tensor | None) -> Values:
         """The values known before any latent."""
@@ -138,37 +136,35 @@ class VAE(nn.Module):
         temperature: float = 1.0,
         cluster: Tensor | None = None,
     ) -> Distribution:
-        """The pixels' distributions (count,) given latents drawn from the prior.
+        """The distributions of the pixels (count,) given latents sampled from the prior.
 
-        y (count,) are labels, or images of which parts are given; `cluster` (count,) the components of a mixture to
-        draw from. A temperature below 1 pulls each draw towards the prior's (or the component's) mean.
+        y (count,) are labels, or images of which parts are given; `cluster` (count,) the components of a mixture prior
+        to sample from. A temperature below 1 pulls each sample towards the mean of the prior (or component).
         """
-        return self.decoder(self.draw(count, y, temperature, cluster))
+        return self.decoder(self.sample_latents(count, y, temperature, cluster))
 
-    def draw(
+    def sample_latents(
         self,
         count: int,
         y: Tensor | None = None,
         temperature: float = 1.0,
         cluster: Tensor | None = None,
     ) -> Values:
-        """What `sample` decodes: the condition, and each latent (count, D)."""
-        values, mixtures = self.given(None, y), 0
+        """The values that `sample` decodes: the condition, and each latent (count, D)."""
+        values, has_mixture = self.given(None, y), False
         for name, prior in self.prior.items():
             p = prior(values).expand((count,))
-            mixtures += isinstance(p, GaussianMixture)
-            values[name] = draw(p, temperature, cluster)
-        require(
-            cluster is None or mixtures > 0,
-            "--cluster needs a model whose prior is a mixture, such as gmvae",
-        )
+            has_mixture |= isinstance(p, GaussianMixture)
+            values[name] = sample_with_temperature(p, temperature, cluster)
+        if cluster is not None and not has_mixture:
+            raise UserError("--cluster needs a model whose prior is a mixture, such as gmvae")
         return values
 
     def reconstruct(
         self, x: Tensor, y: Tensor | None = None, decode_as: Tensor | None = None
     ) -> Distribution:
-        """The pixels' distributions (B,) given each image's latents at their posterior means; decoded with the labels
-        `decode_as`, where given, instead of its own."""
+        """The distributions of the pixels (B,) given the posterior means of the latents; `decode_as` are labels to
+        decode with in place of y."""
         values = self.given(x, y)
         self.posteriors(values)
         if decode_as is not None:
@@ -176,5 +172,5 @@ class VAE(nn.Module):
         return self.decoder(values)
 
     def decode(self, y: Tensor | None = None, **latents: Tensor) -> Distribution:
-        """The pixels' distributions given latents by name, such as `decode(z=z)` with z (B, D)."""
+        """The distributions of the pixels given latents by name, such as `decode(z=z)` with z (B, D)."""
         return self.decoder({**self.given(None, y), **latents})

@@ -1,11 +1,11 @@
-"""A network's layers written as text, such as "32@3/2 64@3/2 500".
+"""The layers of a network as text, such as "32@3/2 64@3/2 500".
 
 500        a dense layer of 500 units
-64@4/2     a convolution to 64 channels, kernel 4 x 4, that halves the image (rounded up)
-64@4*2     a transposed convolution that doubles it
-64@3       a convolution that keeps its size; 64@3v one without padding, which cuts a margin off
-@3*2       the last convolution of a decoder, whose channels are those that the likelihood needs
-64x        a dense layer that becomes an image of 64 channels (in a decoder, of the size that the rest asks for)
+64@4/2     a convolution to 64 channels, kernel 4 x 4, stride 2: it halves the image (rounded up)
+64@4*2     a transposed convolution, which doubles the image
+64@3       a convolution that keeps the size; 64@3v one without padding, which shrinks the image
+@3*2       the last convolution of a decoder, with the channels that the likelihood needs
+64x        a dense layer to an image of 64 channels (in a decoder, of the size that the later layers need)
 500:tanh   a layer with its own activation; 500:linear one without
 """
 
@@ -18,18 +18,18 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from ..settings.model import Activation, ModelConfig
-from ..support.errors import UserError, closest, require
+from ..support.errors import UserError, did_you_mean, require
 
 PATTERN = re.compile(
     r"(?P<width>\d*)(?:(?P<image>x)|@(?P<kernel>\d+)(?:(?P<sign>[/*])(?P<stride>\d+))?(?P<valid>v?))?"
     r"(?::(?P<activation>[\w-]+))?"
 )
-LARGEST = 2**20
+MAX_SIZE = 2**20
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer; `width` is its units or channels, 0 where the likelihood says; `kernel` 0 is dense."""
+    """One layer; `width`: units or channels, 0 for those that the likelihood needs; `kernel`: 0 for a dense layer."""
 
     width: int
     kernel: int = 0
@@ -40,47 +40,43 @@ class Layer:
     activation: str | None = None
 
     def outputs(self, size: int) -> int:
-        """Height (or width) after a convolution of an image of that height."""
+        """Height (or width) of a convolution's output for an input of that height."""
         if self.valid:
             return (size - self.kernel) // self.stride + 1
         return math.ceil(size / self.stride)
 
     def inputs(self, size: int) -> int:
-        """Height before a decoder's layer that gives an image of that height, 0 where none does."""
-        if not self.valid:
-            return math.ceil(size / self.stride)
-        if not self.up:
+        """Height (or width) of a decoder layer's input for an output of that height, 0 where there is none."""
+        if self.valid and not self.up:
             return size + self.kernel - 1
-        return 0 if (size - self.kernel) % self.stride else (size - self.kernel) // self.stride + 1
+        return 0 if self.valid and (size - self.kernel) % self.stride else self.outputs(size)
+
+
+Layers = Sequence[Layer]
 
 
 def parse(text: str, what: str, network_size: float = 1.0) -> tuple[Layer, ...]:
-    """The layers that a text says, the channels of convolutions times `network_size`; UserError names the word that is
-    none."""
-    layers = [_parse(word, what) for word in text.split()]
+    """The layers of a text, the channels of convolutions times `network_size`. Raises UserError, beginning with `what`,
+    for a word that is not a layer."""
+    layers = [parse_layer(word, what) for word in text.split()]
     require(
-        all(layer.width * network_size <= LARGEST for layer in layers if layer.kernel),
-        f"--network-size {network_size:g} makes a convolution of more than {LARGEST:,} channels",
+        all(layer.width * network_size <= MAX_SIZE for layer in layers if layer.kernel),
+        f"--network-size {network_size:g} makes a convolution of more than {MAX_SIZE:,} channels",
     )
-    return tuple(
-        replace(layer, width=max(1, int(layer.width * network_size)))
-        if layer.kernel and layer.width
-        else layer
-        for layer in layers
-    )
+    for i, layer in enumerate(layers):
+        if layer.kernel and layer.width:
+            layers[i] = replace(layer, width=max(1, int(layer.width * network_size)))
+    return tuple(layers)
 
 
-def _parse(word: str, what: str) -> Layer:
+def parse_layer(word: str, what: str) -> Layer:
     match = PATTERN.fullmatch(word)
     if match is None or not (match["width"] or match["kernel"]):
-        raise UserError(f"{what}: {word!r} is no layer; write 500, 64@4/2, 64@4*2 or 64x")
-    activation = match["activation"]
-    names = [*get_args(Activation), "linear"]
-    require(
-        activation is None or activation in names,
-        f"{what}: {word!r} has an unknown activation{closest(activation or '', names)} "
-        f"(activations: {', '.join(names)})",
-    )
+        raise UserError(f"{what}: {word!r} is not a layer; write 500, 64@4/2, 64@4*2 or 64x")
+    activation, names = match["activation"], [*get_args(Activation), "linear"]
+    if activation is not None and activation not in names:
+        hint = f"{did_you_mean(activation, names)} (activations: {', '.join(names)})"
+        raise UserError(f"{what}: {word!r} has an unknown activation{hint}")
     layer = Layer(
         width=int(match["width"] or 0),
         kernel=int(match["kernel"] or 0),
@@ -90,74 +86,58 @@ def _parse(word: str, what: str) -> Layer:
         image=bool(match["image"]),
         activation=activation,
     )
+    sizes = [int(match[name]) for name in ("width", "kernel", "stride") if match[name]]
     require(
-        (layer.width >= 1 or not match["width"])
-        and (layer.kernel >= 1 or not match["kernel"])
-        and layer.stride >= 1
-        and max(layer.width, layer.kernel, layer.stride) <= LARGEST,
-        f"{what}: {word!r} has a size that is 0 or above {LARGEST:,}",
+        all(1 <= size <= MAX_SIZE for size in sizes),
+        f"{what}: {word!r} has a size that is 0 or above {MAX_SIZE:,}",
     )
     return layer
 
 
-def check_encoder(layers: Sequence[Layer]) -> None:
-    """UserError unless these turn an image into a vector: convolutions, then dense layers."""
+def check_encoder(layers: Layers) -> None:
+    """Raise UserError unless the layers map an image to a vector: convolutions, then dense layers."""
     kinds = "".join("c" if layer.kernel else "d" for layer in layers)
+    ordered = re.fullmatch("c*d*", kinds) is not None
     require(
-        re.fullmatch("c*d*", kinds) is not None
-        and all(layer.width and not layer.up and not layer.image for layer in layers),
+        ordered and all(layer.width and not layer.up and not layer.image for layer in layers),
         "an encoder has convolutions such as 64@4/2, then dense layers such as 500",
     )
 
 
-def check_decoder(layers: Sequence[Layer]) -> None:
-    """UserError unless these turn a vector into an image: dense layers; or those, one like 64x, and convolutions, of
-    which the last, and only it, leaves its channels open."""
+def check_decoder(layers: Layers) -> None:
+    """Raise UserError unless the layers map a vector to an image: dense layers; or those, one like 64x, and
+    convolutions, of which only the last is without channels."""
     kinds = "".join("c" if layer.kernel else "x" if layer.image else "d" for layer in layers)
     require(
         re.fullmatch("d*|d*xc+", kinds) is not None
         and all(layer.up or layer.stride == 1 for layer in layers)
         and all(layer.width for layer in layers[:-1])
         and (not kinds.endswith("c") or not (layers[-1].width or layers[-1].activation)),
-        "a decoder has dense layers such as 500; or those, one like 64x, and convolutions such as 32@3*2, of which "
-        "the last has no channels and no activation: @3*2",
+        "a decoder has dense layers such as 500; or those, one like 64x, and convolutions such as 32@3*2, of which the "
+        "last is without channels and activation: @3*2",
     )
 
 
-def check_dense(layers: Sequence[Layer], what: str) -> None:
-    """UserError unless all are dense."""
-    require(
-        all(layer.width and not layer.kernel and not layer.image for layer in layers),
-        f"{what} has dense layers alone, such as 500",
-    )
+def check_dense(layers: Layers, what: str) -> None:
+    """Raise UserError unless all layers are dense."""
+    if not all(layer.width and not layer.kernel and not layer.image for layer in layers):
+        raise UserError(f"{what} has dense layers alone, such as 500")
 
 
-def halvings(height: int, width: int) -> int:
-    """How often to halve an image of that size until it fits in 8 x 8: at least once."""
+def num_halvings(height: int, width: int) -> int:
+    """How often to halve an image of this size until it fits in 8 x 8: at least once."""
     return max(1, math.ceil(math.log2(max(height, width) / 8)))
 
 
-def dense_layers(settings: ModelConfig) -> str:
-    return " ".join([str(settings.hidden_dim)] * (settings.num_layers or 2))
-
-
-def conv_channels(settings: ModelConfig, height: int, width: int) -> list[int]:
-    """Channels of each halving."""
-    depth = settings.num_layers or halvings(height, width)
-    return [settings.channels * 2**level for level in range(depth)]
-
-
-def default_encoder(settings: ModelConfig, height: int, width: int) -> str:
-    """The encoder's layers where they are not written out."""
+def default_layers(settings: ModelConfig, height: int, width: int) -> tuple[str, str]:
+    """The layers of the encoder, and of the decoder, its mirror image, where they are not written out."""
+    hidden = str(settings.hidden_dim)
     if settings.network == "dense":
-        return dense_layers(settings)
-    convolutions = [f"{wide}@3/2" for wide in conv_channels(settings, height, width)]
-    return " ".join([*convolutions, str(settings.hidden_dim)])
-
-
-def default_decoder(settings: ModelConfig, height: int, width: int) -> str:
-    """The decoder's: the encoder's mirrored."""
-    if settings.network == "dense":
-        return dense_layers(settings)
-    first, *rest = reversed(conv_channels(settings, height, width))
-    return " ".join([str(settings.hidden_dim), f"{first}x", *(f"{n}@3*2" for n in rest), "@3*2"])
+        dense = " ".join([hidden] * (settings.num_layers or 2))
+        return dense, dense
+    depth = settings.num_layers or num_halvings(height, width)
+    channels = [settings.channels * 2**level for level in range(depth)]
+    encoder = [*(f"{n}@3/2" for n in channels), hidden]
+    first, *rest = reversed(channels)
+    decoder = [hidden, f"{first}x", *(f"{n}@3*2" for n in rest), "@3*2"]
+    return " ".join(encoder), " ".join(decoder)

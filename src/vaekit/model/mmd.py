@@ -1,4 +1,4 @@
-"""Maximum mean discrepancy: how far two samples are from being of one distribution."""
+"""Maximum mean discrepancy: a distance between two distributions from samples of both."""
 
 from __future__ import annotations
 
@@ -11,12 +11,11 @@ Kernel = Literal["rbf", "reference", "median", "imq"]
 
 
 def squared_mmd(x: Tensor, y: Tensor, kernel: Kernel = "rbf", biased: bool = False) -> Tensor:
-    """Squared maximum mean discrepancy of samples (..., N, D) and (..., M, D), unbiased unless told otherwise: (...).
+    """Squared MMD of samples (..., N, D) and (..., M, D): (...), unbiased by default. Gretton et al. 2012, eq. 3 and 5.
 
-    mean k(x, x') - 2 mean k(x, y) + mean k(y, y'), where the unbiased one leaves out x = x'; it may be negative, and
-    is 0 for samples of one.
-    Gretton et al. 2012, eq. 3 and 5. Kernels of the squared distance r in d dimensions: rbf exp(-r / 2d), reference
-    exp(-r / d^2) (nearly constant where d is large), median exp(-r / median r), imq 2d / (2d + r).
+    mean k(x, x') - 2 mean k(x, y) + mean k(y, y'). The unbiased estimate leaves out x = x'; it may be negative, and is
+    0 where N or M is 1. Kernels of the squared distance r in d dimensions: rbf exp(-r / 2d), reference exp(-r / d^2)
+    (nearly constant for large d), median exp(-r / median r), imq 2d / (2d + r).
     """
     if not biased and min(x.shape[-2], y.shape[-2]) == 1:
         return x.new_zeros(x.shape[:-2])
@@ -29,11 +28,11 @@ def squared_mmd(x: Tensor, y: Tensor, kernel: Kernel = "rbf", biased: bool = Fal
         if kernel == "median":
             width = xy.detach().flatten(-2).median(-1).values.clamp(min=1e-6)[..., None, None]
         kxx, kxy, kyy = (torch.exp(-r / width) for r in (xx, xy, yy))
-    return within(kxx, biased) - 2 * kxy.mean((-2, -1)) + within(kyy, biased)
+    return kernel_mean(kxx, biased) - 2 * kxy.mean((-2, -1)) + kernel_mean(kyy, biased)
 
 
-def within(kernel: Tensor, biased: bool) -> Tensor:
-    """Mean of a sample's kernel matrix (..., N, N), its diagonal left out unless biased."""
+def kernel_mean(kernel: Tensor, biased: bool) -> Tensor:
+    """The mean of a kernel matrix (..., N, N), without its diagonal unless biased."""
     if biased:
         return kernel.mean((-2, -1))
     n = kernel.shape[-1]

@@ -1,26 +1,29 @@
-"""Networks, for images of any height, width and number of channels.
+"""Networks for images of any height, width and number of channels.
 
-Where inputs meet: labels and given parts of an image join it at the encoder's first layer (as channels of a
-convolution), latents join the encoder's features after its last, and vectors join by broadcasting.
+A condition joins the image at the encoder's first layer (as channels of a convolution), latents join the features after
+the encoder's last layer; vectors are concatenated with broadcasting.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ..support.errors import require
-from .layers import Layer, check_decoder, check_encoder
+from .layers import Layer, Layers, check_decoder, check_encoder
+
+Size = tuple[int, int]  # height and width
 
 
 class Tanh(nn.Module):
-    """tanh x; where no gradient is wanted as 2 sigmoid(2x) - 1, right to 1e-7, which torch computes 5 times as fast."""
+    """tanh x; without gradients as 2 sigmoid(2x) - 1, which is accurate to 1e-7 and 5 times as fast."""
 
     def forward(self, x: Tensor) -> Tensor:
         if torch.is_grad_enabled() or x.dtype == torch.float64:
@@ -40,22 +43,17 @@ ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
 
 
 @dataclass(frozen=True)
-class Style:
-    """What all hidden layers of a network have in common."""
+class LayerStyle:
+    """The settings that all hidden layers of a network share."""
 
     activation: str = "silu"
     normalisation: str = "none"
     dropout: float = 0.0
 
 
-DEFAULT = Style()
-
-
-def join(*inputs: Tensor) -> Tensor:
-    """Vectors (..., D_i) side by side as (..., sum D_i), their leading dimensions broadcast.
-
-    So features of B images meet K samples of a latent: (B, D) and (K, B, E) give (K, B, D + E).
-    """
+def concat(*inputs: Tensor) -> Tensor:
+    """Concatenate vectors (..., D_i) to (..., sum D_i) with broadcasting: features (B, D) of images and latents
+    (K, B, E) give (K, B, D + E)."""
     if len(inputs) == 1:
         return inputs[0]
     batch = torch.broadcast_shapes(*(x.shape[:-1] for x in inputs))
@@ -63,7 +61,7 @@ def join(*inputs: Tensor) -> Tensor:
 
 
 class Dropout(nn.Dropout):
-    """torch's, but drawn with `rand`: of its `bernoulli_`, torch 2.13's compiler can make NaN where a batch
+    """torch's, but with a mask from `rand`: with `bernoulli_`, torch 2.13's compiler can produce NaN where a batch
     normalisation follows."""
 
     def forward(self, x: Tensor) -> Tensor:
@@ -78,25 +76,18 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 def hidden_layer(
-    layer: Callable[..., nn.Module],
-    inputs: int,
-    outputs: int,
-    style: Style,
-    activation: str | None = None,
-    images: bool = False,
+    make: Callable[..., nn.Module], inputs: int, layer: Layer, style: LayerStyle
 ) -> list[nn.Module]:
-    """A layer with its normalisation, activation and (dense ones) dropout.
-
-    A gated layer is a linear unit times a sigmoid gate (Dauphin et al. 2017), the gate's outputs beside the unit's.
-    """
-    activation = activation or style.activation
-    wide = 2 * outputs if activation == "gated" else outputs
-    # A batch normalisation takes any bias away again.
-    modules = [layer(inputs, wide, bias=style.normalisation != "batch")]
+    """A layer with its normalisation, activation and (dense ones) dropout. Activation "gated" is a linear unit times a
+    sigmoid gate (Dauphin et al. 2017), whose outputs come after those of the unit."""
+    activation, images = layer.activation or style.activation, layer.kernel > 0
+    width = 2 * layer.width if activation == "gated" else layer.width
+    # A batch normalisation cancels any bias.
+    modules = [make(inputs, width, bias=style.normalisation != "batch")]
     if style.normalisation == "batch":
-        modules.append(nn.BatchNorm2d(wide) if images else BatchNorm(wide))
+        modules.append(nn.BatchNorm2d(width) if images else BatchNorm(width))
     elif style.normalisation == "layer":
-        modules.append(nn.GroupNorm(1, wide) if images else nn.LayerNorm(wide))
+        modules.append(nn.GroupNorm(1, width) if images else nn.LayerNorm(width))
     if activation == "gated":
         modules.append(nn.GLU(dim=1 if images else -1))
     elif activation != "linear":
@@ -104,147 +95,136 @@ def hidden_layer(
     return [*modules, Dropout(style.dropout)] if style.dropout and not images else modules
 
 
-def hidden_layers(inputs: int, layers: Sequence[Layer], style: Style) -> tuple[nn.Sequential, int]:
-    """Dense hidden layers, and how many outputs the last has."""
+def hidden_layers(inputs: int, layers: Layers, style: LayerStyle) -> tuple[nn.Sequential, int]:
+    """Dense hidden layers, and the width of the last."""
     modules: list[nn.Module] = []
     for layer in layers:
-        modules += hidden_layer(nn.Linear, inputs, layer.width, style, layer.activation)
+        modules += hidden_layer(nn.Linear, inputs, layer, style)
         inputs = layer.width
     return nn.Sequential(*modules), inputs
 
 
 class MLP(nn.Module):
-    """Dense network: vectors (..., D_i), joined -> (..., outputs), through the hidden layers given."""
+    """Dense network: vectors (..., D_i), concatenated -> hidden layers -> (..., outputs)."""
 
-    def __init__(
-        self, inputs: int, layers: Sequence[Layer], outputs: int, style: Style = DEFAULT
-    ) -> None:
+    def __init__(self, inputs: int, layers: Layers, outputs: int, style: LayerStyle) -> None:
         super().__init__()
         self.hidden, width = hidden_layers(inputs, layers, style)
         self.last = nn.Linear(width, outputs)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        return self.last(self.hidden(join(*inputs)))
+        return self.last(self.hidden(concat(*inputs)))
 
 
 class Encoder(nn.Module):
-    """Images (B, C, H, W), a vector `given` with them, a latent (..., D) where one joins -> vectors (..., outputs).
+    """Images (B, C, H, W), a condition (B, G) if any, a latent (..., D) if any -> vectors (..., outputs).
 
-    `layers` are convolutions, then dense layers. `given` is the vector's size, or (C, H, W) if it is an image, or None;
-    convolutions see it as channels, constant ones unless it is an image.
-    A latent of `latent_dim` goes through `branch` before it meets the image's features, and both through `joint` after;
-    so an image is seen once, however many samples the latent has.
+    `layers` are convolutions, then dense layers. `given` is the condition's size, or (C, H, W) if it is an image, or
+    None; to convolutions it is channels, constant ones unless it is an image. A latent of `latent_dim` passes through
+    `branch`, joins the image's features, and both pass through `joint`: images are encoded once for all its samples.
     """
 
     def __init__(
         self,
         shape: tuple[int, int, int],
-        layers: Sequence[Layer],
+        layers: Layers,
         outputs: int,
-        style: Style = DEFAULT,
+        style: LayerStyle,
         given: int | tuple[int, int, int] | None = None,
         latent_dim: int = 0,
-        branch: Sequence[Layer] = (),
-        joint: Sequence[Layer] = (),
+        branch: Layers = (),
+        joint: Layers = (),
     ) -> None:
         super().__init__()
         check_encoder(layers)
-        channels, height, width = shape
+        channels, size = shape[0], shape[1:]
         self.conditions = 0 if given is None else 1
-        self.convolves = bool(layers and layers[0].kernel)
-        self.plane = (given, 1, 1) if isinstance(given, int) else given or (0, 1, 1)
+        self.condition_shape = (given, 1, 1) if isinstance(given, int) else given or (0, 1, 1)
+        convolutions = [layer for layer in layers if layer.kernel]
         modules: list[nn.Module] = []
-        if self.convolves:
-            channels += self.plane[0]
-        for layer in layers:
-            if layer.kernel:
-                make = convolution(layer, height, width)
-                modules += hidden_layer(make, channels, layer.width, style, layer.activation, True)
-                channels, height, width = layer.width, layer.outputs(height), layer.outputs(width)
-                require(
-                    min(height, width) >= 1,
-                    f"images of {shape[1]} x {shape[2]} pixels are too small for the encoder's layers",
-                )
+        if convolutions:
+            channels += self.condition_shape[0]
+        for layer in convolutions:
+            after = layer.outputs(size[0]), layer.outputs(size[1])
+            require(
+                min(after) >= 1,
+                f"images of {shape[1]} x {shape[2]} pixels are too small for the encoder's layers",
+            )
+            conv = convolution(layer, size, after)
+            modules += hidden_layer(conv, channels, layer, style)
+            channels, size = layer.width, after
         self.convolutions = nn.Sequential(*modules)
-        features = channels * height * width
-        if not self.convolves:
-            features += math.prod(self.plane)
-        dense = [layer for layer in layers if not layer.kernel]
-        self.trunk, features = hidden_layers(features, dense, style)
-        self.branch, wide = hidden_layers(latent_dim, branch, style)
-        self.head = MLP(features + wide, joint, outputs, style)
+        features = channels * math.prod(size)
+        if not convolutions:
+            features += math.prod(self.condition_shape)
+        self.trunk, features = hidden_layers(features, layers[len(convolutions) :], style)
+        self.branch, branch_width = hidden_layers(latent_dim, branch, style)
+        self.head = MLP(features + branch_width, joint, outputs, style)
 
     def forward(self, x: Tensor, *inputs: Tensor) -> Tensor:
         given, latents = inputs[: self.conditions], inputs[self.conditions :]
-        if self.convolves:
-            planes = (y.view(-1, *self.plane).expand(-1, -1, *x.shape[-2:]) for y in given)
-            features = self.trunk(self.convolutions(torch.cat([x, *planes], dim=1)).flatten(1))
+        if self.convolutions:
+            images = (y.view(-1, *self.condition_shape) for y in given)
+            channels = [x, *(image.expand(-1, -1, *x.shape[-2:]) for image in images)]
+            features = self.trunk(self.convolutions(torch.cat(channels, dim=1)).flatten(1))
         else:
-            features = self.trunk(join(x.flatten(1), *given))
+            features = self.trunk(concat(x.flatten(1), *given))
         return self.head(features, *(self.branch(z) for z in latents))
 
 
 class Decoder(nn.Module):
-    """Vectors (..., D_i), joined -> images (..., C, H, W).
+    """Vectors (..., D_i), concatenated -> images (..., C, H, W).
 
-    `layers` are dense; or dense, then convolutions, sized backwards from the image so that any size comes out exact.
+    `layers` are dense; or dense, then convolutions, whose sizes follow from the image's backwards: any size is exact.
     """
 
     def __init__(
-        self,
-        inputs: int,
-        layers: Sequence[Layer],
-        shape: tuple[int, int, int],
-        style: Style = DEFAULT,
+        self, inputs: int, layers: Layers, shape: tuple[int, int, int], style: LayerStyle
     ) -> None:
         super().__init__()
         check_decoder(layers)
         self.shape = shape
-        channels, *size = shape
+        channels, height, width = shape
         dense = [layer for layer in layers if not layer.kernel and not layer.image]
         convolutions = [layer for layer in layers if layer.kernel]
-        self.hidden, width = hidden_layers(inputs, dense, style)
+        self.hidden, features = hidden_layers(inputs, dense, style)
         if not convolutions:
-            self.small, self.convolutions = shape, nn.Sequential()
-            self.unfold: nn.Module = nn.Linear(width, math.prod(shape))
+            self.convolutions = nn.Sequential()
+            self.unfold: nn.Module = nn.Linear(features, math.prod(shape))
             return
-        sizes = [(size[0], size[1])]
+        sizes = [(height, width)]
         for layer in reversed(convolutions):
             sizes.insert(0, (layer.inputs(sizes[0][0]), layer.inputs(sizes[0][1])))
             require(
                 min(sizes[0]) >= 1,
-                f"the decoder's layers give no image of {shape[1]} x {shape[2]} pixels",
+                f"the decoder's layers give no image of {height} x {width} pixels",
             )
         (first,) = (layer for layer in layers if layer.image)
         self.small = (first.width, *sizes[0])
         unfold = Layer(math.prod(self.small), activation=first.activation)
-        plain = Style(style.activation, style.normalisation)
-        self.unfold, _ = hidden_layers(width, [unfold], plain)
+        no_dropout = LayerStyle(style.activation, style.normalisation)
+        self.unfold, _ = hidden_layers(features, [unfold], no_dropout)
         modules: list[nn.Module] = []
-        narrow = first.width
+        inputs = first.width
         for layer, (before, after) in zip(convolutions, pairwise(sizes), strict=True):
-            make = (
-                transposed_convolution(layer, before, after)
-                if layer.up
-                else convolution(layer, *before)
-            )
+            conv = convolution(layer, before, after)
             if layer is convolutions[-1]:
-                modules.append(make(narrow, channels))
+                modules.append(conv(inputs, channels))
             else:
-                modules += hidden_layer(make, narrow, layer.width, style, layer.activation, True)
-                narrow = layer.width
+                modules += hidden_layer(conv, inputs, layer, style)
+                inputs = layer.width
         self.convolutions = nn.Sequential(*modules)
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        x = self.unfold(self.hidden(join(*inputs)))
+        x = self.unfold(self.hidden(concat(*inputs)))
         if not self.convolutions:
             return x.unflatten(-1, self.shape)
         images = self.convolutions(x.reshape(-1, *self.small))
         return images.unflatten(0, x.shape[:-1])
 
 
-class Beside(nn.Module):
-    """The vectors of several networks of the same inputs, side by side."""
+class ParallelNetworks(nn.Module):
+    """Several networks of the same inputs, their outputs concatenated."""
 
     def __init__(self, *networks: nn.Module) -> None:
         super().__init__()
@@ -254,49 +234,25 @@ class Beside(nn.Module):
         return torch.cat([network(*inputs) for network in self.networks], dim=-1)
 
 
-def convolution(layer: Layer, height: int, width: int) -> Callable[..., nn.Module]:
-    """A convolution of images of that size: to a size divided by the stride, rounded up, unless `valid`."""
-    if layer.valid:
-        return partial(nn.Conv2d, kernel_size=layer.kernel, stride=layer.stride)
-    if layer.stride == 1:
+def convolution(layer: Layer, before: Size, after: Size) -> Callable[..., nn.Module]:
+    """A convolution, transposed where `layer.up`, of images of size `before` to size `after`."""
+    if layer.stride == 1 and not layer.valid:
         return partial(same_convolution, layer.kernel)
-
-    def padding(size: int) -> int:
-        lacking = (layer.outputs(size) - 1) * layer.stride + layer.kernel - size
-        return math.ceil(max(lacking, 0) / 2)
-
-    return partial(
-        nn.Conv2d,
-        kernel_size=layer.kernel,
-        stride=layer.stride,
-        padding=(padding(height), padding(width)),
-    )
+    sizes = zip(before, after, strict=True)
+    # How far the kernel's positions on the smaller image reach beyond the larger one.
+    high, wide = ((min(n) - 1) * layer.stride + layer.kernel - max(n) for n in sizes)
+    padding = math.ceil(max(high, 0) / 2), math.ceil(max(wide, 0) / 2)
+    options: dict[str, Any] = {"stride": layer.stride, "padding": padding}
+    if layer.up:
+        options["output_padding"] = 2 * padding[0] - high, 2 * padding[1] - wide
+    kind = nn.ConvTranspose2d if layer.up else nn.Conv2d
+    return partial(kind, kernel_size=layer.kernel, **options)
 
 
 def same_convolution(kernel: int, inputs: int, outputs: int, bias: bool = True) -> nn.Module:
-    """A convolution that keeps an image's size; an even kernel has one zero more after the image than before."""
+    """A convolution that keeps the size; with an even kernel there is one zero more after the image than before."""
     if kernel % 2:
         return nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=bias)
     before, after = kernel // 2 - 1, kernel // 2
     pad = nn.ZeroPad2d((before, after, before, after))
     return nn.Sequential(pad, nn.Conv2d(inputs, outputs, kernel, bias=bias))
-
-
-def transposed_convolution(
-    layer: Layer, before: tuple[int, int], after: tuple[int, int]
-) -> Callable[..., nn.Module]:
-    """A transposed convolution from one size to another, which is at most `stride` times as large."""
-    if layer.stride == 1 and not layer.valid:
-        return partial(same_convolution, layer.kernel)
-    excess = [
-        (small - 1) * layer.stride + layer.kernel - large
-        for small, large in zip(before, after, strict=True)
-    ]
-    high, wide = (math.ceil(max(n, 0) / 2) for n in excess)
-    return partial(
-        nn.ConvTranspose2d,
-        kernel_size=layer.kernel,
-        stride=layer.stride,
-        padding=(high, wide),
-        output_padding=(2 * high - excess[0], 2 * wide - excess[1]),
-    )

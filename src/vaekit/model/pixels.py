@@ -1,85 +1,68 @@
-"""Distributions of pixels: heads of the decoder, and what torch has not, or not exactly enough."""
+"""Distributions of pixels: the heads of the decoder, and distributions that torch lacks or computes less exactly."""
 
 from __future__ import annotations
 
 import math
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.distributions import (
-    Bernoulli,
-    Categorical,
-    ContinuousBernoulli,
-    Distribution,
-    Independent,
-    constraints,
-)
+from torch import Tensor
+from torch.distributions import Bernoulli, Categorical, Distribution, Independent, constraints
 
-from .distributions import LocationScaleHead, gaussian, independent
+from ..settings.model import ModelConfig, Scale
+from ..support.errors import UserError
+from .distributions import Head, LocationScaleHead, gaussian
 
 SCALE_FLOOR = 1 / 256  # of a Gaussian pixel: one level of an 8-bit image
 
 
-class BernoulliHead(nn.Module):
-    """p(x) = x^p (1 - x)^(1 - p) for each element, p = sigmoid(output).
-
-    `event_dim` trailing dimensions are one draw (1 for a vector, 3 for an image).
-    Grey x in [0, 1] gives the relaxation x log p + (1 - x) log(1 - p), a bound on what a binarised x gives.
-    """
-
-    outputs = 1  # what the head takes from the network for each element
-
-    def __init__(self, event_dim: int) -> None:
-        super().__init__()
-        self.event_dim = event_dim
-
-    def forward(self, output: Tensor) -> Distribution:
-        return independent(Bernoulli(logits=output, validate_args=False), self.event_dim)
+def likelihood_head(settings: ModelConfig) -> Head | LocationScaleHead:
+    """The decoder's head for the likelihood of the settings."""
+    if settings.likelihood == "bernoulli":
+        return Head(bernoulli, 3)
+    if settings.likelihood == "continuous-bernoulli":
+        return Head(continuous_bernoulli, 3)
+    if settings.likelihood == "gaussian":
+        return gaussian_head(settings.scale or "shared")
+    if settings.likelihood == "logistic":
+        return logistic_head(settings.scale or "each")
+    if settings.likelihood == "categorical":
+        return Head(categorical, 3, outputs=CategoricalPixels.levels)
+    raise UserError("the likelihood is 'auto'; make the model with `build`, which chooses one")
 
 
-class ContinuousBernoulliHead(nn.Module):
-    """p(x) = C(p) x^p (1 - x)^(1 - p), a density of x in [0, 1], p = sigmoid(output). Loaiza-Ganem and
-    Cunningham 2019, eq. 5."""
-
-    outputs = 1
-
-    def forward(self, output: Tensor) -> Distribution:
-        return independent(ContinuousPixels(logits=output, validate_args=False), 3)
+def bernoulli(logits: Tensor) -> Distribution:
+    """log p(x) = x log p + (1 - x) log(1 - p), p = sigmoid(logits). For grey x in [0, 1] this relaxation is E[log p(b)]
+    of bits b ~ Bernoulli(x)."""
+    return Bernoulli(logits=logits, validate_args=False)
 
 
-class CategoricalHead(nn.Module):
-    """Each pixel one of 256 levels, their probabilities free of each other."""
-
-    outputs = 256
-
-    def forward(self, output: Tensor) -> Distribution:
-        levels = output.unflatten(-3, (-1, self.outputs)).movedim(-3, -1)
-        return independent(CategoricalLevels(levels), 3)
+def continuous_bernoulli(logits: Tensor) -> Distribution:
+    """p(x) = C(p) p^x (1 - p)^(1 - x), a density on [0, 1], p = sigmoid(logits). Loaiza-Ganem and Cunningham 2019,
+    eq. 5."""
+    return StableContinuousBernoulli(logits=logits, validate_args=False)
 
 
-def gaussian_head(scale: Literal["each", "shared"] | float) -> LocationScaleHead:
-    """Gaussian pixels. Without a floor under a learned scale the density rises without bound on
-    pixels that never change."""
-    return LocationScaleHead(
-        gaussian, event_dim=3, scale=scale, initial=0.25, floor=SCALE_FLOOR, center=0.5
-    )
+def categorical(output: Tensor) -> Distribution:
+    """A softmax over the 256 levels of each pixel: (..., 256 C, H, W) -> (..., C, H, W)."""
+    return CategoricalPixels(output.unflatten(-3, (-1, CategoricalPixels.levels)).movedim(-3, -1))
 
 
-def logistic_head(scale: Literal["each", "shared"] | float) -> LocationScaleHead:
-    """Discretised logistic pixels, whose probabilities stay below 1 whatever the scale; the floor of 1e-3, a
-    quarter of a level, is there for float32."""
-    return LocationScaleHead(
-        DiscretisedLogistic, event_dim=3, scale=scale, initial=0.1, floor=1e-3, center=0.5
-    )
+def gaussian_head(scale: Scale) -> LocationScaleHead:
+    """Gaussian pixels. Without the floor of a learned scale, the density is unbounded on pixels that never change."""
+    return LocationScaleHead(gaussian, 3, scale, initial=0.25, floor=SCALE_FLOOR, center=0.5)
 
 
-class ContinuousPixels(ContinuousBernoulli):
-    """torch's, with the density and mean from logits l: from probabilities they lose digits where |l| is large, some
-    0.01 nats a pixel in float32 at l = 15.
+def logistic_head(scale: Scale) -> LocationScaleHead:
+    """Discretised logistic pixels. The floor of a learned scale, a quarter of a level, is for float32: at any scale the
+    probabilities are at most 1."""
+    return LocationScaleHead(DiscretisedLogistic, 3, scale, initial=0.1, floor=1e-3, center=0.5)
 
-    log p(x) = x l - softplus(l) + log(l / tanh(l / 2)), E[x] = 1 / (1 - e^-l) - 1 / l.
+
+class StableContinuousBernoulli(torch.distributions.ContinuousBernoulli):
+    """torch's, with density and mean computed from logits l; from probabilities the error in float32 is about 0.01 nats
+    per pixel at l = 15. log p(x) = x l - softplus(l) + log(l / tanh(l / 2)), E[x] = 1 / (1 - e^-l) - 1 / l.
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
@@ -96,8 +79,8 @@ class ContinuousPixels(ContinuousBernoulli):
         return torch.where(small, 0.5 + self.logits / 12, -1 / torch.expm1(-safe) - 1 / safe)
 
 
-class Hidden(Distribution):
-    """Images of which only the pixels where `mask` is 1 are random; the others are those of `visible`."""
+class MaskedPixels(Distribution):
+    """Images whose pixels are random where `mask` is 1, and those of `visible` elsewhere."""
 
     arg_constraints = {}  # noqa: RUF012
 
@@ -117,8 +100,8 @@ class Hidden(Distribution):
         return torch.where(self.mask > 0, self.base_dist.mean, self.visible)
 
 
-class CategoricalLevels(Distribution):
-    """A variable on 0/255, 1/255 ... 255/255, with the logits (..., 256) of each."""
+class CategoricalPixels(Distribution):
+    """A variable on 0/255, 1/255 ... 255/255 with logits (..., 256)."""
 
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012
     levels = 256
@@ -127,8 +110,8 @@ class CategoricalLevels(Distribution):
         self.logits = logits
         super().__init__(logits.shape[:-1], validate_args=False)
 
-    def expand(self, batch_shape: Any, _instance: Any = None) -> CategoricalLevels:
-        return CategoricalLevels(self.logits.expand(*batch_shape, self.levels))
+    def expand(self, batch_shape: Any, _instance: Any = None) -> CategoricalPixels:
+        return CategoricalPixels(self.logits.expand(*batch_shape, self.levels))
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Nats; value on the levels k/255."""
@@ -143,14 +126,12 @@ class CategoricalLevels(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        level = torch.linspace(
-            0, 1, self.levels, dtype=self.logits.dtype, device=self.logits.device
-        )
-        return self.logits.softmax(-1) @ level
+        p = self.logits.softmax(-1)
+        return p @ torch.linspace(0, 1, self.levels, dtype=p.dtype, device=p.device)
 
 
 class DiscretisedLogistic(Distribution):
-    """A logistic variable rounded to 0/255, 1/255 ... 255/255; the end levels take the tails.
+    """A logistic variable rounded to 0/255, 1/255 ... 255/255; the end levels include the tails.
 
     P(x) = sigmoid((x + 1/510 - loc) / scale) - sigmoid((x - 1/510 - loc) / scale).
     Kingma et al. 2016 (IAF), eq. 18; Salimans et al. 2017 (PixelCNN++), section 2.1.
@@ -171,8 +152,8 @@ class DiscretisedLogistic(Distribution):
         half = 0.5 / (self.levels - 1)
         upper = (value + half - self.loc) / self.scale
         lower = (value - half - self.loc) / self.scale
-        # log(sigmoid(b) - sigmoid(a)) = log sigmoid(b) + log sigmoid(-a) + log(1 - e^(a - b))
-        # loses no digits, however far out both are; b - a is the width of a level, not a difference of floats.
+        # log(sigmoid(b) - sigmoid(a)) = log sigmoid(b) + log sigmoid(-a) + log(1 - e^(a - b)) is exact far out in the
+        # tails too; b - a is the width of a level, not a difference of floats.
         first, last = value < half, value > 1 - half
         log_upper = torch.where(last, 0.0, F.logsigmoid(upper))
         log_lower = torch.where(first, 0.0, F.logsigmoid(-lower))
@@ -182,10 +163,10 @@ class DiscretisedLogistic(Distribution):
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         shape = self._extended_shape(sample_shape)
         with torch.no_grad():
-            # Not quite 0 or 1, where the logit is infinite.
             uniform = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
-            draw = self.loc + self.scale * torch.logit(uniform, eps=1e-7)
-            return (draw * (self.levels - 1)).round().clamp(0, self.levels - 1) / (self.levels - 1)
+            # eps: at exactly 0 or 1 the logit is infinite.
+            x = self.loc + self.scale * torch.logit(uniform, eps=1e-7)
+            return (x * (self.levels - 1)).round().clamp(0, self.levels - 1) / (self.levels - 1)
 
     @property
     def mean(self) -> Tensor:

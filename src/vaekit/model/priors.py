@@ -1,7 +1,4 @@
-"""Priors: modules that take the values known so far and return a distribution.
-
-A prior p(z | others) that a network gives is a `Conditional`.
-"""
+"""Priors: modules from the values known so far to a distribution. One with a network is a `Conditional`."""
 
 from __future__ import annotations
 
@@ -10,9 +7,6 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from .distributions import GaussianMixture, gaussian, independent
-
-# A pseudo-input's pixel is a sigmoid, whose gradient is nothing at exactly 0 and 1.
-PIXEL_RANGE = (0.02, 0.98)
 
 
 class StandardNormal(nn.Module):
@@ -23,7 +17,7 @@ class StandardNormal(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        # Buffers follow the model to its device and dtype; they are constants, so they are not saved.
+        # Buffers follow the model to its device and dtype; these are constants, so they are not saved.
         self.register_buffer("loc", torch.zeros(dim), persistent=False)
         self.register_buffer("scale", torch.ones(dim), persistent=False)
 
@@ -32,7 +26,7 @@ class StandardNormal(nn.Module):
 
 
 class FixedMixture(nn.Module):
-    """p(z) = 1/K sum_k N(m_k 1, I/2), with m = 0, 1, -1, 2, -2 ... in every dimension (psanch21/VAE-GMVAE, model3)."""
+    """p(z) = 1/K sum_k N(m_k 1, I/2), m = 0, 1, -1, 2, -2 ... in every dimension (psanch21/VAE-GMVAE, model3)."""
 
     loc: Tensor
     scale: Tensor
@@ -49,7 +43,7 @@ class FixedMixture(nn.Module):
 
 
 class LearnedMixture(nn.Module):
-    """p(z) = sum_k pi_k N(loc_k, scale_k^2), all of it learned; loc starts from N(0, I), the scales at 1."""
+    """p(z) = sum_k pi_k N(loc_k, scale_k^2), all learned; loc is initialised from N(0, I), scale to 1."""
 
     def __init__(self, components: int, dim: int) -> None:
         super().__init__()
@@ -70,7 +64,7 @@ class VampPrior(nn.Module):
     def __init__(self, posterior: nn.Module, components: int, shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.logits = nn.Parameter(torch.randn(components, *shape))
-        # In a tuple, so that its weights are registered (and saved) once, by the model that owns it.
+        # In a tuple, so that the model alone registers (and saves) its weights.
         self.shared = (posterior,)
 
     @property
@@ -79,9 +73,10 @@ class VampPrior(nn.Module):
         return self.logits.sigmoid()
 
     @torch.no_grad()
-    def start_from(self, images: Tensor) -> None:
-        """Make the pseudo-inputs these images (K, C, H, W) in [0, 1]."""
-        self.logits.copy_(images.clamp(*PIXEL_RANGE).logit())
+    def init_from_images(self, images: Tensor) -> None:
+        """Set the pseudo-inputs to images (K, C, H, W) in [0, 1]."""
+        # Clamped, since the gradient of a sigmoid vanishes at exactly 0 and 1.
+        self.logits.copy_(images.clamp(0.02, 0.98).logit())
 
     def forward(self, values: dict[str, Tensor | None]) -> Distribution:
         (posterior,) = self.shared

@@ -1,6 +1,6 @@
-"""Every plot. Takes arrays, returns a matplotlib Figure; nothing here needs a display."""
+"""Plotting functions: arrays in, a matplotlib Figure out. They need no display."""
 
-from .charts import bars, comparison, confusion, curves, samples_seen
+from .charts import cluster_bars, comparison, confusion, curves, samples_seen
 from .grids import contact_sheet, image_grid, pairs
 from .scatters import Panel, scatter, scatter_3d
 from .writing import Movie, save
@@ -8,7 +8,7 @@ from .writing import Movie, save
 __all__ = [
     "Movie",
     "Panel",
-    "bars",
+    "cluster_bars",
     "comparison",
     "confusion",
     "contact_sheet",

@@ -1,4 +1,4 @@
-"""Numbers as lines, bars and tables of colour."""
+"""Charts of numbers: training curves, bars, heat maps."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from .grids import draw_image
-from .style import BLUE, ORANGE, PALETTE, plain
+from .style import BLUE, ORANGE, PALETTE, escape_math
 
-MARKED = 60  # epochs, from which on a line has no marks
+MAX_MARKED_EPOCHS = 60  # with this many epochs or more a line has no markers
 Metrics = Sequence[Mapping[str, Any]]
 
 
-def column(metrics: Metrics, key: str) -> list[float]:
-    """A value of each epoch, NaN where it is null."""
+def values_by_epoch(metrics: Metrics, key: str) -> list[float]:
+    """One value per epoch, NaN where it is null."""
     return [np.nan if epoch.get(key) is None else epoch[key] for epoch in metrics]
 
 
 def curves(metrics: Metrics, title: str = "") -> Figure:
-    """ELBO, log-likelihood and KL by epoch, training and validation (the records of metrics.jsonl); where they have
-    them, active units and the KL of each dimension too. The objective, where there is no ELBO."""
-    epochs = column(metrics, "epoch")
-    examined = [epoch for epoch in metrics if "active_units" in epoch]
-    figure = Figure(figsize=(11, 6.6 if examined else 3.4), dpi=100, layout="constrained")
-    grid = figure.add_gridspec(2 if examined else 1, 3)
+    """Plot training and validation ELBO, log-likelihood and KL by epoch (the records of metrics.jsonl), and active
+    units and KL per dimension where recorded; the objective alone where there is no ELBO."""
+    epochs = values_by_epoch(metrics, "epoch")
+    measured = [epoch for epoch in metrics if "active_units" in epoch]
+    figure = Figure(figsize=(11, 6.6 if measured else 3.4), dpi=100, layout="constrained")
+    grid = figure.add_gridspec(2 if measured else 1, 3)
     panels = [
         ("ELBO", "train_elbo", "validation_elbo"),
         ("log-likelihood", "train_log_likelihood", "validation_log_likelihood"),
@@ -40,41 +40,46 @@ def curves(metrics: Metrics, title: str = "") -> Figure:
     span = 3 // len(panels)
     for i, (name, train, validation) in enumerate(panels):
         axes = figure.add_subplot(grid[0, i * span : (i + 1) * span])
-        marker = "." if len(epochs) < MARKED else ""
-        axes.plot(epochs, column(metrics, train), color=BLUE, label="training", marker=marker)
+        marker = "." if len(epochs) < MAX_MARKED_EPOCHS else ""
         axes.plot(
-            epochs, column(metrics, validation), color=ORANGE, label="validation", marker=marker,
+            epochs, values_by_epoch(metrics, train), color=BLUE, label="training", marker=marker
+        )
+        axes.plot(
+            epochs, values_by_epoch(metrics, validation), color=ORANGE, label="validation", marker=marker,
             linestyle="--",
         )  # fmt: skip
-        by_epoch(axes, name if name == "objective" else f"{name} (nats per image)")
+        style_epoch_axis(axes, name if name == "objective" else f"{name} (nats per image)")
         best = [epoch["epoch"] for epoch in metrics if epoch.get("best")]
         if best:
-            axes.axvline(best[-1], color="#999999", linewidth=0.8, label="best, which is kept")
+            axes.axvline(best[-1], color="#999999", linewidth=0.8, label="best (saved)")
     axes.legend(fontsize=8)
-    if examined:
+    if measured:
         axes = figure.add_subplot(grid[1, 0])
-        units = examined[-1]["latent_units"]
+        units = measured[-1]["latent_units"]
         axes.plot(
-            column(examined, "epoch"), column(examined, "active_units"), color=BLUE, marker=marker
+            values_by_epoch(measured, "epoch"),
+            values_by_epoch(measured, "active_units"),
+            color=BLUE,
+            marker=marker,
         )
-        by_epoch(axes, f"active units of {units}")
+        style_epoch_axis(axes, f"active units (of {units})")
         axes.set_ylim(0, units * 1.05)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        if examined[-1]["kl_per_dimension"]:
-            draw_dimensions(figure, figure.add_subplot(grid[1, 1:]), examined)
-    figure.suptitle(plain(title), fontsize=11)
+        if measured[-1]["kl_per_dimension"]:
+            draw_kl_heatmap(figure, figure.add_subplot(grid[1, 1:]), measured)
+    figure.suptitle(escape_math(title), fontsize=11)
     return figure
 
 
-def by_epoch(axes: Axes, title: str) -> None:
+def style_epoch_axis(axes: Axes, title: str) -> None:
     axes.set(xlabel="epoch")
     axes.set_title(title, fontsize=10)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(alpha=0.3)
 
 
-def draw_dimensions(figure: Figure, axes: Axes, metrics: Metrics) -> None:
-    """The KL of each dimension over time as colours, the strongest of each latent at its top."""
+def draw_kl_heatmap(figure: Figure, axes: Axes, metrics: Metrics) -> None:
+    """Draw the KL of each dimension by epoch as colours, sorted within each latent, the largest at the top."""
     rows, names = [], list[str]()
     for name in metrics[-1]["kl_per_dimension"]:
         values = np.array([epoch["kl_per_dimension"][name] for epoch in metrics], float).T
@@ -82,63 +87,72 @@ def draw_dimensions(figure: Figure, axes: Axes, metrics: Metrics) -> None:
         rows.append(values[order])
         names += [f"{name}[{d}]" for d in order]
     epochs = np.array([epoch["epoch"] for epoch in metrics], float)
-    # A colour lasts from the middle between two epochs to the next middle.
+    # Cell edges lie halfway between epochs.
     edges = np.concatenate([epochs[:1] - 0.5, (epochs[1:] + epochs[:-1]) / 2, epochs[-1:] + 0.5])
-    places = np.arange(len(names) + 1) - 0.5
-    mesh = axes.pcolormesh(edges, places, np.concatenate(rows), cmap="viridis", vmin=0)
+    row_edges = np.arange(len(names) + 1) - 0.5
+    mesh = axes.pcolormesh(edges, row_edges, np.concatenate(rows), cmap="viridis", vmin=0)
     axes.invert_yaxis()
     step = -(-len(names) // 24)
     axes.set_yticks(range(0, len(names), step), names[::step], fontsize=7)
-    by_epoch(axes, "KL per dimension (nats), the strongest first")
+    style_epoch_axis(axes, "KL per dimension (nats), largest first")
     axes.grid(visible=False)
     figure.colorbar(mesh, ax=axes)
 
 
 def samples_seen(metrics: Metrics, images: int, title: str = "") -> Figure:
-    """The lower bound against the number of training samples seen, on a log axis, as Figure 2 of Kingma and Welling
-    2014; `images` is how many an epoch has."""
+    """Plot the ELBO against the training samples seen, on a log axis, as in Figure 2 of Kingma and Welling 2014;
+    `images` is the number per epoch."""
     figure = Figure(figsize=(6, 4.2), dpi=100, layout="constrained")
     axes = figure.subplots()
-    seen = [epoch * images for epoch in column(metrics, "epoch")]
-    axes.plot(seen, column(metrics, "train_elbo"), color=BLUE, label="training", marker=".")
+    seen = [epoch * images for epoch in values_by_epoch(metrics, "epoch")]
     axes.plot(
-        seen, column(metrics, "validation_elbo"), color=ORANGE, label="validation", linestyle="--", marker="."
+        seen, values_by_epoch(metrics, "train_elbo"), color=BLUE, label="training", marker="."
+    )
+    axes.plot(
+        seen, values_by_epoch(metrics, "validation_elbo"), color=ORANGE, label="validation", linestyle="--", marker="."
     )  # fmt: skip
-    by_samples(axes)
+    style_samples_axis(axes)
     axes.legend(fontsize=8)
-    axes.set_title(plain(title), fontsize=11)
+    axes.set_title(escape_math(title), fontsize=11)
     return figure
 
 
-def by_samples(axes: Axes) -> None:
+def style_samples_axis(axes: Axes) -> None:
     axes.set(xscale="log", xlabel="training samples seen", ylabel="ELBO (nats per image)")
     axes.grid(alpha=0.3, which="both")
 
 
 def comparison(groups: Mapping[str, Sequence[tuple[Metrics, int]]]) -> Figure:
-    """Validation ELBO of several runs, by epoch and by training samples seen: by name the metrics of each seed and
-    the images of an epoch. A line is the mean over seeds, its band one standard deviation."""
+    """Plot the validation ELBO of groups of runs by epoch and by training samples seen, as the mean over the runs of
+    a group with a band of one standard deviation; `groups`: name -> (metrics, images per epoch) of each run."""
     figure = Figure(figsize=(12, 4.8), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2)
     for i, (name, runs) in enumerate(groups.items()):
         colour, line = PALETTE[i % len(PALETTE)], ("-", "--", ":")[i // len(PALETTE) % 3]
-        # As long as all seeds have come: a mean of fewer would jump.
+        # Cut to the shortest run: the mean would jump where a run ends.
         length = min(len(metrics) for metrics, _ in runs)
-        values = np.array([column(metrics[:length], "validation_elbo") for metrics, _ in runs])
+        values = np.array(
+            [values_by_epoch(metrics[:length], "validation_elbo") for metrics, _ in runs]
+        )
         mean, spread = values.mean(0), values.std(0, ddof=1) if len(runs) > 1 else None
-        epochs = np.array(column(runs[0][0][:length], "epoch"))
+        epochs = np.array(values_by_epoch(runs[0][0][:length], "epoch"))
         seeds = f" ({len(runs)} runs)" if len(runs) > 1 else ""
-        marker = "." if length < MARKED else ""
+        marker = "." if length < MAX_MARKED_EPOCHS else ""
         for axes, x in ((left, epochs), (right, epochs * runs[0][1])):
             axes.plot(
-                x, mean, color=colour, linestyle=line, marker=marker, label=plain(name) + seeds
+                x,
+                mean,
+                color=colour,
+                linestyle=line,
+                marker=marker,
+                label=escape_math(name) + seeds,
             )
             if spread is not None:
                 axes.fill_between(
                     x, mean - spread, mean + spread, color=colour, alpha=0.25, linewidth=0
                 )
-    by_epoch(left, "validation ELBO (nats per image)")
-    by_samples(right)
+    style_epoch_axis(left, "validation ELBO (nats per image)")
+    style_samples_axis(right)
     handles, names = left.get_legend_handles_labels()
     columns = max(1, min(3, len(names), 150 // max(map(len, names))))
     figure.legend(
@@ -147,33 +161,33 @@ def comparison(groups: Mapping[str, Sequence[tuple[Metrics, int]]]) -> Figure:
     return figure
 
 
-def bars(
+def cluster_bars(
     inputs: Tensor, reconstructions: Tensor, probabilities: np.ndarray, title: str = ""
 ) -> Figure:
-    """A row for each image (N, C, H, W): it, its reconstruction, and p(cluster | x) (N, K) as bars."""
+    """Draw one row per image (N, C, H, W): input, reconstruction, and p(cluster | x) (N, K) as bars."""
     count, clusters = probabilities.shape
     figure = Figure(figsize=(6, 0.75 * count + 0.6), dpi=100, layout="constrained")
     rows = figure.subplots(count, 3, width_ratios=[1, 1, 5], squeeze=False)
-    for (left, middle, right), x, redrawn, p in zip(
+    for (left, middle, right), x, reconstruction, p in zip(
         rows, inputs, reconstructions, probabilities, strict=True
     ):
         draw_image(left, x)
-        draw_image(middle, redrawn)
+        draw_image(middle, reconstruction)
         right.bar(range(clusters), p, color=BLUE)
         right.set(ylim=(0, 1), xlim=(-0.6, clusters - 0.4), yticks=[0, 1], xticks=[])
         right.tick_params(labelsize=7)
         right.spines[["top", "right"]].set_visible(False)
-    for axes, name in zip(rows[0], ("input", "redrawn", "p(cluster | x)"), strict=True):
+    for axes, name in zip(rows[0], ("input", "reconstruction", "p(cluster | x)"), strict=True):
         axes.set_title(name, fontsize=9)
     step = -(-clusters // 20)
     rows[-1, 2].set_xticks(range(0, clusters, step))
     rows[-1, 2].set_xlabel("cluster", fontsize=8)
-    figure.suptitle(plain(title), fontsize=11)
+    figure.suptitle(escape_math(title), fontsize=11)
     return figure
 
 
 def confusion(counts: np.ndarray, classes: Sequence[str], title: str = "") -> Figure:
-    """How many images of each cluster (a row) have each label (a column), coloured by their share of the cluster."""
+    """Draw the contingency table (clusters, labels), coloured by each label's share of the cluster."""
     rows, columns = counts.shape
     figure = Figure(
         figsize=(1.9 + min(0.55 * columns, 26), 1.5 + min(0.4 * rows, 26)),
@@ -189,12 +203,12 @@ def confusion(counts: np.ndarray, classes: Sequence[str], title: str = "") -> Fi
             if count:
                 axes.text(j, i, f"{count}", ha="center", va="center", fontsize=8, color=colour)
     slanted = max(map(len, classes)) > 3
-    names = [plain(name[:14]) for name in classes]
+    names = [escape_math(name[:14]) for name in classes]
     axes.set_xticks(
         range(columns), names, fontsize=8, rotation=45 if slanted else 0, ha="right" if slanted else "center"
     )  # fmt: skip
     axes.set_yticks(range(rows), map(str, range(rows)), fontsize=8)
     axes.set(xlabel="label", ylabel="cluster")
     figure.colorbar(image, ax=axes, label="share of the cluster")
-    axes.set_title(plain(title), fontsize=11)
+    axes.set_title(escape_math(title), fontsize=11)
     return figure

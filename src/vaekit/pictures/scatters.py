@@ -1,4 +1,4 @@
-"""Latents as points, coloured by class."""
+"""Scatter plots of latents, coloured by class."""
 
 from __future__ import annotations
 
@@ -13,54 +13,55 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from mpl_toolkits.mplot3d import Axes3D
 
-from .style import BLUE, OTHER, PALETTE, any_glyph, plain
+from .style import BLUE, OTHER_COLOUR, PALETTE, escape_math, ignore_missing_glyphs
 
-# The prior's contours hold these shares of its probability.
-MASSES = (0.5, 0.9, 0.99)
-MOST = 20  # classes with a colour and marker of their own
+# Probability mass of the prior inside each contour.
+CONTOUR_MASSES = (0.5, 0.9, 0.99)
+MAX_CLASSES = 20  # with more, only the most common have their own colour
 
 
 @dataclass(frozen=True)
 class Panel:
-    """Points (N, 2) and what stands with them: the names of the two axes, the prior as a `density` of points (M, 2)
-    and `draws` (S, 2) from it, and `marks` (K, 2), the centres of its components."""
+    """One scatter plot: `points` (N, 2) and the `names` of its axes; the prior's `density` at points (M, 2) -> (M,)
+    with `prior_samples` (S, 2), and the `centres` (K, 2) of its components."""
 
     points: np.ndarray
     title: str = ""
     names: tuple[str, str] = ("", "")
     density: Callable[[np.ndarray], np.ndarray] | None = None
-    draws: np.ndarray | None = None
-    marks: np.ndarray | None = None
+    prior_samples: np.ndarray | None = None
+    centres: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
 class Group:
-    """Points of one colour: `at` (N,) says which."""
+    """The points of one class or several: boolean `mask` (N,), legend name, colour, marker."""
 
-    at: np.ndarray
+    mask: np.ndarray
     name: str
     colour: str
     marker: str = "o"
 
 
-def groups(count: int, labels: np.ndarray | None, classes: Sequence[str] | None) -> list[Group]:
-    """The points by class: ten colours, then the same with another marker; of many classes, the commonest and the
-    others together."""
+def group_points(
+    count: int, labels: np.ndarray | None, classes: Sequence[str] | None
+) -> list[Group]:
+    """Group points by class: ten colours, then the same with another marker; with over 20 classes, the ten most common
+    and one group of all others."""
     if labels is None:
         return [Group(np.ones(count, bool), "", BLUE)]
-    found, sizes = np.unique(labels, return_counts=True)
-    chosen, rest = found, 0
-    if len(found) > MOST:
-        chosen = np.sort(found[np.argsort(-sizes, kind="stable")[: len(PALETTE)]])
-        rest = len(found) - len(chosen)
-    made = []
-    if rest:
-        made.append(Group(~np.isin(labels, chosen), f"{rest} other classes", OTHER))
-    for i, label in enumerate(chosen):
+    present, sizes = np.unique(labels, return_counts=True)
+    shown = present
+    groups = []
+    if len(present) > MAX_CLASSES:
+        shown = np.sort(present[np.argsort(-sizes, kind="stable")[: len(PALETTE)]])
+        name = f"{len(present) - len(shown)} other classes"
+        groups.append(Group(~np.isin(labels, shown), name, OTHER_COLOUR))
+    for i, label in enumerate(shown):
         name = classes[label] if classes is not None and label < len(classes) else str(label)
-        place, again = i % len(PALETTE), i // len(PALETTE)
-        made.append(Group(labels == label, name, PALETTE[place], "o^"[again]))
-    return made
+        colour, marker = PALETTE[i % len(PALETTE)], "o^"[i // len(PALETTE)]
+        groups.append(Group(labels == label, name, colour, marker))
+    return groups
 
 
 def scatter(
@@ -69,47 +70,31 @@ def scatter(
     classes: Sequence[str] | None = None,
     title: str = "",
 ) -> Figure:
-    """Panels beside each other, all of the same points, coloured by their labels (N,); `classes` names these."""
-    found = groups(len(panels[0].points), labels, classes)
-    wide = 5.4 * len(panels) + 1.9  # the legend
-    figure = Figure(figsize=(wide, 5.6), dpi=100, layout="constrained")
+    """Draw panels side by side, all of the same points, coloured by their labels (N,), which `classes` names."""
+    groups = group_points(len(panels[0].points), labels, classes)
+    width = 5.4 * len(panels) + 1.9  # the legend
+    figure = Figure(figsize=(width, 5.6), dpi=100, layout="constrained")
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
-        draw_panel(axes, panel, found)
-    figure.suptitle(plain(title), fontsize=11)
-    add_legend(figure, found, panels)
-    with any_glyph():
-        # Where the aspect is given, the layout settles late, and would cut labels.
+        draw_panel(axes, panel, groups)
+    figure.suptitle(escape_math(title), fontsize=11)
+    add_legend(figure, groups, panels)
+    with ignore_missing_glyphs():
+        # With a fixed aspect the layout settles at the second pass; one pass would cut labels.
         figure.draw_without_rendering()
         figure.draw_without_rendering()
     return figure
 
 
-def draw_panel(axes: Axes, panel: Panel, found: Sequence[Group]) -> None:
-    points = panel.points
-    size = float(np.clip(15000 / len(points), 4, 16))
-    # One class over the other in any order, none on top: all points in one random order.
-    order = np.random.default_rng(0).permutation(len(points))
-    for marker in ("o", "^"):
-        colours = np.full(len(points), "", object)
-        for group in found:
-            if group.marker == marker:
-                colours[group.at] = group.colour
-        rows = order[colours[order] != ""]
-        if len(rows):
-            axes.scatter(
-                points[rows, 0],
-                points[rows, 1],
-                s=size,
-                c=list(colours[rows]),
-                marker=marker,
-                linewidths=0,
-                alpha=0.8,
-            )
-    limits = np.concatenate([points, *([] if panel.draws is None else [panel.draws])])
-    low, high = np.quantile(limits, [0.0005, 0.9995], axis=0)
+def draw_panel(axes: Axes, panel: Panel, groups: Sequence[Group]) -> None:
+    """Draw one panel: points, axis limits, the prior and class names."""
+    draw_points(axes, panel.points, groups)
+    extent = np.concatenate(
+        [panel.points, *([] if panel.prior_samples is None else [panel.prior_samples])]
+    )
+    low, high = np.quantile(extent, [0.0005, 0.9995], axis=0)
     middle, half = (low + high) / 2, float((high - low).max()) * 0.53
     axes.set(
-        title=plain(panel.title), xlabel=panel.names[0], ylabel=panel.names[1],
+        title=escape_math(panel.title), xlabel=panel.names[0], ylabel=panel.names[1],
         xlim=(middle[0] - half, middle[0] + half), ylim=(middle[1] - half, middle[1] + half),
         aspect="equal",
     )  # fmt: skip
@@ -117,60 +102,89 @@ def draw_panel(axes: Axes, panel: Panel, found: Sequence[Group]) -> None:
     if not any(panel.names):
         axes.set(xticks=[], yticks=[])
     draw_prior(axes, panel)
-    if len(found) > 1:
-        placed: list[np.ndarray] = []
-        for group in found:
-            middle = np.median(points[group.at], axis=0)
-            crowded = any(np.linalg.norm(middle - other) < 0.06 * half for other in placed)
-            if group.colour != OTHER and not crowded:
-                placed.append(middle)
-                x, y = middle
-                outline = [effects.withStroke(linewidth=2.5, foreground="white")]
-                axes.text(
-                    x, y, plain(group.name[:14]), ha="center", va="center", fontsize=9, weight="bold",
-                    path_effects=outline,
-                )  # fmt: skip
+    if len(groups) > 1:
+        draw_class_names(axes, panel.points, groups, 0.06 * half)
+
+
+def draw_points(axes: Axes, points: np.ndarray, groups: Sequence[Group]) -> None:
+    """Draw all points in one random order, so that no class covers the others."""
+    size = float(np.clip(15000 / len(points), 4, 16))
+    order = np.random.default_rng(0).permutation(len(points))
+    for marker in ("o", "^"):
+        colours = np.full(len(points), "", object)
+        for group in groups:
+            if group.marker == marker:
+                colours[group.mask] = group.colour
+        rows = order[colours[order] != ""]
+        if len(rows):
+            axes.scatter(
+                points[rows, 0], points[rows, 1], s=size, c=list(colours[rows]), marker=marker, linewidths=0,
+                alpha=0.8,
+            )  # fmt: skip
+
+
+def draw_class_names(
+    axes: Axes, points: np.ndarray, groups: Sequence[Group], min_distance: float
+) -> None:
+    """Write each class name at the median of its points, unless another name is closer than `min_distance`."""
+    placed: list[np.ndarray] = []
+    for group in groups:
+        median = np.median(points[group.mask], axis=0)
+        crowded = any(np.linalg.norm(median - other) < min_distance for other in placed)
+        if group.colour != OTHER_COLOUR and not crowded:
+            placed.append(median)
+            x, y = median
+            outline = [effects.withStroke(linewidth=2.5, foreground="white")]
+            axes.text(
+                x, y, escape_math(group.name[:14]), ha="center", va="center", fontsize=9, weight="bold",
+                path_effects=outline,
+            )  # fmt: skip
 
 
 def draw_prior(axes: Axes, panel: Panel) -> None:
-    """Lines around shares of the prior's probability, and the centres of its components."""
-    if panel.density is not None and panel.draws is not None:
+    """Draw contours that enclose given masses of the prior, and the centres of its components."""
+    if panel.density is not None and panel.prior_samples is not None:
         x, y = (np.linspace(*limits, 150) for limits in (axes.get_xlim(), axes.get_ylim()))
         grid = np.stack(np.meshgrid(x, y), axis=-1)
         heights = panel.density(grid.reshape(-1, 2)).reshape(grid.shape[:2])
-        # What a share of the draws lies above.
-        levels = np.unique(np.quantile(panel.density(panel.draws), [1 - mass for mass in MASSES]))
+        # The highest-density region of a mass: its level is a quantile of the density at samples.
+        levels = np.unique(
+            np.quantile(panel.density(panel.prior_samples), [1 - mass for mass in CONTOUR_MASSES])
+        )
         axes.contour(x, y, heights, levels=levels, colors="#333333", linewidths=0.8, alpha=0.8)
-    if panel.marks is not None:
-        few = len(panel.marks) <= 50
+    if panel.centres is not None:
+        sparse = len(panel.centres) <= 50
         axes.scatter(
-            panel.marks[:, 0], panel.marks[:, 1], s=18 if few else 5, marker="D", facecolors="white",
-            edgecolors="black", linewidths=0.8 if few else 0.5, zorder=3,
+            panel.centres[:, 0], panel.centres[:, 1], s=18 if sparse else 5, marker="D", facecolors="white",
+            edgecolors="black", linewidths=0.8 if sparse else 0.5, zorder=3,
         )  # fmt: skip
 
 
-def add_legend(figure: Figure, found: Sequence[Group], panels: Sequence[Panel]) -> None:
-    handles = class_handles(found)
+def add_legend(figure: Figure, groups: Sequence[Group], panels: Sequence[Panel]) -> None:
+    """Add a legend of the classes, the prior's contours and its components."""
+    handles = class_handles(groups)
     if any(panel.density for panel in panels):
-        shares = ", ".join(f"{mass * 100:g}" for mass in MASSES)
+        masses = ", ".join(f"{mass * 100:g}" for mass in CONTOUR_MASSES)
         handles.append(
-            Line2D([], [], color="#333333", linewidth=0.8, label=f"{shares} %\nof the prior")
+            Line2D([], [], color="#333333", linewidth=0.8, label=f"{masses}% of\nprior probability")
         )
-    if any(panel.marks is not None for panel in panels):
+    if any(panel.centres is not None for panel in panels):
         diamond = Line2D(
             [], [], marker="D", color="black", markerfacecolor="none", linestyle="", markersize=4,
-            label="prior's components",
+            label="prior components",
         )  # fmt: skip
         handles.append(diamond)
     if handles:
         figure.legend(handles=handles, loc="outside right center", fontsize=9, frameon=False)
 
 
-def class_handles(found: Sequence[Group]) -> list[Any]:
-    """What a legend says of the classes."""
+def class_handles(groups: Sequence[Group]) -> list[Any]:
+    """The legend entries of the named groups."""
     return [
-        Line2D([], [], marker=g.marker, color=g.colour, linestyle="", label=plain(g.name[:24]))
-        for g in found
+        Line2D(
+            [], [], marker=g.marker, color=g.colour, linestyle="", label=escape_math(g.name[:24])
+        )
+        for g in groups
         if g.name
     ]
 
@@ -183,14 +197,14 @@ def scatter_3d(
     title: str = "",
     name: str = "z",
 ) -> Figure:
-    """Points (N, 3) seen from one side; a figure for each angle makes a rotating GIF."""
-    found = groups(len(points), labels, classes)
+    """Draw points (N, 3) seen from one angle; a figure per angle makes a rotating GIF."""
+    groups = group_points(len(points), labels, classes)
     figure = Figure(figsize=(6.4, 5.2), dpi=75)
     axes = figure.add_axes((0.05, 0.03, 0.8, 0.93), projection="3d")
     assert isinstance(axes, Axes3D)
     axes.set_box_aspect(None, zoom=0.97)
-    for group in found:
-        part = points[group.at]
+    for group in groups:
+        part = points[group.mask]
         axes.scatter(
             part[:, 0], part[:, 1], part[:, 2], s=5, c=group.colour, marker=group.marker, linewidths=0
         )  # fmt: skip
@@ -200,8 +214,8 @@ def scatter_3d(
         xlim=(low[0], high[0]), ylim=(low[1], high[1]), zlim=(low[2], high[2]),
         xlabel=f"{name}[0]", ylabel=f"{name}[1]", zlabel=f"{name}[2]",
     )  # fmt: skip
-    figure.suptitle(plain(title), fontsize=11)
-    handles = class_handles(found)
+    figure.suptitle(escape_math(title), fontsize=11)
+    handles = class_handles(groups)
     if handles:
         figure.legend(handles=handles, loc="center right", fontsize=9, frameon=False)
     return figure

@@ -1,4 +1,4 @@
-"""Figures to files."""
+"""Write figures and movies to files."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from typing import BinaryIO
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..support.atomic import replacing
+from ..support.atomic import atomic_write
 from ..support.errors import UserError, require, require_folder
-from .style import any_glyph
+from .style import ignore_missing_glyphs
 
-KINDS = ("png", "svg", "pdf", "jpg", "webp")
+IMAGE_FORMATS = ("png", "svg", "pdf", "jpg", "webp")
 
 
 @dataclass(frozen=True)
 class Movie:
-    """The frames of a GIF, figures or image files of one size, each shown for `seconds`, the last for `hold` more."""
+    """An animation: figures or image files as frames, each shown for `seconds`, the last for `hold` seconds more."""
 
     frames: Sequence[Figure | Path]
     seconds: float = 0.2
@@ -28,37 +28,40 @@ class Movie:
 
 
 def save(figure: Figure | Movie, path: Path) -> Path:
-    """Write a figure, whose kind follows the file's ending, or a movie as a GIF.
+    """Write a figure in the format of the file's ending, or a movie as GIF, and return the path.
 
-    UserError for an ending other than .png, .svg, .pdf, .jpg, .webp, or .gif, and a folder that does not exist.
+    Raises UserError for an ending other than .png, .svg, .pdf, .jpg, .webp, or .gif, and for a missing folder.
     """
     if not path.suffix or path.is_dir():
         raise UserError(f"cannot write {path}: name a file such as {path.name}.png")
-    kind = path.suffix[1:].lower()
-    kinds = KINDS if isinstance(figure, Figure) else ("gif",)
-    require(kind in kinds, f"cannot write {path}: its ending must be one of {', '.join(kinds)}")
+    file_format = path.suffix[1:].lower()
+    formats = IMAGE_FORMATS if isinstance(figure, Figure) else ("gif",)
+    require(
+        file_format in formats,
+        f"cannot write {path}: its ending must be one of {', '.join(formats)}",
+    )
     require_folder(path)
-    with replacing(path) as file, any_glyph():
+    with atomic_write(path) as file, ignore_missing_glyphs():
         if isinstance(figure, Figure):
-            figure.savefig(file, format=kind)
+            figure.savefig(file, format=file_format)
         else:
             write_gif(figure, file)
     return path
 
 
 def write_gif(movie: Movie, file: BinaryIO) -> None:
-    """A GIF without end."""
-    images, times = rendered(movie)
-    # One palette for all frames: palettes of their own would flicker.
+    """Write a GIF that loops forever."""
+    images, times = render_frames(movie)
+    # One palette for all frames: separate palettes would flicker.
     palette = images[-1].quantize(256)
     first, *rest = (image.quantize(palette=palette, dither=Image.Dither.NONE) for image in images)
     first.save(file, "GIF", save_all=True, append_images=rest, duration=times, loop=0)
 
 
-def rendered(movie: Movie) -> tuple[list[Image.Image], list[int]]:
-    """The frames on white of the largest width and height, for a title may widen one of them; and how long each is
-    shown, milliseconds."""
-    images = [pixels(frame) for frame in movie.frames]
+def render_frames(movie: Movie) -> tuple[list[Image.Image], list[int]]:
+    """Render the frames, padded with white to the largest width and height (a title may widen one), and give the
+    duration of each in milliseconds."""
+    images = [render_image(frame) for frame in movie.frames]
     size = max(image.width for image in images), max(image.height for image in images)
     canvases = [Image.new("RGB", size, "white") for _ in images]
     for canvas, image in zip(canvases, images, strict=True):
@@ -68,10 +71,11 @@ def rendered(movie: Movie) -> tuple[list[Image.Image], list[int]]:
     return canvases, times
 
 
-def pixels(frame: Figure | Path) -> Image.Image:
+def render_image(frame: Figure | Path) -> Image.Image:
+    """Render a figure, or read an image file, as RGB."""
     if isinstance(frame, Path):
         return Image.open(frame).convert("RGB")
     content = io.BytesIO()
-    with any_glyph():
+    with ignore_missing_glyphs():
         frame.savefig(content, format="png")
     return Image.open(content).convert("RGB")

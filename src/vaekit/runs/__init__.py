@@ -1,1 +1,1 @@
-"""The run directory: its files, its data found again, its weights loaded."""
+"""The run directory: its files, its data set, its weights."""

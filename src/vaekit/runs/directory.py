@@ -1,7 +1,7 @@
 """A run directory: config.json, model.safetensors, metrics.jsonl, state.safetensors, evaluation.json, pictures/.
 
-The only room that writes to a run. Everything is safetensors or JSON, so that loading executes nothing; a file is
-replaced in one step, so that a kill leaves the old one or the new one whole.
+Everything is safetensors or JSON, so that loading executes no code. Files are replaced atomically, so that an
+interruption leaves either the old or the new one intact.
 """
 
 from __future__ import annotations
@@ -28,32 +28,39 @@ from torch import Tensor, nn
 from ..settings.catalog import model_entry
 from ..settings.data import DataRecord, SourceConfig
 from ..settings.model import Blueprint
-from ..settings.training import TrainConfig, WatchConfig
-from ..support.atomic import parse_json, write, write_json
-from ..support.errors import UserError, from_dict, one_line, override, require, require_seed
+from ..settings.training import MonitorConfig, TrainConfig
+from ..support.atomic import parse_json, write_bytes, write_json
+from ..support.errors import (
+    UserError,
+    one_line,
+    require,
+    require_seed,
+    settings_from_dict,
+    with_changes,
+)
 from ..support.version import __version__
 
 FORMAT = 2
 STATE = "state.safetensors"
-# Settings of the training that came after format 2 began, as runs of before them are to be read.
-ADDED = {"state_every": 30.0, "skip_spikes": None}
+# Defaults, for older runs, of training settings that were added to format 2.
+ADDED_SETTINGS = {"state_every": 30.0, "skip_spikes": None}
 
 
 @dataclass(frozen=True)
-class State:
-    """A training at one moment: tensors by name, and numbers that JSON can hold."""
+class TrainingState:
+    """The state of a training: tensors by name, and other values, which JSON can hold, by name."""
 
     tensors: dict[str, Tensor]
-    numbers: dict[str, Any]
+    scalars: dict[str, Any]
 
     def part(self, name: str) -> dict[str, Tensor]:
-        """The tensors NAME.*, by the rest of their names."""
+        """The tensors `NAME.*`, by the rest of their names."""
         dotted = f"{name}."
         return {k.removeprefix(dotted): t for k, t in self.tensors.items() if k.startswith(dotted)}
 
     def hash(self) -> str:
-        """SHA-256 of all of it."""
-        digest = hashlib.sha256(json.dumps(self.numbers).encode())
+        """SHA-256 of scalars and tensors."""
+        digest = hashlib.sha256(json.dumps(self.scalars).encode())
         for name, tensor in sorted(self.tensors.items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
@@ -61,40 +68,41 @@ class State:
 
 
 class Run:
-    """A run directory that exists. It alone rebuilds the model."""
+    """An existing run directory, which contains all that rebuilding the model needs."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         require(self.path.exists(), f"there is no run directory {self.path}")
         require(
             (self.path / "config.json").is_file(),
-            f"{self.path} is no run directory: it has no config.json (`vaekit train` makes one)",
+            f"{self.path} is not a run directory: it has no config.json (`vaekit train` creates one)",
         )
 
     @classmethod
     def of(cls, run: Run | str | Path) -> Run:
+        """The run itself, or that of a path."""
         return run if isinstance(run, Run) else cls(run)
 
     @classmethod
     def create(cls, path: str | Path | None, stem: str, config: Mapping[str, Any]) -> Run:
         """A new run directory: `path`, or else runs/<stem>-<n> with the first free n.
 
-        Raises UserError where `path` is taken: a run is never written over.
+        Raises UserError where `path` exists: a run is never overwritten.
         """
         if path is None:
-            folder = _first_free(Path("runs"), stem)
+            folder = _create_numbered(Path("runs"), stem)
         else:
             folder = Path(path).expanduser()
             try:
                 folder.mkdir(parents=True)
             except FileExistsError:
                 raise UserError(
-                    f"--out {folder} exists already; choose a new name, or remove it"
+                    f"--out {folder} exists already; choose another name, or remove it"
                 ) from None
         try:
             write_json(folder / "config.json", config)
         except OSError:
-            folder.rmdir()  # a full disk leaves no empty run behind
+            folder.rmdir()  # leave no empty run behind on a full disk
             raise
         return cls(folder)
 
@@ -106,34 +114,35 @@ class Run:
 
     @property
     def weights_path(self) -> Path:
-        """The weights that did best on validation."""
+        """The file of the weights that were best on validation."""
         return self.path / "model.safetensors"
 
     @property
     def pictures(self) -> Path:
+        """The folder of pictures, created if necessary."""
         folder = self.path / "pictures"
         folder.mkdir(exist_ok=True)
         return folder
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """config.json, its format checked."""
+        """The content of config.json. Raises UserError for another format."""
         path = self.path / "config.json"
         config = parse_json(path.read_bytes(), str(path))
-        found = config.get("format")
+        version = config.get("format")
         require(
-            type(found) is int and found == FORMAT,
-            f"{path} has format {found!r} and this vaekit ({__version__}) reads {FORMAT}"
+            type(version) is int and version == FORMAT,
+            f"{path} has format {version!r}, but this vaekit ({__version__}) reads {FORMAT}"
             + (
                 "; use a newer vaekit"
-                if isinstance(found, int) and found > FORMAT
+                if isinstance(version, int) and version > FORMAT
                 else "; train the model again"
             ),
         )
         return config
 
     def section(self, name: str) -> dict[str, Any]:
-        """An object of config.json by its key."""
+        """An object in config.json by its key. Raises UserError where it is missing."""
         value = self.config.get(name)
         if not isinstance(value, dict):
             raise UserError(f"config.json of {self.path} lacks the object {name!r}")
@@ -141,9 +150,10 @@ class Run:
 
     @property
     def blueprint(self) -> Blueprint:
-        """What the model is built from. Raises UserError where config.json does not say it, or wrongly."""
+        """The specification of the model. Raises UserError where that in config.json is missing or wrong."""
+        section = self.section("model")
         try:
-            return self._blueprint(self.section("model"))
+            return self._blueprint(section)
         except UserError as error:
             raise UserError(f"{self.path / 'config.json'}: {error}") from None
 
@@ -163,22 +173,22 @@ class Run:
             type(classes) is int and 0 <= classes <= 2**20,
             f"the model's classes are {classes!r}; they must be a whole number",
         )
-        config = from_dict(type(model_entry(name).settings), settings, "the model")
+        config = settings_from_dict(type(model_entry(name).settings), settings, "the model")
         return Blueprint(name, (shape[0], shape[1], shape[2]), config, section["seed"], classes)
 
     @property
     def data(self) -> DataRecord:
-        """Which data it was trained on."""
+        """The record of the data that the model was trained on."""
         section = self.section("data")
-        kept = {f.name: section[f.name] for f in fields(DataRecord) if f.name in section}
-        return from_dict(DataRecord, kept, str(self.path / "config.json"))
+        values = {f.name: section[f.name] for f in fields(DataRecord) if f.name in section}
+        return settings_from_dict(DataRecord, values, str(self.path / "config.json"))
 
     @property
     def source(self) -> SourceConfig | None:
-        """How to find these data again; None where they were arrays."""
+        """The settings that load the data again; None where they were arrays."""
         section, where = self.section("data"), str(self.path / "config.json")
-        if "source" not in section:  # runs of 0.1 before data sets had settings
-            return override(
+        if "source" not in section:  # runs of 0.1, before data sets had settings
+            return with_changes(
                 SourceConfig(),
                 {"data": section.get("name"), "data_dir": section.get("data_dir")},
                 where,
@@ -186,52 +196,56 @@ class Run:
         source = section["source"]
         if source is None:
             return None
-        require(isinstance(source, dict), f"{where} is damaged (its source is no object)")
-        return override(SourceConfig(), source, where)
+        require(isinstance(source, dict), f"{where} is damaged (its source is not an object)")
+        return with_changes(SourceConfig(), source, where)
 
     @property
     def training(self) -> TrainConfig:
-        """The settings of its training."""
+        """The settings of the training."""
         where = str(self.path / "config.json")
-        return from_dict(TrainConfig, {**ADDED, **self.section("training")}, where)
+        return settings_from_dict(
+            TrainConfig, {**ADDED_SETTINGS, **self.section("training")}, where
+        )
 
     @property
-    def watch(self) -> WatchConfig:
-        """What was to be drawn and logged meanwhile."""
-        return from_dict(WatchConfig, self.section("watch"), str(self.path / "config.json"))
+    def monitor(self) -> MonitorConfig:
+        """The monitoring settings of the training."""
+        name = "monitor" if "monitor" in self.config else "watch"  # its name before November 2026
+        where = str(self.path / "config.json")
+        return settings_from_dict(MonitorConfig, self.section(name), where)
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """The epochs of metrics.jsonl, oldest first; a last line cut short by a kill is left out."""
+        """The epochs of metrics.jsonl, oldest first, without a last line that was cut off by an interruption."""
         path = self.path / "metrics.jsonl"
         require(path.is_file(), f"{path} is missing; the run has no finished epoch")
-        *whole, _ = path.read_bytes().split(b"\n")
-        return [parse_json(line, f"{path}, line {n}") for n, line in enumerate(whole, 1)]
+        *lines, _ = path.read_bytes().split(b"\n")
+        return [parse_json(line, f"{path}, line {n}") for n, line in enumerate(lines, 1)]
 
     @property
     def best(self) -> dict[str, Any]:
-        """The epoch whose weights are kept."""
-        found = [epoch for epoch in self.metrics if epoch.get("best")]
-        require(len(found) > 0, f"{self} has no finished epoch; train the model again")
-        return found[-1]
+        """The epoch of the saved weights."""
+        best = [epoch for epoch in self.metrics if epoch.get("best")]
+        require(len(best) > 0, f"{self} has no finished epoch; train the model again")
+        return best[-1]
 
     @property
     def evaluation(self) -> dict[str, Any]:
-        """What `evaluate` wrote. Raises UserError where it has not."""
+        """The content of evaluation.json. Raises UserError where the run has not been evaluated."""
         path = self.path / "evaluation.json"
-        require(path.is_file(), f"{self} is not evaluated yet; first: vaekit evaluate {self}")
+        require(path.is_file(), f"{self} has not been evaluated yet; first: vaekit evaluate {self}")
         return parse_json(path.read_bytes(), str(path))
 
     def append_metrics(self, epoch: Mapping[str, Any]) -> None:
-        """Add a line to metrics.jsonl; JSON has no infinity and no NaN, so these become null."""
+        """Append a line to metrics.jsonl, with null for infinities and NaN, which JSON lacks."""
         finite = {k: None if v != v or v in (math.inf, -math.inf) else v for k, v in epoch.items()}
         with (self.path / "metrics.jsonl").open("a") as file:
             file.write(json.dumps(finite) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
-    def cut_metrics(self, epochs: int) -> list[dict[str, Any]]:
-        """Take away all lines of metrics.jsonl but the first `epochs`, which are returned.
+    def truncate_metrics(self, epochs: int) -> list[dict[str, Any]]:
+        """Truncate metrics.jsonl to its first `epochs` lines, and return them.
 
         Raises UserError where there are fewer.
         """
@@ -239,52 +253,53 @@ class Run:
         lines = self.metrics if epochs or path.exists() else []
         require(
             [line.get("epoch") for line in lines[:epochs]] == [*range(1, epochs + 1)],
-            f"{path} lacks some of the {epochs} epochs that {self} has had; restore it, or train again",
+            f"{path} lacks some of the {epochs} epochs of {self}; restore it, or train again",
         )
         if path.exists():
-            kept = path.read_bytes().split(b"\n")[:epochs]
-            write(path, b"".join(line + b"\n" for line in kept))
+            content = path.read_bytes().split(b"\n")[:epochs]
+            write_bytes(path, b"".join(line + b"\n" for line in content))
         return lines[:epochs]
 
-    def change(self, name: str, section: Mapping[str, Any]) -> None:
-        """Put another object into config.json."""
+    def update_config(self, name: str, section: Mapping[str, Any]) -> None:
+        """Replace an object in config.json."""
         write_json(self.path / "config.json", {**self.config, name: section})
         del self.config
 
-    def save_state(self, state: State) -> None:
-        """Replace the training's last state."""
+    def save_state(self, state: TrainingState) -> None:
+        """Write the checkpoint of the training, in place of the last one."""
         tensors = {name: tensor.contiguous() for name, tensor in state.tensors.items()}
-        about = {"state": json.dumps(state.numbers), "sha256": state.hash()}
-        write(self.path / STATE, safetensors.torch.save(tensors, about))
+        metadata = {"state": json.dumps(state.scalars), "sha256": state.hash()}
+        write_bytes(self.path / STATE, safetensors.torch.save(tensors, metadata))
 
-    def load_state(self) -> State:
-        """The training's last state. Raises UserError where there is none, or it is damaged."""
+    def load_state(self) -> TrainingState:
+        """Read the checkpoint of the training. Raises UserError where it is missing or damaged."""
         path = self.path / STATE
         require(
             path.is_file(),
-            f"{path} is missing: the training kept no state; train again, or begin another from its weights with "
-            f"--init {self}",
+            f"{path} is missing: the training has saved no checkpoint; train again, or start a new training from its "
+            f"weights with --init {self}",
         )
         try:
             with safetensors.safe_open(path, "pt") as file:
-                about = file.metadata() or {}
+                metadata = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            state = State(tensors, json.loads(about.get("state", "")))
-            require(state.hash() == about.get("sha256"), "its hash differs")
+            state = TrainingState(tensors, json.loads(metadata.get("state", "")))
+            require(state.hash() == metadata.get("sha256"), "its hash differs")
         except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
             raise UserError(
-                f"{path} is damaged ({one_line(error)}); restore it, or begin another training from its weights with "
+                f"{path} is damaged ({one_line(error)}); restore it, or start a new training from its weights with "
                 f"--init {self}"
             ) from None
         return state
 
     def save_weights(self, model: nn.Module, name: str = "model") -> None:
+        """Write the weights of a model to `name`.safetensors."""
         tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
-        write(self.path / f"{name}.safetensors", safetensors.torch.save(tensors))
+        write_bytes(self.path / f"{name}.safetensors", safetensors.torch.save(tensors))
 
 
-def describe(blueprint: Blueprint, about: Mapping[str, Any]) -> dict[str, Any]:
-    """The content of config.json: the model, `about` its training, and what it was made with."""
+def run_config(blueprint: Blueprint, sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of config.json: versions, the model, and the `sections` of its training."""
     return {
         "format": FORMAT,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -302,13 +317,13 @@ def describe(blueprint: Blueprint, about: Mapping[str, Any]) -> dict[str, Any]:
             "seed": blueprint.seed,
             "classes": blueprint.classes,
         },
-        **about,
+        **sections,
     }
 
 
 @cache
 def git_revision() -> str | None:
-    """The revision of vaekit's own git checkout, -dirty if changed; None where it was installed otherwise."""
+    """The revision of vaekit's git checkout, with -dirty if changed; None where it is not installed from one."""
 
     def git(*arguments: str) -> str:
         folder = Path(__file__).parent
@@ -318,14 +333,16 @@ def git_revision() -> str | None:
         return done.stdout.strip()
 
     try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # not a project that only uses it
+        git(
+            "ls-files", "--error-unmatch", Path(__file__).name
+        )  # not the checkout of a project that uses vaekit
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None
 
 
 def load_weights(model: nn.Module, path: Path) -> None:
-    """Fill a model from a safetensors file. Raises UserError where it is missing, damaged or does not fit."""
+    """Load a model's weights from a safetensors file. Raises UserError where it is missing, damaged or does not fit."""
     require(path.is_file(), f"{path} is missing; the run has not saved any weights yet")
     try:
         tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
@@ -333,21 +350,21 @@ def load_weights(model: nn.Module, path: Path) -> None:
         raise UserError(
             f"{path} is damaged ({one_line(error)}); train again, or restore it"
         ) from None
-    wanted = model.state_dict()
-    for name in sorted(wanted.keys() ^ tensors.keys()):
-        owner = "the model has" if name in wanted else "the file has"
+    expected = model.state_dict()
+    for name in sorted(expected.keys() ^ tensors.keys()):
+        owner = "the model has" if name in expected else "the file has"
         raise UserError(f"{path} does not fit the model: only {owner} {name}")
-    for name, value in wanted.items():
-        found = tuple(tensors[name].shape)
+    for name, value in expected.items():
+        shape = tuple(tensors[name].shape)
         require(
-            found == tuple(value.shape),
-            f"{path} does not fit the model: {name} has shape {found}, not {tuple(value.shape)}",
+            shape == tuple(value.shape),
+            f"{path} does not fit the model: {name} has shape {shape}, not {tuple(value.shape)}",
         )
     model.load_state_dict(tensors)
 
 
-def _first_free(parent: Path, stem: str) -> Path:
-    """A new folder parent/<stem>-<n>. mkdir is the claim, so two processes never get the same one."""
+def _create_numbered(parent: Path, stem: str) -> Path:
+    """Create the folder parent/<stem>-<n> with the first free n; mkdir is atomic, so no two processes get the same."""
     parent.mkdir(parents=True, exist_ok=True)
     number = 1
     while True:

@@ -1,4 +1,4 @@
-"""A trained model out of its run directory."""
+"""Loading a trained model from its run directory."""
 
 from __future__ import annotations
 

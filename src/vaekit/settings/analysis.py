@@ -1,4 +1,4 @@
-"""The settings of what is done with runs, as frozen dataclasses with one sentence a field. Imports no torch."""
+"""Settings of evaluation, sweeps and pictures, as frozen dataclasses with one sentence per field. Imports no torch."""
 
 from __future__ import annotations
 
@@ -8,51 +8,51 @@ from typing import Any, Literal
 from ..support.errors import parse_memory, require, require_count, require_seed
 from .training import Precision
 
-Metric = Literal[
+MetricGroup = Literal[
     "elbo", "nll", "aggregate", "reconstruction", "probes", "clusters", "frechet", "gap"
 ]
 
-# Settings that one estimator alone has, and which.
-ESTIMATORS_OWN = {"temperatures": "ais", "precision": "importance", "memory": "importance"}
+# Settings that only one estimator has.
+ESTIMATOR_SETTINGS = {"temperatures": "ais", "precision": "importance", "memory": "importance"}
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """What to measure of a run, and how."""
+    """Settings of an evaluation."""
 
     split: Literal["train", "validation", "test"] = "test"
-    """Images to measure on."""
-    metrics: tuple[Metric, ...] = ()
-    """What to measure; all by default, but what the run or its data cannot give."""
+    """Split to evaluate on."""
+    metrics: tuple[MetricGroup, ...] = ()
+    """Groups of metrics; default: all that the run and its data allow."""
     samples: int = 1000
-    """Draws an image for the NLL by importance sampling; ais has 16 chains, hmc 50 draws."""
+    """Samples per image for the NLL by importance sampling; ais has 16 chains, hmc 50 samples."""
     limit: int | None = None
-    """Measure on this many images, chosen by the seed; without it the ELBO is of all, and the NLL of as many
-    as take two minutes, by ais and hmc of 100."""
+    """Evaluate on this many images, chosen by the seed; default: the ELBO on all, the NLL on as many as take two
+    minutes, by ais and hmc on 100."""
     estimator: Literal["importance", "ais", "hmc"] = "importance"
-    """Of the NLL: importance sampling; ais, annealed importance sampling, which needs no posterior and is slower;
-    hmc, that of Kingma and Welling 2014, for at most 5 latent dimensions."""
+    """Estimator of the NLL: importance sampling; ais, annealed importance sampling, which needs no posterior and is
+    slower; hmc, that of Kingma and Welling 2014, for at most 5 latent dimensions."""
     temperatures: int = 1000
-    """Steps of ais from the prior to the posterior; more make it tighter."""
+    """Temperatures of ais from the prior to the posterior; more make the bound tighter."""
     precision: Precision = "float32"
-    """Of the decoder, for the NLL by importance sampling; bfloat16 is faster on processors that have it."""
+    """Precision of the decoder for the NLL by importance sampling; bfloat16 is faster on processors that have it."""
     memory: str = "1GB"
-    """Most memory to take for it."""
+    """Maximum memory for it."""
     seed: int = 0
-    """Seed of the draws, and of the choice of images."""
+    """Random seed of the samples and of the choice of images."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Device: auto, cpu, cuda, cuda:1, mps."""
 
     def __post_init__(self) -> None:
         for name in ("samples", "temperatures"):
             require_count(name, getattr(self, name))
         if self.limit is not None:
             require_count("limit", self.limit)
-        for name, estimator in ESTIMATORS_OWN.items():
+        for name, estimator in ESTIMATOR_SETTINGS.items():
             value, default = getattr(self, name), getattr(EvaluateConfig, name)
             require(
                 value == default or self.estimator == estimator,
-                f"--{name} {value} is of --estimator {estimator}; leave it out",
+                f"--{name} {value} needs --estimator {estimator}; leave it out",
             )
         require_seed(self.seed)
         parse_memory(self.memory)
@@ -60,16 +60,16 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class SweepConfig:
-    """How the runs of a sweep are measured."""
+    """How the runs of a sweep are evaluated."""
 
     split: Literal["validation", "test"] = "validation"
-    """Images to measure on: choose settings on the validation images, and measure the chosen on the test images."""
-    metrics: tuple[Metric, ...] = ("elbo", "nll", "reconstruction")
-    """What to measure; see `vaekit evaluate --help`."""
+    """Split to evaluate on: choose settings on validation images, then evaluate the chosen ones on test images."""
+    metrics: tuple[MetricGroup, ...] = ("elbo", "nll", "reconstruction")
+    """Groups of metrics; see `vaekit evaluate --help`."""
     nll_samples: int = 1000
-    """Draws an image for the NLL."""
+    """Importance samples per image for the NLL."""
     limit: int | None = 1000
-    """Measure on this many images, chosen by a fixed seed; None for all."""
+    """Evaluate on this many images, chosen by a fixed seed; None for all."""
 
     def __post_init__(self) -> None:
         require_count("nll_samples", self.nll_samples)
@@ -89,24 +89,24 @@ class SweepConfig:
 
 @dataclass(frozen=True)
 class PlotConfig:
-    """How pictures of a run are drawn."""
+    """Settings of the pictures of a run."""
 
     projection: Literal["auto", "pca", "tsne", "umap"] = "auto"
-    """How latents of more than 3 dimensions are drawn in 2; auto: pca beside tsne (umap needs
+    """Projection of latents of more than 3 dimensions; auto: pca beside tsne (umap needs
     pip install 'vaekit[umap]')."""
     grid: int = 20
-    """Images in a row of the manifold."""
+    """Images per row of the manifold."""
     range: float | None = None
-    """Decode the manifold on a linear grid from -range to range, rather than at equal shares of the prior."""
+    """Decode the manifold on a linear grid from -range to range, instead of at quantiles of the prior."""
     images: tuple[int, ...] = ()
-    """Test images, numbers from 0, that traversals, interpolations and analogies start from, and that the manifold
-    of more than 3 dimensions goes through (three); by default of different classes."""
+    """Indices of test images for traversals, interpolations and analogies, and for the plane (through three) of the
+    manifold of more than 3 dimensions; default: of different classes."""
     label: int | None = None
     """Label to decode with, where the model is conditional on it."""
     invert: Literal["auto", "yes", "no"] = "auto"
-    """Draw the manifold dark on white; auto: of black-and-white images."""
+    """Invert the manifold (dark on white); auto: for binarised images."""
     seed: int = 0
-    """Seed of samples and of t-SNE."""
+    """Random seed of samples and of t-SNE."""
 
     def __post_init__(self) -> None:
         require(2 <= self.grid <= 100, f"--grid is {self.grid}; it must be 2 to 100")

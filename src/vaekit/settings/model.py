@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-from ..support.errors import flag, require, require_count
+from ..support.errors import flag_name, require, require_count
 
 Activation = Literal["relu", "silu", "gelu", "elu", "leaky-relu", "softplus", "tanh", "gated"]
 Likelihood = Literal[
@@ -15,7 +15,7 @@ Likelihood = Literal[
 Prior = Literal["standard", "mixture", "learned-mixture", "vampprior", "conditional"]
 Condition = Literal["none", "label", "quadrants:1", "quadrants:2", "quadrants:3"]
 Scale = Literal["shared", "each"] | float
-# Likelihoods of pixels on the 256 levels of an 8-bit image.
+# Likelihoods of discrete pixels, the 256 levels of an 8-bit image.
 DISCRETE = ("logistic", "categorical")
 
 
@@ -26,18 +26,17 @@ class ModelConfig:
     latent_dim: int = 20
     """Dimensions of the latent z."""
     prior: Prior | None = None
-    """Prior of the latent (of two, of the first drawn): standard normal, the default; mixture of fixed Gaussians or
-    learned-mixture; vampprior, the posteriors of learned pseudo-inputs; conditional, a network of the condition,
-    the default where quadrants are given."""
+    """Prior of the latent (in a hierarchy, of the top one): standard normal, the default; mixture of fixed Gaussians or
+    learned-mixture; vampprior, the mixture of posteriors of learned pseudo-inputs; conditional, a network of the
+    condition, the default with quadrants."""
     components: int | None = None
     """Components of a mixture (10 by default), pseudo-inputs of a vampprior (500)."""
     pseudo_inputs: Literal["data", "noise"] = "data"
-    """What a vampprior's pseudo-inputs start from: training images, or noise around grey."""
+    """Initial pseudo-inputs of a vampprior: training images, or noise around grey."""
     posterior: Literal["gaussian", "deterministic"] = "gaussian"
-    """Posterior of the latent: a diagonal Gaussian, or one point without noise (infovae alone)."""
+    """Posterior of the latent: a diagonal Gaussian, or a single point without noise (only infovae)."""
     condition: Condition = "none"
-    """What is given besides: the label, or an image's first 1 to 3 quadrants, of which the rest is then
-    the image to model."""
+    """Condition of the model: the label, or 1 to 3 quadrants of the image, of which the rest is then modelled."""
     network: Literal["dense", "conv"] = "dense"
     """Dense layers, or convolutions of stride 2; the decoder mirrors the encoder."""
     hidden_dim: int = 500
@@ -47,25 +46,25 @@ class ModelConfig:
     channels: int = 32
     """Channels of the first convolution; each further one doubles them (conv only)."""
     encoder: str | None = None
-    """The encoder's layers in place of the four settings above, such as "32@3/2 64@3/2 500"; see docs/layers.md."""
+    """Layers of the encoder, instead of the four settings above, such as "32@3/2 64@3/2 500"; see docs/layers.md."""
     decoder: str | None = None
-    """The decoder's layers, such as "500 64x 32@3*2 @3*2"."""
+    """Layers of the decoder, such as "500 64x 32@3*2 @3*2"."""
     network_size: float = 1.0
     """Multiplies the channels of all convolutions."""
     two_encoders: bool = False
-    """A network each for the posterior's location and scale, instead of one for both."""
+    """Separate networks for the posterior's location and scale, instead of one for both."""
     activation: Activation = "silu"
-    """Activation of the hidden layers; gated is a linear unit times a sigmoid gate."""
+    """Activation of the hidden layers; gated is a gated linear unit."""
     normalisation: Literal["none", "layer", "batch"] = "none"
     """Normalisation before each activation."""
     dropout: float = 0.0
-    """Probability of dropping a hidden unit in training."""
+    """Dropout probability of hidden units."""
     likelihood: Likelihood = "auto"
-    """Distribution of the pixels; auto follows the data: bernoulli for MNIST-like sets, logistic
+    """Distribution of the pixels; auto follows the data: bernoulli for MNIST and similar sets, logistic
     (discretised, 256 levels) for other 8-bit images, gaussian for float arrays."""
     scale: Scale | None = None
-    """Standard deviation of a gaussian (scale of a logistic) pixel: a number fixes it, shared learns one,
-    each lets the decoder give one per pixel; by default shared for gaussian, each for logistic. Learned ones stay
+    """Standard deviation of a gaussian (scale of a logistic) pixel: a number fixes it, shared learns one for all
+    pixels, each one per pixel by the decoder; default: shared for gaussian, each for logistic. Learned scales stay
     above 1/256 for gaussian, 0.001 for logistic."""
 
     def __post_init__(self) -> None:
@@ -90,30 +89,29 @@ class ModelConfig:
             )
         require(
             self.scale is None or self.likelihood in ("auto", "gaussian", "logistic"),
-            f"--scale has no meaning for a {self.likelihood} likelihood; leave it out or choose another "
-            "--likelihood",
+            f"--scale has no effect for a {self.likelihood} likelihood; leave it out or choose another --likelihood",
         )
         require(
             self.components is None or self.prior not in (None, "standard", "conditional"),
-            f"--components has no meaning for a {self.prior or 'standard'} prior; choose --prior mixture, "
+            f"--components has no effect for a {self.prior or 'standard'} prior; choose --prior mixture, "
             "learned-mixture or vampprior",
         )
         require(
             self.prior == "vampprior" or self.pseudo_inputs == "data",
-            "--pseudo-inputs are those of --prior vampprior",
+            "--pseudo-inputs needs --prior vampprior",
         )
         if self.encoder and self.decoder:
             unread = ["num_layers", "channels"] + ["hidden_dim"] * (not self.has_other_layers)
             for name in unread:
                 require(
                     getattr(self, name) == getattr(ModelConfig, name),
-                    f"{flag(name)} has no effect beside --encoder and --decoder, which write the layers out; change "
-                    "those, or set them to None",
+                    f"{flag_name(name)} has no effect with --encoder and --decoder, which list the layers; "
+                    "change those, or set them to None",
                 )
             require(
                 self.network == "dense" or "@" in self.encoder,
-                "--network conv has no effect beside --encoder and --decoder, which write dense layers out; change "
-                "those, or set them to None",
+                "--network conv has no effect with --encoder and --decoder, which list dense layers; change those, "
+                "or set them to None",
             )
         require(
             self.prior != "vampprior" or self.condition == "none",
@@ -121,7 +119,7 @@ class ModelConfig:
         )
         require(
             self.prior != "vampprior" or self.posterior == "gaussian",
-            "--prior vampprior is a mixture of posteriors, which --posterior deterministic makes points; choose "
+            "--prior vampprior is a mixture of posteriors, which are points with --posterior deterministic; choose "
             "another prior",
         )
         require(
@@ -134,8 +132,8 @@ class ModelConfig:
             "--prior conditional needs a --condition, label or quadrants:1",
         )
 
-    def settle(self) -> Self:
-        """With the prior that it has where none is chosen."""
+    def resolve(self) -> Self:
+        """The settings with their default prior, if none is chosen."""
         if self.prior is not None:
             return self
         given = self.condition.startswith("quadrants")
@@ -143,23 +141,23 @@ class ModelConfig:
 
     @property
     def has_other_layers(self) -> bool:
-        """Whether a network besides encoder and decoder has layers of --hidden-dim."""
+        """Whether a network other than encoder and decoder has layers of --hidden-dim."""
         return self.prior == "conditional" and self.condition == "label"
 
     @property
     def mixture_size(self) -> int:
-        """Components of the prior's mixture."""
+        """Number of components of a mixture prior."""
         return self.components or (500 if self.prior == "vampprior" else 10)
 
 
 @dataclass(frozen=True)
 class HierarchyConfig(ModelConfig):
-    """Settings of a model with two latents: z2, then z1 given z2."""
+    """Settings of a model with two latents: z2, and z1 given z2."""
 
     top_dim: int = 20
-    """Dimensions of the latent on top, z2; --latent-dim is that of z1."""
+    """Dimensions of the top latent z2; --latent-dim is that of z1."""
     top_layers: str | None = None
-    """Layers from z2 to where it joins what is seen of the image (one of --hidden-dim by default)."""
+    """Layers from z2 to where it joins the features of the image (one of --hidden-dim by default)."""
     joint_layers: str | None = None
     """Layers from there to z1 (one of --hidden-dim by default)."""
     prior_layers: str | None = None
@@ -179,17 +177,17 @@ class HierarchyConfig(ModelConfig):
 
 @dataclass(frozen=True)
 class ClusterConfig(ModelConfig):
-    """Settings of a model with the latents w, then z given w from a mixture whose components are clusters."""
+    """Settings of a model with the latents w and z, where p(z | w) is a mixture whose components are the clusters."""
 
     w_dim: int = 2
     """Dimensions of w, the style; --latent-dim is that of z."""
     clusters: int = 10
     """Components of the mixture."""
     prior_layers: str = "50:tanh"
-    """Layers from w to the heads of the components."""
+    """Layers from w to the parameters of the components."""
     start_epochs: int = 8
-    """Epochs of training before the first, as a plain VAE, from whose codes the clusters start; 0: from
-    random heads, which mostly merge."""
+    """Epochs of pretraining as a plain VAE, whose latents initialise the clusters; 0: random clusters, which mostly
+    merge."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -201,15 +199,15 @@ class ClusterConfig(ModelConfig):
         )
         require(
             self.prior in (None, "standard", "conditional"),
-            f"--prior {self.prior} makes no sense here: it would be that of w, whose prior is standard so that the "
-            "clusters carry the rest",
+            f"--prior {self.prior} is not possible here: it would be that of w, which is standard so that the clusters "
+            "hold the rest of the information",
         )
 
 
 @dataclass(frozen=True)
 class Blueprint:
-    """All that a model is built from: its name in MODELS, the images' (C, H, W), settings, seed of its weights, and
-    how many classes the labels have (0: there are none)."""
+    """Everything a model is built from: its name in MODELS, the image shape (C, H, W), the settings, the seed of the
+    weights and the number of classes (0: no labels)."""
 
     model: str
     shape: tuple[int, int, int]

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
-from ..support.errors import flag, require, require_count
+from ..support.errors import flag_name, require, require_count
 
 OBJECTIVE_SETTINGS = {
     "elbo": ("beta", "capacity"),
@@ -17,27 +17,27 @@ OBJECTIVE_SETTINGS = {
 
 @dataclass(frozen=True)
 class ObjectiveConfig:
-    """What is maximised."""
+    """Settings of the objective, which is maximised."""
 
     objective: Literal["elbo", "iwae", "infovae"] = "elbo"
-    """elbo, iwae (importance-weighted bound of --samples draws), or infovae (ELBO with an MMD term)."""
+    """elbo, iwae (importance-weighted bound with K = --samples), or infovae (ELBO with an MMD term)."""
     samples: int = 1
-    """Draws of the latents an image and step; K of iwae."""
+    """Samples of the latents per image and step; K of iwae."""
     beta: float | None = None
     """Weight of the KL (elbo), 1 by default; of |KL - capacity|, 100 by default."""
     capacity: float | None = None
-    """Hold the KL at this many nats instead, by beta |KL - capacity|; it rises from 0 over --kl-warmup (elbo)."""
+    """Target the KL at this many nats, by beta |KL - capacity|; it rises from 0 over --kl-warmup (elbo)."""
     gradient: Literal["plain", "dreg"] = "plain"
-    """Of iwae: plain, or doubly reparameterised, whose noise falls as K grows (one latent)."""
+    """Gradient of iwae: plain, or doubly reparameterised, whose noise falls as K grows (one latent)."""
     alpha: float = 0.0
-    """Of infovae: the KL has weight 1 - alpha; 1 leaves it out."""
+    """alpha of infovae: the KL has weight 1 - alpha; 1 leaves it out."""
     mmd_weight: float = 1000.0
-    """Of infovae: lambda; the squared MMD has weight alpha + lambda - 1."""
+    """lambda of infovae: the squared MMD has weight alpha + lambda - 1."""
     kernel: Literal["rbf", "reference", "median", "imq"] = "rbf"
-    """Of the MMD in d dimensions: rbf exp(-|x-y|^2/2d), the paper's code's exp(-|x-y|^2/d^2), rbf by the median
-    of the distances, or inverse multiquadratic."""
+    """Kernel of the MMD in d dimensions: rbf exp(-|x-y|^2/2d); reference, that of the paper's code,
+    exp(-|x-y|^2/d^2); median, rbf with the median distance as width; imq, inverse multiquadratic."""
     mmd: Literal["unbiased", "biased"] = "unbiased"
-    """Estimate of the squared MMD; the biased one is never negative."""
+    """Estimator of the squared MMD; the biased one is never negative."""
 
     def __post_init__(self) -> None:
         require_count("samples", self.samples)
@@ -45,19 +45,19 @@ class ObjectiveConfig:
             value = getattr(self, name)
             require(
                 value is None or 0 <= value < math.inf,
-                f"{flag(name)} is {value}; it must be 0 or a positive number",
+                f"{flag_name(name)} is {value}; it must be 0 or a positive number",
             )
         require(self.alpha <= 1, f"--alpha is {self.alpha}; it must be at most 1")
         require(
             self.alpha + self.mmd_weight >= 1,
             f"--mmd-weight is {self.mmd_weight}; with --alpha {self.alpha} it must be at least "
-            f"{1 - self.alpha:g}, or the MMD would be sought, not shunned",
+            f"{1 - self.alpha:g}, or the MMD would be maximised",
         )
 
-    def settle(self, row: ObjectiveConfig) -> ObjectiveConfig:
-        """Without what `row`, a model's own settings, has for another objective, or for the KL beside a capacity.
+    def resolve(self, row: ObjectiveConfig) -> ObjectiveConfig:
+        """Drop what `row`, the model's defaults, sets for another objective, or for a KL without capacity.
 
-        Raises UserError for settings that were chosen and have no meaning.
+        Raises UserError for settings that were chosen and have no effect.
         """
         meant = {"objective", "samples", *OBJECTIVE_SETTINGS[self.objective]}
         plain: dict[str, Any] = {}
@@ -66,7 +66,7 @@ class ObjectiveConfig:
             if field.name not in meant and given != field.default:
                 require(
                     given == own,
-                    f"{flag(field.name)} {given} has no meaning for --objective {self.objective}; leave it out",
+                    f"{flag_name(field.name)} {given} has no effect for --objective {self.objective}; leave it out",
                 )
                 plain[field.name] = field.default
         if self.capacity is not None and row.capacity is None and self.beta == row.beta:

@@ -1,6 +1,6 @@
-"""Settings of published experiments by name: data, not code. `vaekit presets` lists them.
+"""Presets: the settings of published experiments, by name. `vaekit presets` lists them.
 
-What a network cannot express here is named in `differs`; known bugs of an original are not repeated.
+`differs` says where a preset deviates from its source; known bugs of a source are not repeated.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from ..support.errors import UserError, closest, override
+from ..support.errors import UserError, did_you_mean, with_changes
 from .catalog import ModelEntry, model_entry
 from .data import DataConfig
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Preset:
-    """Settings of an experiment, where they are not those of its model; `parameters` is how many weights it has on
-    images of `shape` (C, H, W), counted from its source."""
+    """Settings of an experiment that differ from its model's defaults; `parameters` is the number of weights on images
+    of `shape` (C, H, W), counted from its source."""
 
     model: str
     summary: str
@@ -35,16 +35,16 @@ class Preset:
 
     @property
     def entry(self) -> ModelEntry:
-        """Its model's row of the table, with these settings."""
+        """The catalogue entry of its model, with these settings."""
         row = model_entry(self.model)
         plain = {"schedule": "constant", **self.training}
         return dataclasses.replace(
             row,
             summary=self.summary,
-            settings=override(row.settings, self.settings, "preset"),
-            objective=override(row.objective, self.objective, "preset"),
-            training=override(row.training, plain, "preset"),
-            data=override(DataConfig(), self.data, "preset"),
+            settings=with_changes(row.settings, self.settings, "preset"),
+            objective=with_changes(row.objective, self.objective, "preset"),
+            training=with_changes(row.training, plain, "preset"),
+            data=with_changes(DataConfig(), self.data, "preset"),
         )
 
 
@@ -273,20 +273,20 @@ PRESETS: dict[str, Preset] = {
 
 
 def preset(name: str) -> Preset:
-    """The preset called `name`; UserError names the closest one."""
+    """The preset called `name`. Raises UserError that suggests the closest name."""
     if name not in PRESETS:
         raise UserError(
-            f"there is no preset {name!r}{closest(name, PRESETS)}; `vaekit presets` lists them"
+            f"there is no preset {name!r}{did_you_mean(name, PRESETS)}; `vaekit presets` lists them"
         )
     return PRESETS[name]
 
 
 def as_table() -> Table:
-    """All presets, for the screen."""
+    """All presets, as a table for the terminal."""
     from rich.table import Table
 
     table = Table(title="vaekit train --preset NAME", title_justify="left")
-    for column in ("name", "model", "what it is"):
+    for column in ("name", "model", "description"):
         table.add_column(column, no_wrap=column == "name", overflow="fold")
     for name, found in PRESETS.items():
         differs = f" [dim]Differs: {found.differs}.[/dim]" if found.differs else ""

@@ -6,57 +6,57 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..support.errors import flag, require, require_count, require_seed
+from ..support.errors import flag_name, require, require_count, require_seed
 from .model import ClusterConfig, ModelConfig
 
 Precision = Literal["float32", "bfloat16"]
-# Steps of a small network that save as much time as compiling takes.
-COMPILING_PAYS = 20_000
+# Compiling takes as much time as it saves in this many steps of a small network.
+MIN_STEPS_TO_COMPILE = 20_000
 
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Settings of a training."""
+    """Settings of the training."""
 
     epochs: int = 50
-    """Passes over the training images."""
+    """Number of epochs."""
     batch_size: int = 100
-    """Images a step."""
+    """Batch size."""
     learning_rate: float = 1e-3
-    """Learning rate at its highest."""
+    """Peak learning rate."""
     optimizer: Literal["adam", "adamw", "adagrad", "rmsprop"] = "adam"
     """Optimiser."""
     weight_decay: float = 0.0
     """Weight decay (decoupled for adamw, an L2 penalty for the others)."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """How the learning rate goes on after its warm-up: cosine falls to 0 at the last step."""
+    """Schedule of the learning rate after its warm-up: cosine falls to 0 at the last step."""
     lr_warmup: float = 0.0
-    """Epochs over which the learning rate rises from 0."""
+    """Epochs over which the learning rate rises linearly from 0."""
     kl_warmup: float | None = None
-    """Epochs over which the weight of the KL rises from 0 to its final value; none by default, but half of
-    all, at most 10, for a model with clusters."""
+    """Epochs over which the weight of the KL rises linearly from 0 to its final value; default: none, but half of all
+    epochs, at most 10, for models with clusters."""
     kl_warmup_of: str = "all"
-    """Which latent's KL warms up, such as z2; or cluster, the part of a mixture's components."""
+    """Latent whose KL warms up, such as z2; or cluster, the part of the KL that belongs to mixture components."""
     clip_gradient: float | None = None
-    """Largest norm of the gradient; a longer one is scaled down."""
+    """Clip the gradient at this norm."""
     patience: int | None = None
-    """Stop after this many epochs without a better validation objective (counted after all warm-ups)."""
+    """Stop early after this many epochs without a better validation objective (counted after all warm-ups)."""
     ema: float | None = None
-    """Decay of an exponential moving average of the weights, such as 0.999, that is validated and saved."""
+    """Decay of an exponential moving average of the weights, such as 0.999, which is then validated and saved."""
     save_every: int | None = None
-    """Also keep numbered weights every N epochs."""
+    """Also save numbered weights every N epochs."""
     state_every: float = 30.0
-    """Seconds from one saved state to the next, for --resume, at the end of an epoch; ten times as many within one."""
+    """Seconds between checkpoints for --resume, saved after an epoch; within an epoch ten times as many."""
     skip_spikes: float | None = None
-    """Leave out steps whose gradient is more than N times as long as usual, such as 10."""
+    """Skip steps whose gradient norm is more than N times the usual one, such as 10."""
     seed: int = 0
-    """Seed of the order of the images and all noise; on the command line of the first weights too."""
+    """Random seed of the order of the images and of all noise; on the command line also of the initial weights."""
     device: str = "auto"
-    """auto, cpu, cuda, cuda:1, mps."""
+    """Device: auto, cpu, cuda, cuda:1, mps."""
     precision: Precision = "float32"
-    """Of the networks while they train; bfloat16 is faster on GPUs and new CPUs. All else stays float32."""
+    """Precision of the networks in training; bfloat16 is faster on GPUs and new CPUs. The rest stays float32."""
     compile: Literal["auto", "yes", "no"] = "auto"
-    """Compile the training step: some ten seconds once, then each step is faster. auto: from 20,000 steps on."""
+    """Compile the training step: about 10 s, once, then each step is faster. auto: from 20,000 steps on."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "patience", "save_every"):
@@ -66,19 +66,19 @@ class TrainConfig:
             value = getattr(self, name)
             require(
                 value is None or 0 < value < math.inf,
-                f"{flag(name)} is {value}; it must be a positive number",
+                f"{flag_name(name)} is {value}; it must be a positive number",
             )
         for name in ("weight_decay", "lr_warmup", "kl_warmup"):
             value = getattr(self, name)
             require(
                 value is None or 0 <= value < math.inf,
-                f"{flag(name)} is {value}; it must be 0 or a positive number",
+                f"{flag_name(name)} is {value}; it must be 0 or a positive number",
             )
         for name in ("lr_warmup", "kl_warmup"):
             value = getattr(self, name)
             require(
                 value is None or value < self.epochs,
-                f"{flag(name)} is {value} but --epochs is {self.epochs}: no epoch would follow the "
+                f"{flag_name(name)} is {value} but --epochs is {self.epochs}: no epoch would follow the "
                 "warm-up and no weights would be kept; shorten it",
             )
         require(
@@ -92,12 +92,12 @@ class TrainConfig:
         require_seed(self.seed)
 
     def steps(self, images: int) -> int:
-        """Steps of an epoch, of which the last may have fewer images."""
+        """Steps per epoch; the last batch may be smaller."""
         return -(-images // self.batch_size)
 
     def compiles(self, images: int) -> bool:
-        """Whether to compile a training on so many images."""
-        pays = self.steps(images) * self.epochs >= COMPILING_PAYS
+        """Whether to compile the step of a training on this many images."""
+        pays = self.steps(images) * self.epochs >= MIN_STEPS_TO_COMPILE
         return self.compile == "yes" or (self.compile == "auto" and pays)
 
     @property
@@ -105,8 +105,8 @@ class TrainConfig:
         """Epochs until every warm-up has ended."""
         return max(self.kl_warmup or 0.0, self.lr_warmup)
 
-    def settle(self, model: ModelConfig) -> TrainConfig:
-        """With the warm-up that a model of these settings has where none is chosen."""
+    def resolve(self, model: ModelConfig) -> TrainConfig:
+        """The settings with the default KL warm-up of the model, if none is chosen."""
         if self.kl_warmup is not None:
             return self
         clusters = isinstance(model, ClusterConfig)
@@ -114,13 +114,13 @@ class TrainConfig:
 
 
 @dataclass(frozen=True)
-class WatchConfig:
-    """What is drawn and logged while a model trains."""
+class MonitorConfig:
+    """What is drawn and logged during training."""
 
     pictures_every: int | None = None
-    """Draw images above their reconstructions, and samples, every N epochs, into RUN/pictures/epochs."""
+    """Draw reconstructions and samples every N epochs, into RUN/pictures/epochs."""
     record: bool = False
-    """Film the same samples from the first step to the last: RUN/pictures/progress.gif."""
+    """Record the same samples from the first step to the last: RUN/pictures/progress.gif."""
     tensorboard: bool = False
     """Write RUN/tensorboard, for `tensorboard --logdir RUN` (pip install 'vaekit[tensorboard]')."""
 

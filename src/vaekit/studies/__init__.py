@@ -1,1 +1,1 @@
-"""Many runs: compare them, sweep over settings, reproduce published results."""
+"""Studies of many runs: comparison tables and curves, sweeps, reproductions of published results."""

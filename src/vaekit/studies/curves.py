@@ -1,4 +1,4 @@
-"""Several runs beside each other: those that differ in their seed alone are one."""
+"""Validation ELBO curves of several runs; runs that differ only in their seed form one group."""
 
 from __future__ import annotations
 
@@ -14,60 +14,66 @@ from ..runs.directory import Run
 from ..settings.catalog import MODELS
 from ..support.errors import require
 
-LONGEST = 80  # letters of a name
-# What differs between runs of one setting.
+MAX_NAME_LENGTH = 80  # characters of a group's name
+# Settings that may differ within a group.
 NOT_SETTINGS = {"seed", "device"}
-MEASURED = ("data set", "binarisation", "likelihood", "condition")
+COMPARABILITY_KEYS = ("data set", "binarisation", "likelihood", "condition")
 
 
 def compare(runs: Sequence[Run | str | Path]) -> Figure:
-    """Validation ELBO of runs by epoch and by training samples seen; of runs that differ in their seed alone the mean,
-    and a band of one standard deviation.
+    """Plot the validation ELBO of runs by epoch and by training samples seen; of runs that differ only in their seed,
+    the mean with a band of one standard deviation.
 
-    Raises UserError for a run without ELBOs, and for runs whose likelihoods are of different things: other data,
-    another binarisation, another kind of pixels, of images alone or given their labels.
+    Raises UserError for a run without ELBOs, and for runs whose ELBOs are not comparable (another data set,
+    binarisation, likelihood or condition).
     """
-    found = list({Run.of(run).path.resolve(): Run.of(run) for run in runs}.values())
-    require(len(found) >= 1, "there are no runs to compare")
-    for run in found:
-        have = any(epoch.get("validation_elbo") is not None for epoch in run.metrics)
+    unique = unique_runs(runs)
+    for run in unique:
+        has_elbo = any(epoch.get("validation_elbo") is not None for epoch in run.metrics)
         require(
-            have,
-            f"{run} has no ELBO to compare: its posterior has no density, or no epoch has ended",
+            has_elbo,
+            f"{run} has no ELBO to compare: its posterior has no density, or no epoch is finished",
         )
-    require_same({run: measured(run) for run in found}, "leave one out")
+    require_equal({run: comparability(run) for run in unique}, "leave one out")
     return pictures.comparison(
         {
             name: [(run.metrics, run.section("data")["images"]["train"]) for run in group]
-            for name, group in grouped(found).items()
+            for name, group in group_by_settings(unique).items()
         }
     )
 
 
-def measured(run: Run) -> dict[str, str]:
-    """What the likelihoods of a run are of."""
+def unique_runs(runs: Sequence[Run | str | Path]) -> list[Run]:
+    """The runs without repeated directories. Raises UserError where there are none."""
+    unique = list({Run.of(run).path.resolve(): Run.of(run) for run in runs}.values())
+    require(len(unique) >= 1, "there are no runs to compare")
+    return unique
+
+
+def comparability(run: Run) -> dict[str, str]:
+    """What must be equal for likelihoods to be comparable, by COMPARABILITY_KEYS."""
     data, settings = f"{run.data.name} ({run.data.sha256[:8]})", run.blueprint.settings
     values = data, run.data.binarisation, settings.likelihood, settings.condition
-    return dict(zip(MEASURED, values, strict=True))
+    return dict(zip(COMPARABILITY_KEYS, values, strict=True))
 
 
-def require_same(facts: Mapping[Run, Mapping[str, Any]], remedy: str) -> None:
-    """Raise UserError unless the facts of all runs are equal."""
-    (first, wanted), *others = facts.items()
-    for run, found in others:
-        for what, value in wanted.items():
+def require_equal(facts: Mapping[Run, Mapping[str, Any]], remedy: str) -> None:
+    """Raise UserError unless all runs have equal facts."""
+    (first, expected), *others = facts.items()
+    for run, actual in others:
+        for what, value in expected.items():
             require(
-                found[what] == value,
-                f"{run} and {first} cannot be compared: the {what} of one is {found[what]}, of the other {value}; "
+                actual[what] == value,
+                f"{run} and {first} cannot be compared: the {what} of one is {actual[what]}, of the other {value}; "
                 f"{remedy}",
             )
 
 
-def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
-    """The runs by what tells their settings from those of the others; by a folder's name, where that says too much."""
-    settings = [settings_of(run) for run in runs]
-    names = [name_of(found, settings) for found in settings]
-    if max(map(len, names)) > LONGEST:
+def group_by_settings(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Group runs by their settings, named by what differs between groups, or by a folder where that is too long."""
+    settings = [run_settings(run) for run in runs]
+    names = [settings_name(each, settings) for each in settings]
+    if max(map(len, names)) > MAX_NAME_LENGTH:
         firsts = [runs[names.index(name)] for name in names]
         names = [f"{run.blueprint.model} ({run})" for run in firsts]
     groups: dict[str, list[Run]] = {}
@@ -76,29 +82,29 @@ def grouped(runs: Sequence[Run]) -> dict[str, list[Run]]:
     return groups
 
 
-def settings_of(run: Run) -> dict[str, Any]:
-    """The settings of a run but its seed, by a name each; "model" is its name."""
-    found = {
+def run_settings(run: Run) -> dict[str, Any]:
+    """All settings of a run except NOT_SETTINGS, flat by key; "model" is the model's name."""
+    settings = {
         "model": run.blueprint.model,
         "objective": run.config.get("objective"),
         "init": run.config.get("init"),
         **run.section("model")["settings"],
         **run.section("training"),
     }
-    return {key: value for key, value in found.items() if key not in NOT_SETTINGS}
+    return {key: value for key, value in settings.items() if key not in NOT_SETTINGS}
 
 
-def name_of(mine: Mapping[str, Any], everybody: Sequence[Mapping[str, Any]]) -> str:
-    """The model, and what of its settings differs from others of its model, or, being other than the model's own, from
-    those of any model."""
-    entry = MODELS.get(mine["model"])
-    usual = {} if entry is None else {**asdict(entry.settings), **asdict(entry.training)}
+def settings_name(settings: Mapping[str, Any], all_settings: Sequence[Mapping[str, Any]]) -> str:
+    """The model, and those of its settings that differ from other runs of the model, or that are not its defaults and
+    differ from any other run."""
+    entry = MODELS.get(settings["model"])
+    defaults = {} if entry is None else {**asdict(entry.settings), **asdict(entry.training)}
     words = []
-    for key, value in mine.items():
-        others = [other for other in everybody if other.get(key) != value]
-        alike = [other for other in others if other["model"] == mine["model"]]
-        # A warm-up, prior or likelihood that is settled by the model or the data goes without saying.
-        chosen = usual.get(key) not in (value, None, "auto")
-        if key != "model" and value is not None and (alike or (others and chosen)):
+    for key, value in settings.items():
+        others = [other for other in all_settings if other.get(key) != value]
+        same_model = [other for other in others if other["model"] == settings["model"]]
+        # A default of None or "auto" is resolved by the model or the data, not chosen.
+        chosen = defaults.get(key) not in (value, None, "auto")
+        if key != "model" and value is not None and (same_model or (others and chosen)):
             words.append(f"{key.replace('_', ' ')} {value}")
-    return mine["model"] + (": " + ", ".join(words) if words else "")
+    return settings["model"] + (": " + ", ".join(words) if words else "")

@@ -1,4 +1,4 @@
-"""Many trainings in one folder, one after the other; a sweep that was killed goes on where it was."""
+"""Train and evaluate many plans in one folder; an interrupted sweep resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from ..evaluation.evaluate import evaluate, measured_alike
-from ..evaluation.metrics import METRICS
+from ..evaluation.evaluate import earlier_evaluation, evaluate
+from ..evaluation.metrics import METRIC_GROUPS
 from ..pictures import save
 from ..runs.directory import Run
 from ..settings.analysis import EvaluateConfig
-from ..support.atomic import parse_json, plain, write_json
-from ..support.console import Shown, clock
-from ..support.errors import UserError, override, printable, require
+from ..support.atomic import as_json, parse_json, write_json
+from ..support.console import ProgressBar, format_duration
+from ..support.errors import UserError, printable, require, with_changes
 from ..training.job import resume
 from ..training.plan import Plan
 from .compare import rank, write
@@ -29,109 +29,112 @@ from .curves import compare
 if TYPE_CHECKING:
     from rich.table import Table
 
+OLD_KEYS = {"watch": "monitor", "own": "default_objective"}  # of sweep.json before November 2026
+
 
 def sweep(
     plans: Mapping[str, Plan], out: str | Path, progress: bool = True, **evaluation: Any
 ) -> list[Run]:
-    """Train and evaluate each plan in the folder `out`, by its name there, and write their table and figure.
+    """Train and evaluate each plan as run `out`/name, and write the comparison table and figure.
 
-    What was done before is kept: a run whose training had not ended goes on, all others stay as they are.
-    `evaluation` are the fields of EvaluateConfig. Raises UserError for a folder that has other runs by these names,
-    or that another process is at; and Unfinished, after all others, where a training or a measurement failed.
+    Finished runs are reused and an interrupted training resumes. `evaluation` are the fields of EvaluateConfig. Raises
+    UserError for a folder that has other runs by these names, or that another process uses; SweepIncomplete, after all
+    other runs, where a training or an evaluation failed.
     """
-    require(len(plans) >= 1, "there is nothing to train")
+    require(len(plans) >= 1, "there are no runs to train")
     for name in plans:
-        fits = re.fullmatch(r"[\w.+ -]{1,240}", name) and not name.startswith(".")
-        require(bool(fits), f"the name {printable(name)!r} of a run is not one of a plain folder")
-    check_alike({name: plain(plan) for name, plan in plans.items()})
-    folder, shown = Path(out), Shown(progress)
-    measure = override(EvaluateConfig(split="validation"), evaluation, "sweep()")
+        valid = re.fullmatch(r"[\w.+ -]{1,240}", name) and not name.startswith(".")
+        require(bool(valid), f"the run name {printable(name)!r} is not a plain folder name")
+    require_comparable({name: as_json(plan) for name, plan in plans.items()})
+    folder, bar = Path(out), ProgressBar(progress)
+    measure = with_changes(EvaluateConfig(split="validation"), evaluation, "sweep()")
     require(folder.is_dir() or not folder.exists(), f"--out {folder} is a file; choose a folder")
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            return carry_out(plans, folder, measure, progress, shown)
+            return run_plans(plans, folder, measure, progress, bar)
     except Timeout:
         raise UserError(
-            f"another sweep is at work in {folder}; wait for it, or choose --out"
+            f"another sweep is running in {folder}; wait for it, or choose another --out"
         ) from None
 
 
-class Unfinished(UserError):
-    """Some runs of a sweep failed; `runs` are the others."""
+class SweepIncomplete(UserError):
+    """Some runs of a sweep failed; `runs` are those that succeeded."""
 
     def __init__(self, message: str, runs: list[Run]) -> None:
         super().__init__(message)
         self.runs = runs
 
 
-def check_alike(plans: Mapping[str, dict[str, Any]]) -> None:
-    """Raise UserError where plans, as JSON has them, are of different things."""
-    things = [
+def require_comparable(plans: Mapping[str, dict[str, Any]]) -> None:
+    """Raise UserError unless the plans, as JSON, have the same data, likelihood and condition."""
+    facts = [
         [plan["data"], plan["settings"]["likelihood"], plan["settings"]["condition"]]
         for plan in plans.values()
     ]
     require(
-        all(thing == things[0] for thing in things),
-        "the runs of a sweep must have the same data, binarisation, likelihood and condition, or their figures are of "
-        "different things; make a sweep of each, with its own --out",
+        all(each == facts[0] for each in facts),
+        "the runs of a sweep must have the same data, binarisation, likelihood and condition to be comparable; make a "
+        "sweep of each, with its own --out",
     )
 
 
-def carry_out(
+def run_plans(
     plans: Mapping[str, Plan],
     folder: Path,
     measure: EvaluateConfig,
     progress: bool,
-    shown: Shown,
+    bar: ProgressBar,
 ) -> list[Run]:
-    every = agreed(plans, folder)
-    write_json(folder / "sweep.json", {"runs": every})
-    states, failed = dict.fromkeys(plans, "to come"), dict[str, str]()
+    """Train and evaluate the plans one after the other. Raises SweepIncomplete where some failed."""
+    all_plans = merge_with_earlier(plans, folder)
+    write_json(folder / "sweep.json", {"runs": all_plans})
+    states, failed = dict.fromkeys(plans, "pending"), dict[str, str]()
     runs, times = list[Run](), list[float]()  # seconds of the trainings
     for number, (name, plan) in enumerate(plans.items(), 1):
-        shown.say(f"run {number}/{len(plans)}: {name}")
-        started, there = time.perf_counter(), (folder / name).exists()
+        bar.log(f"run {number}/{len(plans)}: {name}")
+        started, trained = time.perf_counter(), (folder / name).exists()
         try:
-            run = done(plan, folder / name, measure, progress)
-            states[name] = state_of(run)
+            run = train_and_evaluate(plan, folder / name, measure, progress)
+            states[name] = summarise(run)
         except UserError as error:
             states[name] = failed[name] = str(error)
             continue
         runs.append(run)
-        times += [] if there else [time.perf_counter() - started]
-        if shown.enabled:
-            to_come = [name for name in list(plans)[number:] if not (folder / name).exists()]
-            left = statistics.mean(times) * len(to_come) if times else 0.0
-            shown.console.print(as_table(states, left), markup=True)
+        times += [] if trained else [time.perf_counter() - started]
+        if bar.enabled:
+            pending = [name for name in list(plans)[number:] if not (folder / name).exists()]
+            remaining = statistics.mean(times) * len(pending) if times else 0.0
+            bar.console.print(as_table(states, remaining), markup=True)
     if runs:
-        # Those of an earlier command too, where they were measured alike.
-        others = [Run(folder / name) for name in every if (folder / name).is_dir()]
-        tell([run for run in others if evaluated(run, measure)], folder, shown)
+        # Includes runs of earlier commands with the same evaluation.
+        existing = [Run(folder / name) for name in all_plans if (folder / name).is_dir()]
+        write_comparison([run for run in existing if is_evaluated(run, measure)], folder, bar)
     if failed:
         name, reason = next(iter(failed.items()))
-        raise Unfinished(
+        raise SweepIncomplete(
             f"{len(failed)} of {len(plans)} runs failed, the first, {name}: {reason}", runs
         )
     return runs
 
 
-def done(plan: Plan, final: Path, measure: EvaluateConfig, progress: bool) -> Run:
-    """The run trained and measured; what was done before is kept."""
+def train_and_evaluate(plan: Plan, final: Path, measure: EvaluateConfig, progress: bool) -> Run:
+    """Train and evaluate a plan, reusing or resuming earlier work."""
     if not final.exists():
-        part = final.with_name(f"{final.name}.part")  # there already where a training was killed
-        if not went_on(part, progress):
+        part = final.with_name(f"{final.name}.part")  # exists after an interruption
+        if not resume_partial(part, progress):
             shutil.rmtree(part, ignore_errors=True)
             plan.train(str(part), progress=progress)
         part.rename(final)
     run = Run(final)
-    if not evaluated(run, measure):
+    if not is_evaluated(run, measure):
         evaluate(run, progress=progress, **asdict(measure))
     return run
 
 
-def went_on(part: Path, progress: bool) -> bool:
-    """Whether a training that was killed could be ended from its last state."""
+def resume_partial(part: Path, progress: bool) -> bool:
+    """Resume an interrupted training to its end; False where it has no saved state."""
     try:
         Run(part).load_state()
     except UserError:
@@ -140,59 +143,72 @@ def went_on(part: Path, progress: bool) -> bool:
     return True
 
 
-def tell(runs: list[Run], folder: Path, shown: Shown) -> None:
-    """Write the table and the figure of the runs."""
+def write_comparison(runs: list[Run], folder: Path, bar: ProgressBar) -> None:
+    """Write the comparison table and figure of the runs."""
     table = rank(runs)
     write(table, folder / "compare.md")
     write(table, folder / "compare.csv")
     try:
         save(compare(runs), folder / "compare.png")
-    except UserError as reason:  # models without an ELBO have a table all the same
-        shown.say(f"no figure: {reason}")
+    except UserError as reason:  # models without an ELBO only have a table
+        bar.log(f"no figure: {reason}")
 
 
-def agreed(plans: Mapping[str, Plan], folder: Path) -> dict[str, Any]:
-    """All runs of the folder by name, those of before too; UserError where one by the same name has other settings."""
+def merge_with_earlier(plans: Mapping[str, Plan], folder: Path) -> dict[str, Any]:
+    """Plans of the folder by name, earlier ones too. Raises UserError where a name has other settings."""
     file = folder / "sweep.json"
-    before = parse_json(file.read_bytes(), str(file)).get("runs", {}) if file.exists() else {}
-    require(isinstance(before, dict), f"{file} is damaged; choose --out, or remove the folder")
-    mine = {name: plain(plan) for name, plan in plans.items()}
-    for name, plan in mine.items():
-        there = before.get(name)
-        if there is None:
+    earlier = parse_json(file.read_bytes(), str(file)).get("runs", {}) if file.exists() else {}
+    require(
+        isinstance(earlier, dict), f"{file} is damaged; choose another --out, or remove the folder"
+    )
+    earlier = {name: with_new_keys(plan) for name, plan in earlier.items()}
+    new = {name: as_json(plan) for name, plan in plans.items()}
+    for name, plan in new.items():
+        known = earlier.get(name)
+        if known is None:
             require(
                 not (folder / name).exists(),
-                f"{folder / name} exists and is of no sweep; choose --out",
+                f"{folder / name} exists but is not part of a sweep; choose another --out",
             )
         require(
-            there is None or there == plan,
-            f"{folder} has another sweep, whose {name} has other settings; choose --out",
+            known is None or known == plan,
+            f"{folder} has another sweep, whose {name} has other settings; choose another --out",
         )
-    check_alike({**before, **mine})
-    return {**before, **mine}
+    require_comparable({**earlier, **new})
+    return {**earlier, **new}
 
 
-def evaluated(run: Run, wanted: EvaluateConfig) -> bool:
-    """Whether the run was measured so already."""
-    found = measured_alike(run, wanted)
-    return set(wanted.metrics or METRICS) <= set(found.get("metrics", ()))
+def with_new_keys(plan: Any) -> Any:
+    """A plan of sweep.json with its old keys renamed."""
+    if not isinstance(plan, dict):
+        return plan
+    return {OLD_KEYS.get(key, key): value for key, value in plan.items()}
 
 
-def state_of(run: Run) -> str:
-    """What a run came to, in a line."""
+def is_evaluated(run: Run, requested: EvaluateConfig) -> bool:
+    """Whether the run has an evaluation with these settings and at least these metrics."""
+    earlier = earlier_evaluation(run, requested)
+    return set(requested.metrics or METRIC_GROUPS) <= set(earlier.get("metrics", ()))
+
+
+def summarise(run: Run) -> str:
+    """Result of a run in one line."""
     metrics, best = run.metrics, run.best
-    found, seconds = best["validation_elbo"], sum(epoch["seconds"] for epoch in metrics)
-    elbo = "" if found is None else f"validation ELBO {found:.2f}, "
-    return f"{elbo}best of {len(metrics)} epochs {best['epoch']}, {clock(seconds)}"
+    value, seconds = best["validation_elbo"], sum(epoch["seconds"] for epoch in metrics)
+    elbo = "" if value is None else f"validation ELBO {value:.2f}, "
+    return f"{elbo}best epoch {best['epoch']} of {len(metrics)}, {format_duration(seconds)}"
 
 
-def as_table(states: Mapping[str, str], left: float) -> Table:
-    """How far a sweep is, for the screen."""
+def as_table(states: Mapping[str, str], remaining: float) -> Table:
+    """Progress of a sweep for the terminal: the state of each run, and the remaining seconds."""
     from rich.table import Table
 
-    table = Table(caption=f"about {clock(left)} left" if left else None, caption_justify="left")
+    table = Table(
+        caption=f"about {format_duration(remaining)} left" if remaining else None,
+        caption_justify="left",
+    )
     table.add_column("run")
-    table.add_column("", overflow="fold")
+    table.add_column("state", overflow="fold")
     for name, state in states.items():
         table.add_row(name, state)
     return table

@@ -1,1 +1,1 @@
-"""What every other part uses: errors, lazy imports, atomic files, devices, processes, the console."""
+"""Shared utilities: errors, lazy imports, atomic files, devices, distributed processes, the console."""

@@ -1,4 +1,4 @@
-"""Files that are replaced in one step: a kill or a full disk leaves the old one or the new one, whole."""
+"""Atomic replacement of files: an interruption or a full disk leaves either the old or the new one intact."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from .errors import UserError, one_line
 
 
 @contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A new file to write, which takes the place of `path` when all went well; else nothing is left of it.
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """A new file to write, which replaces `path` on success and is removed on failure.
 
-    An OSError of writing names `path`; one of another file, which the content came from, stays as it is.
+    An OSError in writing names `path`; one from a file that is read meanwhile is left unchanged.
     """
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")  # two writers do not meet
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")  # unique for each writer
     try:
         with part.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)
-        settle(path.parent)
+        fsync_folder(path.parent)
     except OSError as error:
         if error.filename not in (None, str(part)):
             raise
@@ -36,8 +36,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
         part.unlink(missing_ok=True)
 
 
-def settle(folder: Path) -> None:
-    """See to it that new names in a folder outlast a power failure, where the system can."""
+def fsync_folder(folder: Path) -> None:
+    """Make new names in a folder survive a power failure, where the system can."""
     if os.name == "posix":
         opened = os.open(folder, os.O_RDONLY)
         try:
@@ -47,27 +47,28 @@ def settle(folder: Path) -> None:
 
 
 def parse_json(content: bytes, where: str) -> dict[str, Any]:
-    """A JSON object; UserError names `where` it is not one."""
+    """Parse a JSON object. Raises UserError, which names `where`, for anything else."""
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(f"{where} is damaged ({one_line(error)})") from None
     if not isinstance(parsed, dict):
-        raise UserError(f"{where} is damaged (no JSON object)")
+        raise UserError(f"{where} is damaged (not a JSON object)")
     return parsed
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Replace a JSON file atomically; values that JSON lacks are written as text."""
     text = json.dumps(content, indent=2, default=str, allow_nan=False)
-    write(path, (text + "\n").encode())
+    write_bytes(path, (text + "\n").encode())
 
 
-def plain(settings: Any) -> dict[str, Any]:
-    """A dataclass as JSON gives it back."""
+def as_json(settings: Any) -> dict[str, Any]:
+    """The values of a dataclass after a round trip through JSON."""
     return json.loads(json.dumps(asdict(settings)))
 
 
-def write(path: Path, content: bytes) -> None:
-    """Replace a file in one step: at any moment the old or the new content is there whole."""
-    with replacing(path) as file:
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file atomically."""
+    with atomic_write(path) as file:
         file.write(content)

@@ -1,4 +1,4 @@
-"""What work that takes time says meanwhile: lines and progress bars on the standard error."""
+"""Log lines and progress bars on the standard error."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from rich.console import Console
 T = TypeVar("T")
 
 
-class Shown:
-    """What other work says while it lasts, on the standard error; nothing unless enabled."""
+class ProgressBar:
+    """Log lines and progress bars on the standard error; nothing unless enabled."""
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
@@ -21,17 +21,18 @@ class Shown:
         )
         self.live = self.console.is_terminal and enabled
 
-    def say(self, text: str) -> None:
+    def log(self, text: str) -> None:
+        """Print a line."""
         self.console.print(text)
 
-    def track(self, steps: Iterable[T], what: str, total: int | None = None) -> Iterable[T]:
-        """A bar with the time left, on a terminal."""
+    def track(self, steps: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
+        """The steps, with a bar and the time left on a terminal."""
         return rich.progress.track(
-            steps, what, total, console=self.console, disable=not self.live, transient=True
+            steps, description, total, console=self.console, disable=not self.live, transient=True
         )
 
-    def bytes(self, what: str, total: int | None, done: int) -> rich.progress.Progress:
-        """A bar of a download, of which `done` bytes are there already; its one task is for the caller to update."""
+    def download(self, description: str, total: int | None, done: int) -> rich.progress.Progress:
+        """The bar of a download of which `done` bytes exist already; the caller updates its only task."""
         columns = (
             rich.progress.TextColumn("{task.description}"),
             rich.progress.BarColumn(bar_width=15),
@@ -42,12 +43,12 @@ class Shown:
         bar = rich.progress.Progress(
             *columns, console=self.console, disable=not self.live, transient=True
         )
-        bar.add_task(what, total=total, completed=done)
+        bar.add_task(description, total=total, completed=done)
         return bar
 
 
-def clock(seconds: float) -> str:
-    """1:02:03 or 2:03."""
+def format_duration(seconds: float) -> str:
+    """Seconds as 1:02:03 or 2:03."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

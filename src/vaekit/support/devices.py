@@ -1,4 +1,4 @@
-"""Where to compute, and how fast a float32 matrix product may be had there."""
+"""Devices, seeded generators, fast float32 matrix products, and the memory of the C library."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from torch import nn
 
 from .errors import UserError
 
-TRAINING_KEEPS = 2**28  # bytes
+TRAINING_MEMORY_LIMIT = 2**28  # bytes of freed memory
 
 
 @contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """A model in evaluation mode, and afterwards in the mode that it was in."""
+def eval_mode(model: nn.Module) -> Iterator[None]:
+    """Put a model in evaluation mode inside, and restore its mode afterwards."""
     was_training = model.training
     model.eval()
     try:
@@ -27,8 +27,9 @@ def evaluating(model: nn.Module) -> Iterator[None]:
         model.train(was_training)
 
 
-def find_device(name: str) -> torch.device:
-    """auto (CUDA, else Apple's MPS, else the CPU), cpu, cuda, cuda:1, mps. UserError where it is not there."""
+def resolve_device(name: str) -> torch.device:
+    """The device of a name: auto (CUDA, else Apple's MPS, else the CPU), cpu, cuda, cuda:1, mps. Raises UserError where
+    it is not available."""
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")
@@ -37,25 +38,23 @@ def find_device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError:
         raise UserError(
-            f"--device {name} is no device; use auto, cpu, cuda, cuda:1 or mps"
+            f"--device {name} is not a device; use auto, cpu, cuda, cuda:1 or mps"
         ) from None
-    there = {
+    available = {
         "cpu": True,
         "cuda": (device.index or 0) < torch.cuda.device_count(),
         "mps": torch.backends.mps.is_available(),
     }
-    if not there.get(device.type, False):
-        raise UserError(
-            f"--device {name} is not on this machine; --device auto takes what is there"
-        )
+    if not available.get(device.type, False):
+        raise UserError(f"--device {name} is not available on this machine; use --device auto")
     return device
 
 
 @contextlib.contextmanager
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
-    """Noise from `seed` inside; outside, all noise goes on as if none had been drawn.
+    """Seed the generators inside, and restore their states afterwards.
 
-    Touches the generators of the CPU and of `device` alone: torch.manual_seed would seed those of every GPU.
+    Only those of the CPU and of `device`: torch.manual_seed would seed those of every GPU.
     """
     device = device or torch.device("cpu")
     before = torch.default_generator.get_state()
@@ -79,9 +78,9 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
 
 @contextlib.contextmanager
 def fast_float32(device: torch.device) -> Iterator[None]:
-    """Let matrix products take oneDNN's route, twice as fast on some CPUs, where it is float32 still.
+    """Let oneDNN compute matrix products, twice as fast on some CPUs, where that is still float32.
 
-    The setting permits bfloat16 inside, which some processors then use: a product checked against float64 decides.
+    The setting permits bfloat16, which some processors then use: a product compared with float64 decides.
     """
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("medium")
@@ -94,51 +93,51 @@ def fast_float32(device: torch.device) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def memory_kept(limit: int) -> Iterator[Callable[[], None]]:
-    """Keep freed memory for the next tensors inside, where the C library is glibc; gives what to call now and then, so
-    that no more than `limit` bytes are kept.
+def keep_freed_memory(limit: int) -> Iterator[Callable[[], None]]:
+    """Let glibc keep freed memory for later tensors inside; yields a function, to call regularly, that returns memory
+    above `limit` bytes to the system.
 
-    It gives blocks of some megabytes back to the system at once, which then clears each page anew: up to a third of the
-    time of work that makes and drops such tensors. What it keeps can break into pieces that fit nothing, and so grow
-    by megabytes an image: hence the limit. Afterwards its bounds are those that it comes to by itself at most.
+    By default glibc returns blocks of some megabytes at once, and the system clears each page again: up to a third of
+    the time of work that allocates and frees such tensors. Memory that it keeps can become fragmented, and so grow by
+    megabytes per image: hence the limit. Afterwards the thresholds are the largest that glibc itself would choose.
     """
     try:
         library = ctypes.CDLL(None)
         library.mallopt, library.malloc_trim  # noqa: B018
-        before = resident()
+        before = resident_bytes()
     except (AttributeError, OSError, TypeError):  # another C library, another system
         yield lambda: None
         return
 
-    def tidy() -> None:
-        if resident() - before > limit:
+    def trim_memory() -> None:
+        if resident_bytes() - before > limit:
             library.malloc_trim(0)
 
-    trim, from_system = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, whose largest is 2^25
-    library.mallopt(trim, 2**27)
-    library.mallopt(from_system, 2**25)
+    trim_threshold, mmap_threshold = -1, -3  # M_TRIM_THRESHOLD, M_MMAP_THRESHOLD (2^25 at most)
+    library.mallopt(trim_threshold, 2**27)
+    library.mallopt(mmap_threshold, 2**25)
     try:
-        yield tidy
+        yield trim_memory
     finally:
-        library.mallopt(trim, 2**26)
+        library.mallopt(trim_threshold, 2**26)
         library.malloc_trim(0)
 
 
 @contextlib.contextmanager
 def fast_training(device: torch.device) -> Iterator[Callable[[], None]]:
-    """What a training computes inside: `fast_float32`, and `memory_kept`; gives what to call after each epoch."""
-    with fast_float32(device), memory_kept(TRAINING_KEEPS) as tidy:
-        yield tidy
+    """`fast_float32` and `keep_freed_memory` for a training; yields the function to call after each epoch."""
+    with fast_float32(device), keep_freed_memory(TRAINING_MEMORY_LIMIT) as trim_memory:
+        yield trim_memory
 
 
-def resident() -> int:
-    """Bytes of memory that this process has, on Linux."""
+def resident_bytes() -> int:
+    """Resident memory of this process in bytes, on Linux."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * mmap.PAGESIZE
 
 
 def matmul_error(device: torch.device) -> float:
-    """Largest error of a float32 product, relative to its largest element (float32 proper: below 1e-6)."""
+    """Maximum error of a float32 product, relative to its largest element (below 1e-6 for true float32)."""
     generator = torch.Generator().manual_seed(0)
     a, b = (torch.randn(256, 256, generator=generator) for _ in range(2))
     exact = a.double() @ b.double()

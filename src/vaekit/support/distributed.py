@@ -1,6 +1,6 @@
-"""Several processes that train one model, each on its part of every batch: torchrun -m vaekit train ...
+"""Data parallelism: processes that train one model, each on its part of every batch: torchrun -m vaekit train ...
 
-A process alone needs none of this: everything here then does nothing.
+In a single process these functions do nothing.
 """
 
 from __future__ import annotations
@@ -17,26 +17,26 @@ from torch import Tensor, nn
 from .errors import UserError
 
 
-def count() -> int:
-    """How many processes train together."""
+def world_size() -> int:
+    """The number of processes that train together."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def number() -> int:
-    """Which of them this is, from 0, which alone writes to the run."""
+def rank() -> int:
+    """The index of this process; only process 0 writes to the run."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
-def restarted() -> bool:
-    """Whether torchrun starts the processes again, after one of them has failed."""
+def is_restart() -> bool:
+    """Whether torchrun has restarted the processes after one of them failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
 @contextmanager
-def joined(device: torch.device) -> Iterator[torch.device]:
-    """Join the other processes that torchrun has started, if it has; gives the device of this one.
+def process_group(device: torch.device) -> Iterator[torch.device]:
+    """Join the other processes that torchrun has started, if any; yields the device of this one.
 
-    Over gloo, NCCL where the devices are GPUs.
+    The backend is NCCL on GPUs, else gloo.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield device
@@ -46,7 +46,7 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     backend = "nccl" if device.type == "cuda" else "gloo"
     store, rank, world = next(dist.rendezvous("env://"))
-    # torchrun keeps its store over a restart, and with it the addresses of processes that are no more.
+    # torchrun's store outlives a restart, and so do the addresses of ended processes in it.
     store = dist.PrefixStore(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"), store)
     dist.init_process_group(
         backend, store=store, rank=rank, world_size=world, timeout=timedelta(minutes=10)
@@ -57,95 +57,100 @@ def joined(device: torch.device) -> Iterator[torch.device]:
         dist.destroy_process_group()
 
 
-def part(rows: Tensor) -> Tensor:
-    """This process's rows of a batch; one, of no weight, where there are fewer rows than processes."""
-    if count() == 1:
+def local_rows(rows: Tensor) -> Tensor:
+    """This process's rows of a batch; one row, of weight 0, where there are fewer rows than processes."""
+    if world_size() == 1:
         return rows
-    mine = rows.tensor_split(count())[number()]
+    mine = rows.tensor_split(world_size())[rank()]
     return mine if len(mine) else rows[:1]
 
 
-def weight(rows: Tensor) -> int:
-    """How many rows of a batch are this process's."""
-    return len(rows) if count() == 1 else len(rows.tensor_split(count())[number()])
+def local_count(rows: Tensor) -> int:
+    """The number of this process's rows of a batch."""
+    return len(rows) if world_size() == 1 else len(rows.tensor_split(world_size())[rank()])
 
 
-def join(model: nn.Module, share: float, wish: float) -> float:
-    """Make the gradients those of the whole batch, of which this process had a share; gives the sum of all wishes."""
+def all_reduce_gradients(model: nn.Module, weight: float, request: float) -> float:
+    """Replace the gradients by their weighted sum over the processes, and return the sum of their requests.
+
+    `weight`: this process's fraction of the batch; `request`: see training.checkpoint.Checkpointer.
+    """
     gradients = [p.grad for p in model.parameters() if p.grad is not None]
     together = torch.cat(
-        [share * g.flatten() for g in gradients] + [gradients[0].new_tensor([wish])]
+        [weight * g.flatten() for g in gradients] + [gradients[0].new_tensor([request])]
     )
     dist.all_reduce(together)
-    for gradient, found in zip(
+    for gradient, total in zip(
         gradients, together.split([g.numel() for g in gradients] + [1]), strict=False
     ):
-        gradient.copy_(found.view(gradient.shape))
+        gradient.copy_(total.view(gradient.shape))
     return float(together[-1])
 
 
-def add_up(tensor: Tensor) -> Tensor:
-    """Makes a tensor the sum of everybody's."""
-    if count() > 1:
+def all_reduce(tensor: Tensor) -> Tensor:
+    """Replace a tensor by its sum over the processes."""
+    if world_size() > 1:
         dist.all_reduce(tensor)
     return tensor
 
 
-def agree(wish: float) -> float:
-    """The sum of everybody's wishes."""
-    return wish if count() == 1 else float(add_up(torch.tensor([wish], device=home())))
+def all_reduce_number(value: float) -> float:
+    """The sum of a number over the processes."""
+    if world_size() == 1:
+        return value
+    return float(all_reduce(torch.tensor([value], device=communication_device())))
 
 
-def share(tensor: Tensor) -> Tensor:
-    """Makes a tensor that of the first process."""
-    if count() > 1:
+def broadcast(tensor: Tensor) -> Tensor:
+    """Replace a tensor by that of the first process."""
+    if world_size() > 1:
         dist.broadcast(tensor, 0)
     return tensor
 
 
-def gather(tensor: Tensor) -> list[Tensor]:
-    """Everybody's tensors, which are of one shape."""
-    if count() == 1:
+def all_gather(tensor: Tensor) -> list[Tensor]:
+    """The tensors of all processes, which have one shape."""
+    if world_size() == 1:
         return [tensor]
-    there = tensor.to(home())
-    found = [torch.empty_like(there) for _ in range(count())]
-    dist.all_gather(found, there)
-    return [each.to(tensor.device) for each in found]
+    local = tensor.to(communication_device())
+    gathered = [torch.empty_like(local) for _ in range(world_size())]
+    dist.all_gather(gathered, local)
+    return [each.to(tensor.device) for each in gathered]
 
 
-def whole(z: Tensor) -> Tensor:
-    """The codes of the whole batch, (..., B, D), of those that each process has: what is computed of them has, after
-    `join`, the gradient that it has in one process. Without gradients, z itself: all validate the same images."""
-    if count() == 1 or not torch.is_grad_enabled():
+def all_gather_latents(z: Tensor) -> Tensor:
+    """The codes of the whole batch, (..., B, D), from those of each process. After `all_reduce_gradients` a loss of
+    them has the gradient of a single process. Without gradients, z itself: all validate the same images."""
+    if world_size() == 1 or not torch.is_grad_enabled():
         return z
-    sizes = [int(size) for size in gather(torch.tensor(z.shape[-2]))]
+    sizes = [int(size) for size in all_gather(torch.tensor(z.shape[-2]))]
     padded = nn.functional.pad(z.detach(), (0, 0, 0, max(sizes) - z.shape[-2]))
-    parts = [found[..., :size, :] for found, size in zip(gather(padded), sizes, strict=True)]
+    parts = [codes[..., :size, :] for codes, size in zip(all_gather(padded), sizes, strict=True)]
     scale = sum(sizes) / z.shape[-2]
-    parts[number()] = z.detach() + scale * (z - z.detach())
+    parts[rank()] = z.detach() + scale * (z - z.detach())
     return torch.cat(parts, dim=-2)
 
 
-def home() -> torch.device:
-    """Where tensors must lie to be sent."""
+def communication_device() -> torch.device:
+    """The device whose tensors the backend can send."""
     if dist.get_backend() == "nccl":
         return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
 
 
-def first(work: Callable[[], object]) -> str:
-    """Have the first process do something, and tell all what it came to, as text; its UserError is theirs too."""
-    if count() == 1:
+def on_rank_zero(work: Callable[[], object]) -> str:
+    """Do something in the first process; all return its result as text, or raise its UserError."""
+    if world_size() == 1:
         return str(work())
     text = ""
-    if number() == 0:
+    if rank() == 0:
         try:
             text = f"+{work()}"
         except (UserError, OSError) as error:
             text = f"-{error}"
-    content = torch.tensor(list(text.encode()), dtype=torch.uint8, device=home())
-    size = share(torch.tensor([len(content)], device=home()))
-    content = share(content if text else content.new_zeros(int(size)))
+    content = torch.tensor(list(text.encode()), dtype=torch.uint8, device=communication_device())
+    size = broadcast(torch.tensor([len(content)], device=communication_device()))
+    content = broadcast(content if text else content.new_zeros(int(size)))
     text = bytes(content.tolist()).decode()
     if text[0] == "-":
         raise UserError(text[1:])

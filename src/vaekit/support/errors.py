@@ -1,4 +1,4 @@
-"""Errors for users, and checks of what they give. Imports no torch."""
+"""Errors for users, and validation of their input. Imports no torch."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
 class UserError(ValueError):
-    """Bad input: one line that says what is wrong and what to do. The command line exits with 2."""
+    """Invalid input; the message is one line, what is wrong and what to do. The command line exits with code 2."""
 
 
-class Missing(Exception):
-    """Why a metric cannot be had of a run."""
+class MetricUnavailable(Exception):
+    """A metric cannot be computed for a run; the message is the reason."""
 
 
 def require(condition: bool, message: str) -> None:
@@ -31,13 +31,14 @@ def require(condition: bool, message: str) -> None:
         raise UserError(message)
 
 
-def closest(word: str, words: Iterable[str]) -> str:
-    """`; did you mean ...?` for a mistyped word, or nothing."""
+def did_you_mean(word: str, words: Iterable[str]) -> str:
+    """`; did you mean ...?` for a mistyped word, or an empty text."""
     matches = difflib.get_close_matches(word, list(words), n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""
 
 
-def flag(field: str) -> str:
+def flag_name(field: str) -> str:
+    """The command line flag of a settings field."""
     return "--" + field.replace("_", "-")
 
 
@@ -58,61 +59,62 @@ def require_folder(path: Path) -> None:
 
 
 def is_whole(value: Any) -> bool:
+    """Whether a value is an integer; a bool is not."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def require_count(name: str, value: Any, largest: int = 2**31) -> None:
     """Raise UserError unless `value` is a whole number from 1 to `largest`."""
-    require(is_whole(value), f"{flag(name)} is {value!r}; it must be a whole number")
-    require(value >= 1, f"{flag(name)} is {value}; it must be at least 1")
-    require(value <= largest, f"{flag(name)} is {value}; it must be at most {largest:,}")
+    require(is_whole(value), f"{flag_name(name)} is {value!r}; it must be a whole number")
+    require(value >= 1, f"{flag_name(name)} is {value}; it must be at least 1")
+    require(value <= largest, f"{flag_name(name)} is {value}; it must be at most {largest:,}")
 
 
 def require_seed(value: Any, name: str = "seed") -> None:
     """Raise UserError unless `value` can seed every generator."""
     require(
         is_whole(value) and 0 <= value < 2**63,
-        f"{flag(name)} is {value}; it must be 0 or a positive whole number",
+        f"{flag_name(name)} is {value}; it must be 0 or a positive whole number",
     )
 
 
 def parse_duration(text: str, name: str) -> float:
-    """Seconds of "90s", "30m" or "1.5h". Raises UserError."""
+    """The seconds in "90s", "30m" or "1.5h". Raises UserError for other texts."""
     units = {"s": 1, "m": 60, "h": 3600}
     try:
         seconds = float(text[:-1]) * units[text[-1:]]
     except (KeyError, ValueError):
         seconds = 0.0
-    require(0 < seconds < 1e9, f"{name} {text} is no time; give one such as 30m or 2h")
+    require(0 < seconds < 1e9, f"{name} {text} is not a duration; give one such as 30m or 2h")
     return seconds
 
 
 def parse_memory(text: str) -> int:
-    """Bytes of "500MB" or "2GB". Raises UserError."""
+    """The bytes in "500MB" or "2GB". Raises UserError for other texts."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) *([kmgt])i?b?", text.strip().lower())
     if match is None or float(match[1]) == 0:
-        raise UserError(f"--memory {text} is no size; give one such as 500MB or 2GB")
+        raise UserError(f"--memory {text} is not a size; give one such as 500MB or 2GB")
     return int(float(match[1]) * 1024 ** (1 + "kmgt".index(match[2])))
 
 
-def override(settings: Settings, changes: Mapping[str, Any], what: str) -> Settings:
-    """`settings` with some fields replaced; UserError for an unknown name or a value of another type."""
-    return from_dict(type(settings), {**dataclasses.asdict(settings), **changes}, what)
+def with_changes(settings: Settings, changes: Mapping[str, Any], owner: str) -> Settings:
+    """`settings` with some fields replaced. Raises UserError for an unknown name or a value of another type."""
+    return settings_from_dict(type(settings), {**dataclasses.asdict(settings), **changes}, owner)
 
 
-def from_dict(kind: type[Settings], values: Mapping[str, Any], what: str) -> Settings:
-    """A dataclass from JSON values; UserError names unknown and missing keys and wrong types."""
+def settings_from_dict(kind: type[Settings], values: Mapping[str, Any], owner: str) -> Settings:
+    """A dataclass from JSON values. Raises UserError, naming `owner`, for unknown and missing keys and wrong types."""
     fields = typing.get_type_hints(kind)
     for name in values:
         if name not in fields:
-            raise UserError(f"{what} has no setting {name!r}{closest(name, fields)}")
+            raise UserError(f"{owner} has no setting {name!r}{did_you_mean(name, fields)}")
     for name in fields:
-        require(name in values, f"{what} lacks the setting {name!r}")
+        require(name in values, f"{owner} lacks the setting {name!r}")
     converted = {name: _convert(fields[name], value) for name, value in values.items()}
     for name, value in converted.items():
         require(
             value is not _WRONG,
-            f"{what}: {name} is {values[name]!r}; it must be {_describe(fields[name])}",
+            f"{owner}: {name} is {values[name]!r}; it must be {_describe(fields[name])}",
         )
     return kind(**converted)
 

@@ -1,17 +1,17 @@
-"""Names of a package that are imported when first used, so that `vaekit --help` does not wait for torch."""
+"""Lazy imports: names of a package are imported on first use, so that `vaekit --help` does not wait for torch."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from typing import Any
 
 
-def names_of(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """The `__getattr__` of a package: each name's module in it, as "module:other" where the name there is another."""
+def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """The `__getattr__` of a package. `modules`: the module of each name, or "module:attribute" for another name."""
 
-    def find(name: str) -> Any:
-        if name not in homes:
+    def get_attribute(name: str) -> Any:
+        if name not in modules:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        home, _, other = homes[name].partition(":")
-        return getattr(import_module(f".{home}", package), other or name)
+        module, _, attribute = modules[name].partition(":")
+        return getattr(import_module(f".{module}", package), attribute or name)
 
-    return find
+    return get_attribute

@@ -1,6 +1,6 @@
-"""Where the clusters of a gmvae start: from groups found in the codes of a plain VAE.
+"""Initialisation of the clusters of a gmvae: from groups in the codes of a plain VAE.
 
-From random heads most clusters merge. What was tried, and what each part is worth: docs/design/0011.
+From random heads most clusters merge. Alternatives, and the effect of each part: docs/design/0011.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..data import Split
-from ..data.dataset import Settled, pixels
+from ..data.dataset import ResolvedBinarisation, pixels
 from ..model.distributions import Conditional, MixtureHead
 from ..model.graph import VAE
 from ..model.networks import MLP
@@ -20,15 +20,15 @@ from ..model.priors import StandardNormal
 from ..settings.model import ClusterConfig
 from ..support.errors import require
 
-BETA = 0.1  # of the plain VAE: codes that keep more than the ELBO would let them
-IMAGES = 20_000
-COMPONENTS = 50  # of the fine mixture, at least; and at least two a cluster
-SMALLEST_SCALE = 0.05
-BATCH = 1000
+PRETRAINING_BETA = 0.1  # of the plain VAE, whose codes then hold more information than at beta = 1
+MAX_IMAGES = 20_000
+MIN_COMPONENTS = 50  # of the fine mixture, and at least two per cluster
+MIN_SCALE = 0.05
+BATCH_SIZE = 1000
 
 
 def without_clusters(model: VAE) -> VAE:
-    """The same posterior and decoder of z under a standard normal prior: training it trains these modules."""
+    """A plain VAE of the posterior and decoder of z, which are shared, with a standard normal prior."""
     settings = model.blueprint.settings
     return VAE(
         prior={"z": StandardNormal(settings.latent_dim)},
@@ -40,7 +40,7 @@ def without_clusters(model: VAE) -> VAE:
 
 
 def cluster_head(model: VAE) -> MixtureHead:
-    """The head of the mixture of a model with clusters."""
+    """The mixture head of the prior of z of a model with clusters."""
     prior = model.prior["z"]
     assert isinstance(prior, Conditional)
     assert isinstance(prior.head, MixtureHead)
@@ -48,22 +48,24 @@ def cluster_head(model: VAE) -> MixtureHead:
 
 
 def check_clusters(model: VAE, images: int) -> None:
-    """UserError where there are too few images to find the clusters in."""
+    """Raises UserError where there are too few images to find the clusters in."""
     settings = model.blueprint.settings
     if isinstance(settings, ClusterConfig) and settings.start_epochs:
-        there = min(images, IMAGES)
+        available = min(images, MAX_IMAGES)
         require(
-            settings.clusters < there,
-            f"--clusters is {settings.clusters}, but there are {there:,} training images to find them in; "
-            "--start-epochs 0 starts from random ones",
+            settings.clusters < available,
+            f"--clusters is {settings.clusters}, but there are {available:,} training images to find them in; "
+            "--start-epochs 0 starts from random clusters",
         )
 
 
-def start_clusters(model: VAE, images: Split, binarisation: Settled, seed: int) -> None:
-    """Set the mixture's heads to groups of the codes of (the first 20,000 of) these images, whatever w is.
+def start_clusters(
+    model: VAE, images: Split, binarisation: ResolvedBinarisation, seed: int
+) -> None:
+    """Set the mixture's components, for every w, to groups of the codes of the first 20,000 images.
 
     A fine mixture of Gaussians with full covariances is fitted to the codes, and its most overlapping components are
-    joined until one group a cluster is left.
+    joined until one group per cluster is left.
     """
     settings = model.blueprint.settings
     assert isinstance(settings, ClusterConfig)
@@ -73,36 +75,36 @@ def start_clusters(model: VAE, images: Split, binarisation: Settled, seed: int) 
         "the plain VAE's loss is not finite; try a smaller --learning-rate",
     )
     groups = join_components(fine_mixture(codes, settings.clusters, seed), settings.clusters)
-    share = groups / groups.sum(0)
-    loc = share.T @ codes
-    variance = share.T @ codes**2 - loc**2
-    scale = np.sqrt(variance.clip(SMALLEST_SCALE**2))
+    weights = groups / groups.sum(0)
+    loc = weights.T @ codes
+    variance = weights.T @ codes**2 - loc**2
+    scale = np.sqrt(variance.clip(MIN_SCALE**2))
     set_heads(model, torch.from_numpy(loc), torch.from_numpy(scale))
 
 
 @torch.no_grad()
-def posterior_means(model: VAE, images: Split, binarisation: Settled) -> np.ndarray:
-    """The mean of q(z | x) of each of the first 20,000 images, greys as they are rather than drawn: (N, D), float64."""
-    seen: Settled = "none" if binarisation == "dynamic" else binarisation
+def posterior_means(model: VAE, images: Split, binarisation: ResolvedBinarisation) -> np.ndarray:
+    """Means of q(z | x) of the first 20,000 images: (N, D), float64. Dynamic binarisation is left out."""
+    fixed: ResolvedBinarisation = "none" if binarisation == "dynamic" else binarisation
     model.eval()
     chunks = []
-    end = min(len(images), IMAGES)
-    for start in range(0, end, BATCH):
-        batch = images[start : min(start + BATCH, end)]
-        values = model.given(pixels(batch.images, seen), batch.labels)
+    end = min(len(images), MAX_IMAGES)
+    for start in range(0, end, BATCH_SIZE):
+        batch = images[start : min(start + BATCH_SIZE, end)]
+        values = model.given(pixels(batch.images, fixed), batch.labels)
         chunks.append(model.posterior["z"](values).mean.cpu().double())
     return torch.cat(chunks).numpy()
 
 
 def fine_mixture(codes: np.ndarray, clusters: int, seed: int) -> np.ndarray:
-    """p(component | code), (N, C), of a mixture of more Gaussians than clusters."""
+    """Responsibilities p(component | code), (N, C), of a Gaussian mixture with more components than clusters."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.mixture import GaussianMixture
     from threadpoolctl import threadpool_limits
 
-    wanted = max(COMPONENTS, 2 * clusters)
-    components = max(clusters, min(wanted, len(codes) // 20))
-    # Its matrices are small: several threads are slower than one, by far where others use the cores.
+    target = max(MIN_COMPONENTS, 2 * clusters)
+    components = max(clusters, min(target, len(codes) // 20))
+    # The matrices are small: several threads are slower than one, by far on busy cores.
     with warnings.catch_warnings(), threadpool_limits(1):
         warnings.simplefilter("ignore", ConvergenceWarning)  # a rough fit will do
         mixture = GaussianMixture(
@@ -112,8 +114,8 @@ def fine_mixture(codes: np.ndarray, clusters: int, seed: int) -> np.ndarray:
 
 
 def join_components(responsibilities: np.ndarray, clusters: int) -> np.ndarray:
-    """Join, again and again, the two components i and j that overlap most, sum r_i r_j / (sum r_i sum r_j), until
-    `clusters` are left: (N, C) -> (N, clusters)."""
+    """Join the two components i and j that overlap most, by sum r_i r_j / (sum r_i sum r_j), until `clusters` are left:
+    (N, C) -> (N, clusters)."""
     r = responsibilities.copy()
     while r.shape[1] > clusters:
         size = r.sum(0) + 1e-12
@@ -127,7 +129,7 @@ def join_components(responsibilities: np.ndarray, clusters: int) -> np.ndarray:
 
 @torch.no_grad()
 def set_heads(model: VAE, loc: Tensor, scale: Tensor) -> None:
-    """Make p(z | w, cluster = k) = N(loc_k, scale_k^2) for every w; loc and scale (K, D)."""
+    """Make p(z | w, cluster = k) = N(loc_k, scale_k^2) for every w; loc and scale: (K, D)."""
     head, network = cluster_head(model).gaussian, model.prior["z"].network
     assert isinstance(network, MLP)
     last = network.last

@@ -1,4 +1,4 @@
-"""A training in its run directory: from the start or from its last state, watched, kept, and rescued."""
+"""A training in its run directory, new or resumed: with checkpoints, monitoring and recovery."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 import shlex
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,42 +14,42 @@ from typing import Any
 import torch
 
 from ..data import Dataset
-from ..data.dataset import Batch, Settled
-from ..inference import kept_images as exhibits
+from ..data.dataset import Batch, ResolvedBinarisation
+from ..inference import picture_data
 from ..model.build import build_from, objective_of
 from ..model.graph import VAE
 from ..model.objectives import Objective, elbo, from_text
-from ..runs.data import run_data
-from ..runs.directory import STATE, Run, State, describe, load_weights
+from ..runs.data import load_run_data
+from ..runs.directory import STATE, Run, TrainingState, load_weights, run_config
 from ..runs.load import load
 from ..settings.catalog import model_entry
 from ..settings.data import DataConfig
 from ..settings.model import ClusterConfig
-from ..settings.training import TrainConfig, WatchConfig
-from ..support import distributed as ranks
-from ..support.devices import fast_training, find_device
-from ..support.errors import UserError, override, require
-from . import cluster_start as starts
-from .checkpoint import Keeper, keeping
-from .learner import Learner, fill
-from .monitor import Watch, check_watch
-from .preflight import check, settle_pixels
-from .progress import Progress
-from .recovery import rescued
-from .step import warming
+from ..settings.training import MonitorConfig, TrainConfig
+from ..support import distributed
+from ..support.devices import fast_training, resolve_device
+from ..support.errors import UserError, require, with_changes
+from . import cluster_start
+from .checkpoint import Checkpointer, checkpointing
+from .learner import Learner, copy_into
+from .monitor import Monitor, check_monitor
+from .preflight import check_training, resolve_binarisation
+from .progress import TrainingProgress
+from .recovery import train_with_recovery
+from .step import kl_warmup_weight
 
 
 @dataclass(frozen=True)
 class Job:
-    """A training in its run directory, and all that it needs."""
+    """A training: its run directory, model, data and settings."""
 
     run: Run
     model: VAE
     data: Dataset
     config: TrainConfig
-    watch: WatchConfig
+    monitor: MonitorConfig
     objective: Objective
-    binarisation: Settled
+    binarisation: ResolvedBinarisation
     device: torch.device
 
 
@@ -65,53 +65,63 @@ def train(
     progress: bool = True,
     **settings: Any,
 ) -> Run:
-    """Train a model on a data set and keep it in a run directory, which is returned.
+    """Train a model on a data set, save it in a run directory, and return the run.
 
-    `settings` are the fields of TrainConfig, and those of WatchConfig, what to draw and log meanwhile; `out` is the
-    directory (runs/<model>-<data>-<n> by default, with `name` before the number); `init` is a run to take the first
-    weights from. The best weights on validation are saved as they come, for `vaekit.load(run)`; `model` itself ends
-    with the last ones. The state is saved now and then, from which `resume` goes on after a kill. Raises UserError for
-    bad settings, a taken `out`, or a loss that is not finite again and again; and Stopped, a KeyboardInterrupt, where
-    the process was told to stop.
+    `settings` are the fields of TrainConfig and of MonitorConfig; `out` is the directory (runs/<model>-<data>-<n> by
+    default, with `name` before the number); `init` is a run whose weights to start from. The best weights on
+    validation are saved, for `vaekit.load(run)`; `model` itself ends with the last ones. Checkpoints are saved
+    regularly; `resume` continues from the last one after an interruption. Raises UserError for bad settings, an
+    existing `out`, or a loss that repeatedly is not finite; and TrainingStopped, a KeyboardInterrupt, when a signal
+    stops it.
     """
-    watching = {f.name: settings.pop(f.name) for f in fields(WatchConfig) if f.name in settings}
-    watched = check_watch(override(WatchConfig(), watching, "train()"))
-    config = override(model_entry(model.blueprint.model).training, settings, "train()")
-    config = config.settle(model.blueprint.settings)
-    # A run that goes on later is to compute as it did before.
-    compiles = config.compiles(len(data.train))
-    config = dataclasses.replace(config, compile="yes" if compiles else "no")
-    chosen = override(DataConfig(), {"binarisation": binarisation}, "train()").binarisation
-    settled = settle_pixels(model.blueprint, data, chosen)
+    config, monitor = resolve_settings(model, len(data.train), settings)
+    requested = with_changes(DataConfig(), {"binarisation": binarisation}, "train()").binarisation
+    resolved = resolve_binarisation(model.blueprint, data, requested)
     objective = objective or objective_of(model.blueprint)
-    check(model, objective, data, config, warming(model, config, torch.zeros(())))
+    check_training(model, objective, data, config, kl_warmup_weight(model, config, torch.zeros(())))
     if init is not None:
         init = Run.of(init)
         load_weights(model, init.weights_path)
-    for part, parameter in model.named_parameters():
+    for key, parameter in model.named_parameters():
         finite = bool(parameter.isfinite().all())
-        require(finite, f"the weights {part} are not finite to begin with")
-    with ranks.joined(find_device(config.device)) as device:
-        check_ranks(model, out)
-        about = {
-            "data": {**data.describe(), "binarisation": settled},
+        require(finite, f"the initial weights {key} are not finite; start from other weights")
+    with distributed.process_group(resolve_device(config.device)) as device:
+        check_distributed(model, out)
+        sections = {
+            "data": {**data.describe(), "binarisation": resolved},
             "training": dataclasses.asdict(config),
-            "watch": dataclasses.asdict(watched),
+            "monitor": dataclasses.asdict(monitor),
             "objective": repr(objective),
             "device": str(device),
             "init": None if init is None else str(init),
         }
 
         def create() -> Run:
-            if out is not None and ranks.restarted() and (Path(out) / STATE).is_file():
+            if out is not None and distributed.is_restart() and (Path(out) / STATE).is_file():
                 return Run(out)
-            return Run.create(out, folder_stem(model, data, name), describe(model.blueprint, about))
+            return Run.create(
+                out, folder_stem(model, data, name), run_config(model.blueprint, sections)
+            )
 
-        run = Run(ranks.first(create))
-        job = Job(run, model, data, config, watched, objective, settled, device)
-        with keeping(run, config.state_every) as keeper:
+        run = Run(distributed.on_rank_zero(create))
+        job = Job(run, model, data, config, monitor, objective, resolved, device)
+        with checkpointing(run, config.state_every) as checkpointer:
             state = run.load_state() if (run.path / STATE).is_file() else None
-            return carry_out(job, keeper, progress, state)
+            return run_job(job, checkpointer, progress, state)
+
+
+def resolve_settings(
+    model: VAE, images: int, settings: Mapping[str, Any]
+) -> tuple[TrainConfig, MonitorConfig]:
+    """The settings of a training on so many images, with those that depend on the model or the data resolved."""
+    names = {f.name for f in fields(MonitorConfig)}
+    changes = {name: value for name, value in settings.items() if name in names}
+    monitor = check_monitor(with_changes(MonitorConfig(), changes, "train()"))
+    changes = {name: value for name, value in settings.items() if name not in names}
+    config = with_changes(model_entry(model.blueprint.model).training, changes, "train()")
+    config = config.resolve(model.blueprint.settings)
+    # Resolved once, so that a resumed run computes as before.
+    return dataclasses.replace(config, compile="yes" if config.compiles(images) else "no"), monitor
 
 
 def resume(
@@ -124,153 +134,180 @@ def resume(
     data_dir: str | Path | None = None,
     progress: bool = True,
 ) -> Run:
-    """Go on with a training that was killed or stopped, from its last state: it ends as if nothing had happened.
+    """Resume an interrupted training from its last checkpoint; the result is that of an uninterrupted one, bit for bit.
 
-    `epochs` is a new number of epochs; the schedules are then those of a training of so many (so a cosine's rate
-    rises again where a finished run goes on). `data` and `objective` are those of before, and need to be given only
-    where they were arrays, or an objective of your own. Raises UserError where there is no state, where another
-    process trains in the run, or where the step was compiled and cannot be here, which changes the last digits,
-    unless `allow_inexact`; and as `train` does.
+    `epochs` is a new total number of epochs, to which all schedules adapt (a finished run thus returns to a higher
+    rate of its cosine). `data` and `objective` are needed only where the data were arrays or the objective is your
+    own. Raises UserError where there is no checkpoint, where another process trains in the run, or where the step was
+    compiled and cannot be here, which changes the last digits, unless `allow_inexact`; and as `train` does.
     """
     run = Run.of(run)
     config = run.training
     with (
-        ranks.joined(find_device(config.device)) as device,
-        keeping(run, config.state_every) as keeper,
+        distributed.process_group(resolve_device(config.device)) as device,
+        checkpointing(run, config.state_every) as checkpointer,
     ):
         state = run.load_state()
         if epochs is not None and epochs != config.epochs:
             config = dataclasses.replace(config, epochs=epochs)
-            done = state.numbers.get("epoch", 0)
+            done = state.scalars.get("epoch", 0)
             require(
                 epochs >= done,
-                f"--epochs is {epochs}, and {run} has {done} already; give a larger number",
+                f"--epochs is {epochs}, but {run} has {done} epochs already; pass a larger number",
             )
-            ranks.first(lambda: run.change("training", dataclasses.asdict(config)))
-        data = run_data(run, data, data_dir)
+            distributed.on_rank_zero(
+                lambda: run.update_config("training", dataclasses.asdict(config))
+            )
+        data = load_run_data(run, data, data_dir)
         model = build_from(run.blueprint)
-        check_ranks(model, run.path)
+        check_distributed(model, run.path)
         objective = objective or from_text(str(run.config.get("objective")))
-        binarisation = settle_pixels(model.blueprint, data, run.data.binarisation)
-        job = Job(run, model, data, config, check_watch(run.watch), objective, binarisation, device)
-        return carry_out(job, keeper, progress, state, allow_inexact)
+        binarisation = resolve_binarisation(model.blueprint, data, run.data.binarisation)
+        job = Job(
+            run, model, data, config, check_monitor(run.monitor), objective, binarisation, device
+        )
+        return run_job(job, checkpointer, progress, state, allow_inexact)
 
 
-def check_ranks(model: VAE, out: str | Path | None) -> None:
-    """UserError where several processes cannot train this together."""
-    if ranks.count() == 1:
+def check_distributed(model: VAE, out: str | Path | None) -> None:
+    """Raises UserError where several processes cannot train this model together."""
+    if distributed.world_size() == 1:
         return
     require(
         model.blueprint.settings.normalisation != "batch",
-        "--normalisation batch is of one process, as others would have statistics of their own; choose layer",
+        "--normalisation batch needs a single process, as statistics are not shared; choose --normalisation layer",
     )
-    require(out is not None, "under torchrun, say --out, so that a restart finds the run again")
+    require(out is not None, "torchrun needs --out, so that a restart finds the run; pass --out")
 
 
-def carry_out(
+def run_job(
     job: Job,
-    keeper: Keeper,
+    checkpointer: Checkpointer,
     progress: bool,
-    state: State | None = None,
+    state: TrainingState | None = None,
     allow_inexact: bool = False,
 ) -> Run:
-    """Train, from the start or from a state, to the end."""
+    """Train to the end, from the start or from a state."""
     run, model, data, config = job.run, job.model, job.data, job.config
     with (
-        Progress(config, len(data.train), progress and ranks.number() == 0) as shown,
-        fast_training(job.device) as tidy,
+        TrainingProgress(config, len(data.train), progress and distributed.rank() == 0) as bar,
+        fast_training(job.device) as trim_memory,
     ):
-        shown.say(
+        bar.log(
             f"{model.blueprint.model} on {data.name}, {model.blueprint.settings.likelihood} pixels, "
             f"binarisation {job.binarisation}, on {job.device}, in {run}"
         )
         if job.binarisation == "dynamic" and not data.black_and_white:
-            shown.say(
-                "note: greys are made black or white; build the model from the data set itself to keep them"
+            bar.log(
+                "note: grey pixels are binarised; build the model from the data set itself to keep them"
             )
         if isinstance(model.blueprint.settings, ClusterConfig):
-            state = find_clusters(job, keeper, shown, state)
+            state = pretrain_clusters(job, checkpointer, bar, state)
         learner = Learner(model, config, job.device)
         learner.allow_inexact = allow_inexact
-        begin(learner, keeper, state)
+        start_learner(learner, checkpointer, state)
         try:
-            if ranks.number() == 0:
-                follow(job, learner, keeper, shown, tidy)
-            else:  # the first process alone writes
-                for _ in rescued(learner, data, job.objective, job.binarisation, keeper):
-                    tidy()
+            if distributed.rank() == 0:
+                train_and_monitor(job, learner, checkpointer, bar, trim_memory)
+            else:  # only the first process writes
+                for _ in train_with_recovery(
+                    learner, data, job.objective, job.binarisation, checkpointer
+                ):
+                    trim_memory()
         except OSError as error:
             raise UserError(
-                f"{error.filename or run}: {error.strerror or error}; what was saved before is whole; mend that, then: "
+                f"{error.filename or run}: {error.strerror or error}; the saved files are intact; solve this, then: "
                 f"vaekit train --resume {shlex.quote(str(run))}"
             ) from None
-        ranks.agree(0.0)  # the others' work ends when the first's does
+        distributed.all_reduce_number(0.0)  # the other processes wait for the first
     return run
 
 
-def follow(
-    job: Job, learner: Learner, keeper: Keeper, shown: Progress, tidy: Callable[[], None]
+def train_and_monitor(
+    job: Job,
+    learner: Learner,
+    checkpointer: Checkpointer,
+    bar: TrainingProgress,
+    trim_memory: Callable[[], None],
 ) -> None:
-    """Train to the end, and keep, look at and show what each epoch comes to."""
-    run, config, at = job.run, job.config, learner.at
+    """Train to the end; save, monitor and report each epoch."""
+    run, config, at = job.run, job.config, learner.position
     steps = config.steps(len(job.data.train))
-    watch = Watch(job, run.cut_metrics(at.epoch), at.epoch * steps + at.batch)
-    shown.go_on(at.epoch, at.batch)
+    monitor = Monitor(
+        run,
+        job.model,
+        job.data,
+        job.binarisation,
+        config,
+        job.monitor,
+        job.device,
+        history=run.truncate_metrics(at.epoch),
+        steps_done=at.epoch * steps + at.batch,
+    )
+    bar.seek(at.epoch, at.batch)
 
-    def gone_back() -> None:
-        at = learner.at
-        run.cut_metrics(at.epoch)
-        watch.go_back(at.epoch * steps + at.batch)
-        shown.go_on(at.epoch, at.batch)
+    def on_rewind() -> None:
+        at = learner.position
+        run.truncate_metrics(at.epoch)
+        monitor.rewind(at.epoch * steps + at.batch)
+        bar.seek(at.epoch, at.batch)
 
     def track(batches: Iterable[Batch]) -> Iterable[Batch]:
-        return shown.track(watch.track(batches))
+        return bar.track(monitor.track(batches))
 
-    for epoch, kept in rescued(
-        learner, job.data, job.objective, job.binarisation, keeper, track, shown.say, gone_back
+    for epoch, trained in train_with_recovery(
+        learner, job.data, job.objective, job.binarisation, checkpointer, track, bar.log, on_rewind
     ):
-        tidy()
+        trim_memory()
         if epoch.best:
-            run.save_weights(kept)
+            run.save_weights(trained)
         if config.save_every and epoch.epoch % config.save_every == 0:
-            run.save_weights(kept, f"model-{epoch.epoch:04d}")
+            run.save_weights(trained, f"model-{epoch.epoch:04d}")
         finite = math.isfinite(epoch.train_objective)
-        seen = watch.look(epoch, kept) if finite else {}
-        recovered = [each for each in learner.at.recovered if each["epoch"] == epoch.epoch]
+        monitored = monitor.on_epoch(epoch, trained) if finite else {}
+        recovered = [each for each in learner.position.recovered if each["epoch"] == epoch.epoch]
         if recovered:
-            seen = seen | {"recovered": recovered}
-        run.append_metrics(dataclasses.asdict(epoch) | seen)
+            monitored = monitored | {"recovered": recovered}
+        run.append_metrics(dataclasses.asdict(epoch) | monitored)
         if finite:
-            shown.show(epoch)
-        for warning in seen.get("warnings", []):
-            shown.say(f"warning: {warning}")
+            bar.on_epoch(epoch)
+        for warning in monitored.get("warnings", []):
+            bar.log(f"warning: {warning}")
     best = load(run).to(job.device).eval()
-    exhibits.keep(run, best, job.data)
-    watch.finish(best)
+    picture_data.create(run, best, job.data)
+    monitor.finish(best)
 
 
-def begin(learner: Learner, keeper: Keeper, state: State | None) -> None:
-    """Go on from a state, or keep the first one."""
+def start_learner(
+    learner: Learner, checkpointer: Checkpointer, state: TrainingState | None
+) -> None:
+    """Restore the learner from a state, or save its initial one."""
     if state is not None:
         learner.restore(state)
     else:
-        keeper.keep(learner)
+        checkpointer.save(learner)
 
 
-def find_clusters(job: Job, keeper: Keeper, shown: Progress, state: State | None) -> State | None:
-    """Train the posterior and decoder of z as a plain VAE, and start the clusters from its codes: once a model, and
-    not where no epochs are for it. Gives what is left of a state: that of the training after this one."""
+def pretrain_clusters(
+    job: Job, checkpointer: Checkpointer, bar: TrainingProgress, state: TrainingState | None
+) -> TrainingState | None:
+    """Pretrain the posterior and decoder of z as a plain VAE and initialise the clusters from its codes, unless done.
+
+    Skips the pretraining where `start_epochs` is 0. Returns the state to resume the main training from, or None.
+    """
     model, config = job.model, job.config
-    settings, head = model.blueprint.settings, starts.cluster_head(model)
+    settings, head = model.blueprint.settings, cluster_start.cluster_head(model)
     assert isinstance(settings, ClusterConfig)
     if state is not None:
-        fill(model, state.part("model"))
+        copy_into(model, state.part("model"))
     if head.started:
         return state
     if settings.start_epochs:
         epochs = settings.start_epochs
-        shown.say(f"first {epochs} epochs as a plain VAE, from whose codes the clusters start")
-        plain = dataclasses.replace(
+        bar.log(
+            f"pretraining for {epochs} epochs as a plain VAE, to initialise the clusters from its codes"
+        )
+        pretraining = dataclasses.replace(
             config,
             epochs=epochs,
             schedule="constant",
@@ -281,26 +318,30 @@ def find_clusters(job: Job, keeper: Keeper, shown: Progress, state: State | None
             ema=None,
             compile="no",
         )
-        learner = Learner(starts.without_clusters(model), plain, job.device, whole=model)
-        begin(learner, keeper, state)
-        objective = elbo(starts.BETA)
-        for epoch, _ in rescued(
-            learner, job.data, objective, job.binarisation, keeper, iter, shown.say
+        learner = Learner(
+            cluster_start.without_clusters(model), pretraining, job.device, full_model=model
+        )
+        start_learner(learner, checkpointer, state)
+        objective = elbo(cluster_start.PRETRAINING_BETA)
+        for epoch, _ in train_with_recovery(
+            learner, job.data, objective, job.binarisation, checkpointer, iter, bar.log
         ):
-            shown.say(
-                f"start {epoch.epoch}/{epochs}  {epoch.images_per_second:,.0f} images/s  "
+            bar.log(
+                f"pretraining {epoch.epoch}/{epochs}  {epoch.images_per_second:,.0f} images/s  "
                 f"log-likelihood {epoch.validation_log_likelihood:.2f} KL {epoch.validation_kl:.2f}"
             )
-        starts.start_clusters(model, job.data.train.to(job.device), job.binarisation, config.seed)
+        cluster_start.start_clusters(
+            model, job.data.train.to(job.device), job.binarisation, config.seed
+        )
     head.started.fill_(1)
     return None
 
 
 def folder_stem(model: VAE, data: Dataset, name: str) -> str:
-    """A run's folder but for its number. Raises UserError for a `name` that is no part of one."""
+    """The name of a run's folder without its number. Raises UserError for a `name` with other characters."""
     require(
         re.fullmatch(r"[\w.+-]*", name) is not None,
-        f"--name {name!r} goes into a folder's name; use letters, digits, '-', '_', '.' and '+'",
+        f"--name {name!r} becomes part of a folder's name; use letters, digits, '-', '_', '.' and '+'",
     )
     data_name = re.sub(r"[^\w.+-]+", "-", data.name)
     return "-".join(part for part in (model.blueprint.model, data_name, name) if part)

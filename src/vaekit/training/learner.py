@@ -1,4 +1,4 @@
-"""A model while it learns: everything that a step changes, so that a training can go on from it to the last bit."""
+"""The state of a training: everything that a step changes, so that it resumes bit for bit."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ import torch
 from torch import Tensor, nn
 
 from ..model.graph import VAE
-from ..runs.directory import State
+from ..runs.directory import TrainingState
 from ..settings.training import TrainConfig
-from ..support import distributed as ranks
+from ..support import distributed
 from ..support.errors import UserError, one_line, require
-from .step import make_optimizer, zeros
+from .step import epoch_totals, make_optimizer
 
-OTHER_SEED = 2**40  # from one process to the next
+SEED_STRIDE = 2**40  # from one process to the next
 
 
 @dataclass
 class Position:
-    """Where a training is: what else than tensors a step or an epoch changes.
+    """The progress of a training: everything but tensors that a step or an epoch changes.
 
-    `epoch`: epochs finished; `batch`: steps of the next one that are done, and the `seconds` that they took;
-    `since_best`: epochs since the best, after all warm-ups. `skipped`: steps of this epoch that were left out, as the
-    gradient's norm was so much above the `usual_norm`. `rate_factor` and `clip_gradient` are what `recovered` came to:
-    the losses that were not finite. `compiled`: whether the step is; None before that is known.
+    `epoch`: finished epochs; `batch`: finished steps of the next one, and `seconds` they took; `since_best`: epochs
+    since the best, after all warm-ups. `skipped`: steps of this epoch left out because the gradient's norm far exceeded
+    `usual_norm`. `recovered`: recoveries from a loss that was not finite, which set `rate_factor` and `clip_gradient`.
+    `compiled`: whether the step is; None before that is known.
     """
 
     epoch: int = 0
@@ -45,76 +45,81 @@ class Position:
 
 
 class Learner:
-    """`whole` is what `state` keeps the weights of, where the model that learns is a part of it.
+    """A model with its optimiser, average, generators and position; `state` copies all of it, `restore` sets it.
 
-    `totals`: objective, log-likelihood and KL, summed over the images of this epoch so far; `order`: of its images.
+    `full_model`: the model whose weights are saved, where the trained one is a part of it. `order`: permutation of the
+    images of this epoch; `totals`: objective, log-likelihood and KL, summed over its images so far.
     """
 
     def __init__(
-        self, model: VAE, config: TrainConfig, device: torch.device, whole: VAE | None = None
+        self, model: VAE, config: TrainConfig, device: torch.device, full_model: VAE | None = None
     ) -> None:
-        # The layout that convolutions are fastest in.
+        # The memory format in which convolutions are fastest.
         model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.model, self.whole, self.config, self.device = model, whole or model, config, device
+        self.model, self.full_model, self.config, self.device = (
+            model,
+            full_model or model,
+            config,
+            device,
+        )
         self.optimizer = make_optimizer(model, config)
         self.average = None if config.ema is None else copy.deepcopy(model)
         self.kl_weight = torch.ones((), device=device)
-        self.at = Position(clip_gradient=config.clip_gradient)
+        self.position = Position(clip_gradient=config.clip_gradient)
         self.order = torch.zeros(0, dtype=torch.int64)
-        self.totals = zeros(3, device)
-        self.begun = self.allow_inexact = False
-        self.noise: dict[str, Tensor] = {}
-        self.wish = 0.0  # see keeping.Keeper
+        self.totals = epoch_totals(3, device)
+        self.started = self.allow_inexact = False
+        self.rng_states: dict[str, Tensor] = {}
+        self.request = 0.0  # see checkpoint.Checkpointer
 
     @property
-    def kept(self) -> VAE:
+    def output_model(self) -> VAE:
         """The model that is validated and saved."""
         return self.model if self.average is None else self.average
 
     @property
     def finished(self) -> bool:
-        """Whether all epochs are done, or so many without a better one that patience has an end."""
-        at, config = self.at, self.config
-        impatient = config.patience is not None and at.since_best >= config.patience
-        return at.epoch >= config.epochs or impatient
+        """Whether all epochs are done, or `patience` epochs have passed without a better one."""
+        at, config = self.position, self.config
+        out_of_patience = config.patience is not None and at.since_best >= config.patience
+        return at.epoch >= config.epochs or out_of_patience
 
-    def settle_compiled(self, found: bool) -> None:
-        """Raises UserError where the step was compiled so far and cannot be any more, unless `allow_inexact`."""
+    def resolve_compiled(self, compiled: bool) -> None:
+        """Record whether the step is compiled. Raises UserError where it was and now is not, unless `allow_inexact`."""
         require(
-            found or not self.at.compiled or self.allow_inexact,
-            "the step was compiled so far, and here it cannot be, which changes the last digits; --allow-inexact goes "
-            "on all the same",
+            compiled or not self.position.compiled or self.allow_inexact,
+            "the training step was compiled so far and cannot be compiled here, which changes the last digits; pass "
+            "--allow-inexact to resume nevertheless",
         )
-        self.at.compiled = found
+        self.position.compiled = compiled
 
-    def begin(self) -> None:
-        """Set the generators: from the seed, or as they were in the state that was restored; and have all processes
-        begin with the weights of the first."""
-        kept, number = self.noise, ranks.number()
-        torch.manual_seed(self.config.seed + number * OTHER_SEED)
-        if f"{ranks.count() - 1}.cpu" in kept and f"{ranks.count()}.cpu" not in kept:
-            torch.set_rng_state(kept[f"{number}.cpu"])
-            if f"{number}.device" in kept:
-                set_device_noise(self.device, kept[f"{number}.device"])
-        elif kept:  # of another number of processes: noise that was not there before
-            torch.manual_seed(self.config.seed + number * OTHER_SEED + 1 + self.at.epoch)
-        self.begun = True
-        for tensor in self.whole.state_dict().values():
-            ranks.share(tensor)
+    def start(self) -> None:
+        """Set the generators, from the seed or the restored state, and broadcast the weights of the first process."""
+        saved, rank, processes = self.rng_states, distributed.rank(), distributed.world_size()
+        torch.manual_seed(self.config.seed + rank * SEED_STRIDE)
+        if f"{processes - 1}.cpu" in saved and f"{processes}.cpu" not in saved:
+            torch.set_rng_state(saved[f"{rank}.cpu"])
+            if f"{rank}.device" in saved:
+                set_device_rng_state(self.device, saved[f"{rank}.device"])
+        elif saved:  # by another number of processes: a seed not used before
+            torch.manual_seed(self.config.seed + rank * SEED_STRIDE + 1 + self.position.epoch)
+        self.started = True
+        for tensor in self.full_model.state_dict().values():
+            distributed.broadcast(tensor)
 
     def begin_epoch(self, images: int) -> None:
-        """Draw the order of an epoch's images, unless it is one that goes on."""
-        if self.at.batch == 0:
-            self.order = ranks.share(torch.randperm(images).to(self.device))
+        """Draw the order of an epoch's images, unless the epoch is resumed."""
+        if self.position.batch == 0:
+            self.order = distributed.broadcast(torch.randperm(images).to(self.device))
             self.totals.zero_()
-            self.at.seconds, self.at.skipped = 0.0, 0
+            self.position.seconds, self.position.skipped = 0.0, 0
 
     def end_epoch(self, objective: float) -> bool:
-        """Count an epoch with its validation objective; whether it is the best so far.
+        """Count an epoch with its validation objective; return whether it is the best so far.
 
-        Before the warm-ups end, a good value may belong to an objective that is easier than the real one.
+        Epochs before the end of the warm-ups are never the best: their weights are trained for an easier objective.
         """
-        at = self.at
+        at = self.position
         at.epoch, at.batch = at.epoch + 1, 0
         best = at.epoch >= self.config.warmup and objective > at.best
         if best:
@@ -123,94 +128,97 @@ class Learner:
             at.since_best += 1
         return best
 
-    def spike(self, factor: float) -> bool:
-        """Whether the gradient's norm is above `factor` times the usual one, the mean of the last hundred or so."""
+    def is_spike(self, factor: float) -> bool:
+        """Whether the gradient's norm exceeds `factor` times the usual one, a moving average over about 100 steps."""
         gradients = [p.grad for p in self.model.parameters() if p.grad is not None]
         norm = float(torch.nn.utils.get_total_norm(gradients))
-        usual = self.at.usual_norm
+        usual = self.position.usual_norm
         if usual is not None and not norm <= factor * usual:
-            self.at.skipped += 1
+            self.position.skipped += 1
             return True
-        self.at.usual_norm = norm if usual is None else usual + (norm - usual) / 100
+        self.position.usual_norm = norm if usual is None else usual + (norm - usual) / 100
         return False
 
-    def state(self) -> State:
-        """A copy in the memory of the CPU."""
-        totals = ranks.add_up(self.totals.clone())
+    def state(self) -> TrainingState:
+        """A copy of the state in CPU memory."""
+        totals = distributed.all_reduce(self.totals.clone())
         tensors = {"epoch.order": self.order, "epoch.totals": totals}
-        noise = self.noise
-        if self.begun:
-            noise = {f"{i}.cpu": s for i, s in enumerate(ranks.gather(torch.get_rng_state()))}
+        noise = self.rng_states
+        if self.started:
+            noise = {
+                f"{i}.cpu": s for i, s in enumerate(distributed.all_gather(torch.get_rng_state()))
+            }
             if self.device.type != "cpu":
-                states = ranks.gather(get_device_noise(self.device))
+                states = distributed.all_gather(get_device_rng_state(self.device))
                 noise |= {f"{i}.device": state for i, state in enumerate(states)}
-        tensors |= named("noise", noise) | named("model", self.whole.state_dict())
+        tensors |= prefixed("noise", noise) | prefixed("model", self.full_model.state_dict())
         if self.average is not None:
-            tensors |= named("average", self.average.state_dict())
+            tensors |= prefixed("average", self.average.state_dict())
         for i, parameter in enumerate(self.model.parameters()):
-            tensors |= named(f"optimizer.{i}", self.optimizer.state.get(parameter, {}))
+            tensors |= prefixed(f"optimizer.{i}", self.optimizer.state.get(parameter, {}))
         copies = {name: t.detach().to("cpu", copy=True) for name, t in tensors.items()}
-        return State(copies, copy.deepcopy(vars(self.at)))
+        return TrainingState(copies, copy.deepcopy(vars(self.position)))
 
     @torch.no_grad()
-    def restore(self, state: State) -> None:
-        """Go back, or on, to a state. Raises UserError where it is of another training."""
+    def restore(self, state: TrainingState) -> None:
+        """Set everything to a state. Raises UserError where the state is of another training."""
         try:
-            self.at = Position(**copy.deepcopy(state.numbers))
+            self.position = Position(**copy.deepcopy(state.scalars))
             self.order = state.tensors["epoch.order"].to(self.device)
             self.totals.zero_()
-            if ranks.number() == 0:  # what all had summed up until then
+            if distributed.rank() == 0:  # the sum over all processes
                 self.totals.copy_(state.tensors["epoch.totals"])
-            fill(self.whole, state.part("model"))
+            copy_into(self.full_model, state.part("model"))
             if self.average is not None:
-                fill(self.average, state.part("average"))
+                copy_into(self.average, state.part("average"))
             self.optimizer.state.clear()
             for i, parameter in enumerate(self.model.parameters()):
                 moments = state.part(f"optimizer.{i}")
                 if moments:
                     self.optimizer.state[parameter] = {
-                        name: like(parameter, value) for name, value in moments.items()
+                        name: like_parameter(parameter, value) for name, value in moments.items()
                     }
         except (KeyError, TypeError, RuntimeError) as error:
             raise UserError(
                 f"the state does not fit the training ({one_line(error)}); restore it, or train again"
             ) from None
-        self.noise, self.begun = state.part("noise"), False
+        self.rng_states, self.started = state.part("noise"), False
 
     def finite(self) -> bool:
-        """Whether the weights and the objective so far have no infinity and no NaN."""
+        """Whether the weights and the objective so far contain no infinity and no NaN."""
         weights = torch.stack([p.isfinite().all() for p in self.model.parameters()])
         return bool(weights.all() & self.totals[0].isfinite())
 
 
-def named(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def prefixed(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with `part.` before their names."""
     return {f"{part}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def fill(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Copy into the memory that the weights have, where a compiled step reads them. UserError where they do not fit."""
-    there = module.state_dict()
-    fits = {name: tuple(value.shape) for name, value in there.items()}
+def copy_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Copy into the module's own tensors, which a compiled step holds. Raises UserError where they do not fit."""
+    current = module.state_dict()
+    shapes = {name: tuple(value.shape) for name, value in current.items()}
     require(
-        fits == {name: tuple(value.shape) for name, value in tensors.items()},
+        shapes == {name: tuple(value.shape) for name, value in tensors.items()},
         "the state does not fit the training: it is of another model",
     )
-    for name, value in there.items():
+    for name, value in current.items():
         value.copy_(tensors[name])
 
 
-def like(parameter: Tensor, value: Tensor) -> Tensor:
-    """What an optimiser keeps of a parameter, in the parameter's own layout."""
+def like_parameter(parameter: Tensor, value: Tensor) -> Tensor:
+    """An optimiser's value for a parameter, in the memory format of the parameter."""
     if value.shape != parameter.shape:
         return value.to(parameter.device)
     return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
 
 
-def get_device_noise(device: torch.device) -> Tensor:
+def get_device_rng_state(device: torch.device) -> Tensor:
     return torch.mps.get_rng_state() if device.type == "mps" else torch.cuda.get_rng_state(device)
 
 
-def set_device_noise(device: torch.device, state: Tensor) -> None:
+def set_device_rng_state(device: torch.device, state: Tensor) -> None:
     if device.type == "mps":
         torch.mps.set_rng_state(state)
     else:

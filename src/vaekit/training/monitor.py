@@ -1,4 +1,4 @@
-"""What looks on at a training: measures how the latents are used, warns, and draws, films and logs where asked to."""
+"""Monitoring of a training: metrics of latent use, warnings, and optional pictures, movie and TensorBoard log."""
 
 from __future__ import annotations
 
@@ -6,89 +6,104 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..data import freeze
-from ..data.dataset import Batch
-from ..data.splits import in_turn, spread
+import torch
+
+from ..data import Dataset, eval_split
+from ..data.dataset import Batch, ResolvedBinarisation
+from ..data.splits import balanced_rows, evenly_spaced
 from ..inference import generation
-from ..likelihood.latent_use import IMAGES, Warnings, examine, record
+from ..likelihood.latent_use import MAX_IMAGES, LatentWarnings, measure_latent_use, metrics_record
 from ..model.graph import VAE
 from ..runs.directory import Run
-from ..settings.training import WatchConfig
-from ..support.devices import evaluating
+from ..settings.training import MonitorConfig, TrainConfig
+from ..support.devices import eval_mode
 
 if TYPE_CHECKING:
     from ..pictures import Movie
-    from .job import Job
     from .loop import Epoch
 
-FRAMES = 24
-STEPS = 100  # at least, from one look at a model's health to the next
-EPOCHS_FOLDER, FILM_FOLDER = "epochs", "progress"
+MOVIE_FRAMES = 24
+MIN_STEPS_BETWEEN = 100  # between two measurements of latent use
+EPOCHS_FOLDER, MOVIE_FOLDER = "epochs", "progress"
 
 
-class Watch:
-    """`track` goes around the batches of each epoch, `look` takes what each epoch yields, `finish` ends it."""
+class Monitor:
+    """`track` wraps the batches of each epoch, `on_epoch` takes its metrics and model, `finish` closes the files."""
 
-    def __init__(self, job: Job, before: Sequence[Mapping[str, Any]] = (), done: int = 0) -> None:
-        """`before`: what metrics.jsonl has of earlier epochs, of a training that goes on; `done`: its steps."""
-        run, model, data, binarisation = job.run, job.model, job.data, job.binarisation
-        device, config, settings = job.device, job.config, job.watch
+    def __init__(
+        self,
+        run: Run,
+        model: VAE,
+        data: Dataset,
+        binarisation: ResolvedBinarisation,
+        config: TrainConfig,
+        settings: MonitorConfig,
+        device: torch.device,
+        history: Sequence[Mapping[str, Any]] = (),
+        steps_done: int = 0,
+    ) -> None:
+        """`history`: the earlier epochs of metrics.jsonl of a resumed training; `steps_done`: its steps so far."""
         self.run, self.config, self.settings = run, config, settings
-        # Validation images: a training does not look at the test images.
+        # Validation images, as test images must not influence a training.
         images = data.validation
-        some, few = spread(len(images), IMAGES), in_turn(images.labels, len(images), 20)
-        self.sample = freeze(images.take(some), binarisation).to(device)
-        self.few = freeze(images.take(few), binarisation).to(device)[:]
+        rows = evenly_spaced(len(images), MAX_IMAGES)
+        self.sample = eval_split(images.take(rows), binarisation).to(device)
+        rows = balanced_rows(images.labels, len(images), 20)
+        self.examples = eval_split(images.take(rows), binarisation).to(device)[:]
         steps = config.steps(len(data.train))
-        self.warnings = Warnings(model.blueprint.settings, config, steps)
-        for epoch in before:
-            self.warnings.remember(epoch)
-        self.every = max(1, STEPS // steps)
-        self.film = (
-            Film(run, model, self.few, steps * config.epochs, done) if settings.record else None
+        self.warnings = LatentWarnings(model.blueprint.settings, config, steps)
+        for epoch in history:
+            self.warnings.replay(epoch)
+        self.interval = max(1, MIN_STEPS_BETWEEN // steps)
+        self.movie = (
+            MovieRecorder(run, model, self.examples, steps * config.epochs, steps_done)
+            if settings.record
+            else None
         )
-        self.board: Any = None
+        self.tensorboard: Any = None
         if settings.tensorboard:
-            from .tensorboard import Board
+            from .tensorboard import TensorBoardLogger
 
-            self.board = Board(run, model, self.few, len(before))
-            self.rows, self.classes = spread(len(data.test), IMAGES), data.classes
-            self.test = freeze(data.test, binarisation).take(self.rows)
-            self.dark = data.black_and_white and data.shape[0] == 1
+            self.tensorboard = TensorBoardLogger(run, model, self.examples, len(history))
+            self.rows, self.classes = evenly_spaced(len(data.test), MAX_IMAGES), data.classes
+            self.test = eval_split(data.test, binarisation).take(self.rows)
+            self.invert = data.black_and_white and data.shape[0] == 1
 
     def track(self, batches: Iterable[Batch]) -> Iterable[Batch]:
-        return batches if self.film is None else self.film.track(batches)
+        """The batches, with frames of the movie recorded between them."""
+        return batches if self.movie is None else self.movie.track(batches)
 
-    def go_back(self, done: int) -> None:
-        """The training is back at so many steps."""
-        if self.film is not None:
-            self.film.step = done
+    def rewind(self, steps_done: int) -> None:
+        """Go back to the state after `steps_done` steps."""
+        if self.movie is not None:
+            self.movie.step = steps_done
 
-    def look(self, epoch: Epoch, model: VAE) -> dict[str, Any]:
-        """What metrics.jsonl is to keep besides the epoch: its health, and new warnings; of very short epochs not of
-        each, which would take longer than the training."""
-        every, number = self.settings.pictures_every, epoch.epoch
-        if every and number % every == 0:
-            draw_epoch(self.run, model, self.few, number)
-        due = number % self.every == 0 or number in (1, self.config.epochs)
-        health = examine(model, self.sample) if due else None
-        if self.board is not None:
-            self.board.look(epoch, health, model, self.sample)
-        if health is None:
+    def on_epoch(self, epoch: Epoch, model: VAE) -> dict[str, Any]:
+        """Latent use and new warnings, for metrics.jsonl; not for each of very short epochs, as measuring would take
+        longer than training."""
+        pictures_every, number = self.settings.pictures_every, epoch.epoch
+        if pictures_every and number % pictures_every == 0:
+            draw_epoch(self.run, model, self.examples, number)
+        due = number % self.interval == 0 or number in (1, self.config.epochs)
+        latent_use = measure_latent_use(model, self.sample) if due else None
+        if self.tensorboard is not None:
+            self.tensorboard.on_epoch(epoch, latent_use, model, self.sample)
+        if latent_use is None:
             return {}
-        return record(health, self.warnings.new(number, epoch.validation_kl, health))
+        warnings = self.warnings.check(number, epoch.validation_kl, latent_use)
+        return metrics_record(latent_use, warnings)
 
     def finish(self, model: VAE) -> None:
-        """`model` has the best weights."""
-        if self.film is not None:
-            self.film.finish()
-        if self.board is not None:
+        """Write the movie and the projector; `model` has the best weights."""
+        if self.movie is not None:
+            self.movie.finish()
+        if self.tensorboard is not None:
             test = self.test.to(self.sample.device)
-            self.board.finish(model, test, self.rows, self.classes, self.dark)
+            self.tensorboard.finish(model, test, self.rows, self.classes, self.invert)
 
 
-def check_watch(settings: WatchConfig) -> WatchConfig:
-    """The settings. Raises UserError where they need what is not installed."""
+def check_monitor(settings: MonitorConfig) -> MonitorConfig:
+    """The settings. Raises UserError where TensorBoard is needed but not installed."""
     if settings.tensorboard:
         from .tensorboard import writer_class
 
@@ -96,74 +111,81 @@ def check_watch(settings: WatchConfig) -> WatchConfig:
     return settings
 
 
-class Film:
-    """Pictures of the same draws from the prior while a model learns: early ones dense, later ones sparse."""
+class MovieRecorder:
+    """Records samples of the same prior noise while a model trains, often at first, then ever more rarely."""
 
-    def __init__(self, run: Run, model: VAE, few: Batch, steps: int, done: int = 0) -> None:
-        self.run, self.model, self.few = run, model, few
-        self.steps, self.step = frame_steps(steps), done
+    def __init__(
+        self, run: Run, model: VAE, examples: Batch, steps: int, steps_done: int = 0
+    ) -> None:
+        self.run, self.model, self.examples = run, model, examples
+        self.steps, self.step = frame_steps(steps), steps_done
 
     def track(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, with a frame recorded before those at `frame_steps`."""
         for batch in batches:
             if self.step in self.steps:
-                self.shoot()
+                self.add_frame()
             self.step += 1
             yield batch
 
-    def shoot(self) -> None:
+    def add_frame(self) -> None:
+        """Save the samples of the current model as a frame."""
         from .. import pictures
 
         figure = pictures.image_grid(
-            generation.fixed_samples(self.model, 25, self.few.images),
+            generation.fixed_samples(self.model, 25, self.examples.images),
             columns=5,
             title=f"step {self.step:,}",
         )
-        folder = self.run.pictures / FILM_FOLDER
+        folder = self.run.pictures / MOVIE_FOLDER
         folder.mkdir(exist_ok=True)
         pictures.save(figure, folder / f"step-{self.step:09d}.png")
 
     def finish(self) -> None:
-        """The last picture, and all of them as RUN/pictures/progress.gif."""
+        """Add the last frame and save all as RUN/pictures/progress.gif."""
         from .. import pictures
 
-        self.shoot()
-        movie = film_of(self.run)
+        self.add_frame()
+        movie = training_movie(self.run)
         assert movie is not None
         pictures.save(movie, self.run.pictures / "progress.gif")
 
 
 def frame_steps(steps: int) -> set[int]:
-    """After which of the steps to take a picture: 0, 1, 2, ... further and further apart."""
-    return {0, *(round(steps ** (i / (FRAMES - 1))) for i in range(FRAMES))}
+    """The steps after which to record a frame: 0, 1, 2, ..., at geometrically growing distances."""
+    return {0, *(round(steps ** (i / (MOVIE_FRAMES - 1))) for i in range(MOVIE_FRAMES))}
 
 
-def film_of(run: Run) -> Movie | None:
-    """The film of a training so far, if it is filmed."""
+def training_movie(run: Run) -> Movie | None:
+    """The movie of a training so far, or None where none is recorded."""
     from .. import pictures
 
-    frames = film_frames(run)
+    frames = movie_frames(run)
     return pictures.Movie(frames, 0.25, hold=1.0) if frames else None
 
 
-def film_frames(run: Run) -> list[Path]:
-    """The pictures of a training so far, oldest first."""
-    return sorted((run.path / "pictures" / FILM_FOLDER).glob("step-*.png"))
+def movie_frames(run: Run) -> list[Path]:
+    """The recorded frames of a training so far, oldest first."""
+    return sorted((run.path / "pictures" / MOVIE_FOLDER).glob("step-*.png"))
 
 
-def draw_epoch(run: Run, model: VAE, few: Batch, epoch: int) -> None:
-    """Validation images above their reconstructions, and draws from the prior, as they are after an epoch."""
+def draw_epoch(run: Run, model: VAE, examples: Batch, epoch: int) -> None:
+    """Save pictures of validation images above their reconstructions, and of samples, after an epoch."""
     from .. import pictures
 
     folder = run.pictures / EPOCHS_FOLDER
     folder.mkdir(exist_ok=True)
-    with evaluating(model):
-        redrawn = generation.reconstruct(model, few.images, few.labels)
+    with eval_mode(model):
+        reconstructions = generation.reconstruct(model, examples.images, examples.labels)
     for name, figure in [
-        ("reconstructions", pictures.pairs(few.images, redrawn, title=f"epoch {epoch}")),
+        (
+            "reconstructions",
+            pictures.pairs(examples.images, reconstructions, title=f"epoch {epoch}"),
+        ),
         (
             "samples",
             pictures.image_grid(
-                generation.fixed_samples(model, 40, few.images), 10, title=f"epoch {epoch}"
+                generation.fixed_samples(model, 40, examples.images), 10, title=f"epoch {epoch}"
             ),
         ),
     ]:

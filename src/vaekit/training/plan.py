@@ -1,4 +1,4 @@
-"""A training before it is carried out: everything that `vaekit train` takes."""
+"""The full specification of a training: everything that `vaekit train` takes."""
 
 from __future__ import annotations
 
@@ -11,65 +11,67 @@ from ..settings.data import DataConfig, SourceConfig
 from ..settings.model import ModelConfig
 from ..settings.objective import ObjectiveConfig
 from ..settings.presets import preset as named_preset
-from ..settings.training import TrainConfig, WatchConfig
-from ..support.errors import UserError, closest, override
+from ..settings.training import MonitorConfig, TrainConfig
+from ..support.errors import UserError, did_you_mean, with_changes
 
 if TYPE_CHECKING:
     from ..runs.directory import Run
 
-SECTIONS = ("settings", "objective", "data", "training", "watch")
+SECTIONS = ("settings", "objective", "data", "training", "monitor")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A model by its name in MODELS with its settings, its objective, data and training; `init` is a run to start
-    from, `own` the objective that the model or preset has unless told otherwise."""
+    """The specification of a training: a model by its name in MODELS, and settings. `init` is a run whose weights to
+    start from, `default_objective` the objective of the model or preset itself."""
 
     model: str
     settings: ModelConfig
     objective: ObjectiveConfig
     data: DataConfig
     training: TrainConfig
-    watch: WatchConfig = field(default_factory=WatchConfig)
+    monitor: MonitorConfig = field(default_factory=MonitorConfig)
     init: str | None = None
-    own: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    default_objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
 
     @classmethod
     def of(cls, model: str = "", preset: str = "", **changes: Any) -> Plan:
-        """A model, or a preset, with some settings changed, by the names of their flags: `latent_dim=5, epochs=20`.
+        """The plan of a model or preset, with some settings changed by name, such as `latent_dim=5, epochs=20`.
 
         Raises UserError for an unknown name or value, and for a preset of another model.
         """
         chosen = named_preset(preset) if preset else None
         if chosen is not None and model not in ("", chosen.model):
             raise UserError(f"the preset {preset} is of the model {chosen.model}, not {model}")
-        row = model_entry(model) if chosen is None else chosen.entry
-        plain = cls(
+        entry = model_entry(model) if chosen is None else chosen.entry
+        default = cls(
             model if chosen is None else chosen.model,
-            row.settings,
-            row.objective,
-            row.data,
-            row.training,
-            own=row.objective,
+            entry.settings,
+            entry.objective,
+            entry.data,
+            entry.training,
+            default_objective=entry.objective,
         )
-        return plain.changed(changes)
+        return default.changed(changes)
 
     def changed(self, changes: Mapping[str, Any]) -> Plan:
-        """The same with other values of some settings."""
-        known = {name: section for section in SECTIONS for name in names_of(getattr(self, section))}
+        """A copy with some settings changed. Raises UserError for an unknown name or value."""
+        known = {
+            name: section for section in SECTIONS for name in field_names(getattr(self, section))
+        }
         for name in changes:
             if name not in known:
                 raise UserError(
-                    f"a training of {self.model} has no setting {name!r}{closest(name, known)}"
+                    f"a training of {self.model} has no setting {name!r}{did_you_mean(name, known)}"
                 )
         parts = {}
         for section in SECTIONS:
-            mine = {name: value for name, value in changes.items() if known[name] == section}
-            parts[section] = override(getattr(self, section), mine, "the training")
+            values = {name: value for name, value in changes.items() if known[name] == section}
+            parts[section] = with_changes(getattr(self, section), values, "the training")
         return replace(self, **parts)
 
     def train(self, out: str | None = None, name: str = "", progress: bool = True) -> Run:
-        """Carry it out. Raises UserError as `train` does."""
+        """Build the model and train it. Raises UserError as `vaekit.train` does."""
         from ..data import load
         from ..model.build import build, make_objective
         from .job import train
@@ -80,16 +82,19 @@ class Plan:
         return train(
             built,
             data,
-            objective=make_objective(self.objective, built.blueprint.settings, self.own),
+            objective=make_objective(
+                self.objective, built.blueprint.settings, self.default_objective
+            ),
             out=out,
             name=name,
             init=self.init,
             binarisation=self.data.binarisation,
             progress=progress,
-            **asdict(self.watch),
+            **asdict(self.monitor),
             **asdict(self.training),
         )
 
 
-def names_of(section: Any) -> list[str]:
+def field_names(section: Any) -> list[str]:
+    """The names of the settings in a section."""
     return [f.name for f in fields(section)]

@@ -1,4 +1,4 @@
-"""What is shown of work that takes time: of a training one live line on a terminal, or one plain line an epoch."""
+"""The progress display of a training: one live line on a terminal, else one plain line per epoch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.table import Column
 from rich.text import Text
 
 from ..settings.training import TrainConfig
-from ..support.console import Shown, clock
+from ..support.console import ProgressBar, format_duration
 
 if TYPE_CHECKING:
     from ..data.dataset import Batch
@@ -22,38 +22,38 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Line(rich.progress.ProgressColumn):
-    """Time left, then the task's description; on a narrow terminal the end goes, with an ellipsis."""
+class TimeLeftColumn(rich.progress.ProgressColumn):
+    """Time left, then the task's description, shortened with an ellipsis on a narrow terminal."""
 
     def __init__(self) -> None:
         super().__init__(table_column=Column(no_wrap=True, overflow="ellipsis"))
 
     def render(self, task: rich.progress.Task) -> Text:
         left = task.time_remaining
-        return Text(f"{'-:--' if left is None else clock(left)} left  {task.description}")
+        return Text(f"{'-:--' if left is None else format_duration(left)} left  {task.description}")
 
 
-class Progress:
-    """A context manager; `track` goes around the batches of each epoch, `show` takes its record."""
+class TrainingProgress:
+    """A context manager that shows progress: `track` wraps the batches of each epoch, `on_epoch` takes its metrics."""
 
     def __init__(self, config: TrainConfig, images: int, enabled: bool) -> None:
         self.epochs = config.epochs
-        shown = Shown(enabled)
-        self.console, self.live, self.say = shown.console, shown.live, shown.say
-        columns: list[rich.progress.ProgressColumn] = [Line()]
+        output = ProgressBar(enabled)
+        self.console, self.live, self.log = output.console, output.live, output.log
+        columns: list[rich.progress.ProgressColumn] = [TimeLeftColumn()]
         if self.console.width >= 100:
             columns.append(rich.progress.BarColumn(bar_width=15))
         self.bar = rich.progress.Progress(*columns, console=self.console, disable=not self.live)
         self.task = self.bar.add_task(
             f"epoch 1/{self.epochs}", total=config.steps(images) * config.epochs
         )
-        self.steps, self.shown, self.seconds = config.steps(images), 0, 0.0
+        self.steps, self.timed_epochs, self.seconds = config.steps(images), 0, 0.0
 
-    def go_on(self, epoch: int, batch: int) -> None:
-        """Begin after so many epochs and steps."""
+    def seek(self, epoch: int, batch: int) -> None:
+        """Set the position, in epochs and steps of the next epoch."""
         self.bar.update(self.task, completed=epoch * self.steps + batch)
 
-    def __enter__(self) -> Progress:
+    def __enter__(self) -> TrainingProgress:
         self.bar.start()
         return self
 
@@ -66,15 +66,17 @@ class Progress:
         self.bar.stop()
 
     def track(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, each of which advances the bar."""
         for batch in batches:
             yield batch
             if self.live:
                 self.bar.advance(self.task)
 
-    def show(self, epoch: Epoch) -> None:
+    def on_epoch(self, epoch: Epoch) -> None:
+        """Show the metrics of an epoch."""
         digits = 1 if self.live else 2
         line = f"epoch {epoch.epoch}/{self.epochs}  {epoch.images_per_second:,.0f} images/s  "
-        if math.isnan(epoch.validation_kl):  # a posterior of one point has no ELBO
+        if math.isnan(epoch.validation_kl):  # a deterministic posterior has no ELBO
             line += (
                 f"objective train {epoch.train_objective:.{digits}f} "
                 f"valid {epoch.validation_objective:.{digits}f}"
@@ -87,6 +89,6 @@ class Progress:
         if self.live:
             self.bar.update(self.task, description=line)
         else:
-            self.seconds, self.shown = self.seconds + epoch.seconds, self.shown + 1
-            left = self.seconds / self.shown * (self.epochs - epoch.epoch)
-            self.console.print(f"{line}  {clock(left)} left")
+            self.seconds, self.timed_epochs = self.seconds + epoch.seconds, self.timed_epochs + 1
+            left = self.seconds / self.timed_epochs * (self.epochs - epoch.epoch)
+            self.console.print(f"{line}  {format_duration(left)} left")

@@ -1,4 +1,4 @@
-"""What is done about a loss that is not finite: find the step and the number that broke, go back, and go on slower."""
+"""Recovery from a loss that is not finite: find the cause, restore the checkpoint, continue with smaller steps."""
 
 from __future__ import annotations
 
@@ -11,71 +11,72 @@ from typing import Any
 import torch
 
 from ..data import Dataset
-from ..data.dataset import Batch, Settled
+from ..data.dataset import Batch, ResolvedBinarisation
 from ..model.graph import VAE
 from ..model.objectives import Objective
-from ..support import distributed as ranks
+from ..support import distributed
 from ..support.errors import UserError
-from .checkpoint import Diverged, Keeper
+from .checkpoint import Checkpointer, NonFiniteLoss
 from .learner import Learner
 from .loop import Epoch, train_epochs
 
-RECOVERIES = 3  # of a run, at most
-SLOWER = 0.5
-CLIP = 2.0  # times the usual norm of the gradient
+MAX_RECOVERIES = 3  # per run
+RATE_FACTOR = 0.5
+CLIP_FACTOR = 2.0  # relative to the median norm of the gradient
 TERMS = ("objective", "log-likelihood", "KL")
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What broke, where, and whether going on slower may help; the usual norm of the gradient until then."""
+class NonFinite:
+    """What is not finite, at which step, whether smaller steps may help, and the median gradient norm until then."""
 
     text: str
     step: int | None = None
-    helps: bool = True
+    recoverable: bool = True
     norm: float | None = None
 
 
-class Found(Exception):
-    """An Inspector has found what it looks for."""
+class NonFiniteFound(Exception):
+    """Raised by an Inspector at the first value that is not finite."""
 
-    def __init__(self, finding: Finding) -> None:
-        super().__init__(finding.text)
-        self.finding = finding
+    def __init__(self, report: NonFinite) -> None:
+        super().__init__(report.text)
+        self.report = report
 
 
 class Inspector:
-    """Looks at a learner after each of its steps, for the first number that is not finite."""
+    """Inspects a learner after each step for the first value that is not finite."""
 
     def __init__(self, learner: Learner) -> None:
         self.learner, self.norms = learner, list[float]()
         self.batch: Batch | None = None
 
     def track(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """The batches, with an inspection after the step of each."""
         for batch in batches:
-            self.look()
+            self.inspect()
             self.batch = batch
             yield batch
-        self.look()
+        self.inspect()
 
-    def look(self) -> None:
-        """Raises Found."""
+    def inspect(self) -> None:
+        """Inspect the last step. Raises NonFiniteFound."""
         if self.batch is None:
             return
-        found, self.batch = self.find(self.batch), None
-        if ranks.agree(found is not None):
-            text, helps = found or ("something is not finite in another process", True)
+        problem, self.batch = self.find_non_finite(self.batch), None
+        if distributed.all_reduce_number(problem is not None):
+            text, recoverable = problem or ("a value is not finite in another process", True)
             norm = statistics.median(self.norms) if self.norms else None
-            raise Found(Finding(text, self.learner.at.batch, helps, norm))
+            raise NonFiniteFound(NonFinite(text, self.learner.position.batch, recoverable, norm))
 
-    def find(self, batch: Batch) -> tuple[str, bool] | None:
-        """What of the last step is not finite, and whether going on slower may help."""
+    def find_non_finite(self, batch: Batch) -> tuple[str, bool] | None:
+        """What is not finite in the last step, and whether smaller steps may help; or None."""
         learner = self.learner
-        term = broken_term(learner)
+        term = non_finite_term(learner)
         bad = (~batch.images.float().isfinite()).flatten(1).any(1)
         if term and bad.any():
-            rows = learner.order.split(learner.config.batch_size)[learner.at.batch - 1]
-            row = int(ranks.part(rows)[bad][0])
+            rows = learner.order.split(learner.config.batch_size)[learner.position.batch - 1]
+            row = int(distributed.local_rows(rows)[bad][0])
             return f"training image {row} has pixels that are not finite", False
         if term:
             return f"the {term} is not finite", True
@@ -90,99 +91,105 @@ class Inspector:
         return None
 
 
-def broken_term(learner: Learner) -> str | None:
-    """What of the objective is not finite, the part that it comes from if it is one."""
+def non_finite_term(learner: Learner) -> str | None:
+    """The term that makes the objective not finite, or the objective itself; None where it is finite."""
     finite = learner.totals.isfinite().tolist()
     if finite[0]:
-        return None  # the KL of a deterministic posterior never is
+        return None  # the KL of a deterministic posterior is never finite
     return next((TERMS[i] for i in (1, 2) if not finite[i]), TERMS[0])
 
 
-def rescued(
+def train_with_recovery(
     learner: Learner,
     data: Dataset,
     objective: Objective,
-    binarisation: Settled,
-    keeper: Keeper,
+    binarisation: ResolvedBinarisation,
+    checkpointer: Checkpointer,
     track: Callable[[Iterable[Batch]], Iterable[Batch]] = iter,
-    say: Callable[[str], None] = lambda text: None,
-    gone_back: Callable[[], None] = lambda: None,
+    log: Callable[[str], None] = lambda text: None,
+    on_rewind: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[Epoch, VAE]]:
-    """`train_epochs`, whose state is kept, and which goes back to it where the loss is not finite, and says so by
-    `gone_back`: epochs that were yielded may come again.
+    """`train_epochs` with checkpoints, which it restores where the loss is not finite; it then calls `on_rewind`, and
+    epochs may be yielded again.
 
-    Raises UserError where that does not help; the last record is then of an epoch without numbers.
+    Raises UserError where that does not help, after yielding a last epoch with NaN metrics.
     """
     parts = data, objective, binarisation
     while True:
         try:
-            for epoch, kept in train_epochs(
-                learner, *parts, lambda batches: track(keeper.track(learner, batches)), say
+            for epoch, model in train_epochs(
+                learner, *parts, lambda batches: track(checkpointer.track(learner, batches)), log
             ):
                 if not math.isfinite(epoch.train_objective + epoch.validation_objective):
-                    raise Diverged(epoch.epoch)
-                yield epoch, kept
-                keeper.pause(learner)
-            keeper.keep(learner)
+                    raise NonFiniteLoss(epoch.epoch)
+                yield epoch, model
+                checkpointer.on_epoch_end(learner)
+            checkpointer.save(learner)
             return
-        except Diverged as error:
+        except NonFiniteLoss as error:
             number: int = error.args[0]
-        say(f"the loss is not finite in epoch {number}; looking for the step ...")
-        state = keeper.run.load_state()
+        log(f"the loss is not finite in epoch {number}; searching for the step ...")
+        state = checkpointer.run.load_state()
         learner.restore(state)
-        finding = diagnose(learner, *parts, number)
+        report = diagnose(learner, *parts, number)
         learner.restore(state)
-        where = "" if finding.step is None else f", step {finding.step}"
-        if not finding.helps or len(learner.at.recovered) >= RECOVERIES:
-            yield nothing(number), learner.kept
+        where = "" if report.step is None else f", step {report.step}"
+        if not report.recoverable or len(learner.position.recovered) >= MAX_RECOVERIES:
+            yield empty_epoch(number), learner.output_model
             raise UserError(
-                f"the loss is not finite at epoch {number}{where}: {finding.text}; "
+                f"the loss is not finite at epoch {number}{where}: {report.text}; "
                 + (
                     "try a smaller --learning-rate, or --clip-gradient 100"
-                    if finding.helps
-                    else "mend the data"
+                    if report.recoverable
+                    else "correct the data"
                 )
-                + f" (the run so far is in {keeper.run})"
+                + f" (the run so far is in {checkpointer.run})"
             )
-        slow_down(learner, finding, number)
-        keeper.keep(learner)
-        gone_back()
-        say(
-            f"warning: epoch {number}{where}: {finding.text}; back to step {learner.at.batch} of epoch "
-            f"{learner.at.epoch + 1}, with {learner.at.rate_factor:g} of the learning rate and gradients clipped at "
-            f"{learner.at.clip_gradient:g}"
+        reduce_step_size(learner, report, number)
+        checkpointer.save(learner)
+        on_rewind()
+        at = learner.position
+        log(
+            f"warning: epoch {number}{where}: {report.text}; resuming from step {at.batch} of epoch {at.epoch + 1} "
+            f"with {at.rate_factor:g} times the learning rate and gradients clipped at {at.clip_gradient:g}"
         )
 
 
-def slow_down(learner: Learner, finding: Finding, epoch: int) -> None:
-    """A smaller rate and shorter gradients from here on, and a record of it."""
-    at = learner.at
-    at.rate_factor *= SLOWER
-    clips = [] if finding.norm is None else [CLIP * finding.norm]
+def reduce_step_size(learner: Learner, report: NonFinite, epoch: int) -> None:
+    """Lower the learning rate and the gradient clipping from here on, and record that."""
+    at = learner.position
+    at.rate_factor *= RATE_FACTOR
+    clips = [] if report.norm is None else [CLIP_FACTOR * report.norm]
     if at.clip_gradient is not None:
-        clips.append(SLOWER * at.clip_gradient)
+        clips.append(RATE_FACTOR * at.clip_gradient)
     at.clip_gradient = float(f"{min(clips, default=100.0):.3g}")
-    about: dict[str, Any] = {"epoch": epoch, "step": finding.step, "what": finding.text}
-    at.recovered.append(about | {"rate_factor": at.rate_factor, "clip_gradient": at.clip_gradient})
+    cause: dict[str, Any] = {"epoch": epoch, "step": report.step, "what": report.text}
+    at.recovered.append(cause | {"rate_factor": at.rate_factor, "clip_gradient": at.clip_gradient})
 
 
 def diagnose(
-    learner: Learner, data: Dataset, objective: Objective, binarisation: Settled, epoch: int
-) -> Finding:
-    """Train again up to an epoch that broke, looking at each step."""
+    learner: Learner,
+    data: Dataset,
+    objective: Objective,
+    binarisation: ResolvedBinarisation,
+    epoch: int,
+) -> NonFinite:
+    """Repeat the training up to the epoch that was not finite, inspecting each step."""
     inspector = Inspector(learner)
     try:
         for again, _ in train_epochs(learner, data, objective, binarisation, inspector.track):
             if not math.isfinite(again.validation_objective):
-                return Finding("the validation objective is not finite, where the training's is")
+                return NonFinite(
+                    "the validation objective is not finite, but that of the training is"
+                )
             if again.epoch >= epoch:
                 break
-    except Found as found:
-        return found.finding
-    return Finding("another time it was finite")
+    except NonFiniteFound as error:
+        return error.report
+    return NonFinite("it was finite when repeated")
 
 
-def nothing(epoch: int) -> Epoch:
-    """The record of an epoch that came to nothing."""
-    numbers: dict[str, Any] = {field.name: math.nan for field in fields(Epoch)}
-    return Epoch(**numbers | {"epoch": epoch, "best": False, "skipped_steps": 0})
+def empty_epoch(epoch: int) -> Epoch:
+    """An epoch whose metrics are NaN."""
+    metrics: dict[str, Any] = {field.name: math.nan for field in fields(Epoch)}
+    return Epoch(**metrics | {"epoch": epoch, "best": False, "skipped_steps": 0})

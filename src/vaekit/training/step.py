@@ -1,4 +1,4 @@
-"""What a training step is made of: the loss, the optimiser, and what changes from step to step."""
+"""The parts of a training step: the loss, the optimiser, and the schedules."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import pixels
-from ..data.dataset import Batch, Settled
+from ..data.dataset import Batch, ResolvedBinarisation
 from ..model.graph import VAE
 from ..model.objectives import Objective, Weight
 from ..settings.training import Precision, TrainConfig
@@ -17,31 +17,31 @@ from ..support.errors import require
 
 
 class Loss(nn.Module):
-    """A model with its objective: forward gives the loss of a batch and its means (objective, log-likelihood, KL).
+    """A model with its objective: forward returns the loss of a batch and its means (objective, log-likelihood, KL).
 
-    `binarisation` is what is done to the images first. In bfloat16 are the networks alone; what they give is float32
-    again before any density is computed (see distributions.Conditional).
+    `binarisation` is applied to the images first. Only the networks run in bfloat16; their outputs are converted to
+    float32 before any density is computed (see distributions.Conditional).
     """
 
     def __init__(
         self,
         model: VAE,
         objective: Objective,
-        binarisation: Settled = "none",
+        binarisation: ResolvedBinarisation = "none",
         precision: Precision = "float32",
     ) -> None:
         super().__init__()
         self.model = model
         self.objective = objective
-        self.binarisation: Settled = binarisation
+        self.binarisation: ResolvedBinarisation = binarisation
         self.precision: Precision = precision
 
     def forward(
         self, images: Tensor, y: Tensor | None = None, warmup: Weight = 1.0
     ) -> tuple[Tensor, Tensor]:
         x = pixels(images, self.binarisation)
-        low = self.precision == "bfloat16"
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=low):
+        bfloat16 = self.precision == "bfloat16"
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
             inference = self.model(x, y, samples=self.objective.samples)
         value = self.objective(inference, warmup)
         mean, log_likelihood, kl = value.mean(), inference.log_likelihood, inference.kl
@@ -50,17 +50,17 @@ class Loss(nn.Module):
         return -mean, means
 
     def backward(self, batch: Batch, warmup: Weight) -> Tensor:
-        """Leaves the gradients of a batch's loss in the parameters, in place of others, and gives its means."""
+        """Set the gradients of the loss of a batch, replacing old ones, and return the means."""
         self.zero_grad()
         value, means = self(batch.images, batch.labels, warmup)
         value.backward()
         return means
 
 
-def warming(model: VAE, config: TrainConfig, kl_weight: Tensor) -> Weight:
-    """What an objective is to multiply the KL by, of which `kl_weight` is the part that changes.
+def kl_warmup_weight(model: VAE, config: TrainConfig, kl_weight: Tensor) -> Weight:
+    """The factor of the KL for the objective: `kl_weight`, a tensor that changes in place, for what warms up, else 1.
 
-    Raises UserError where no latent has the name that `kl_warmup_of` says.
+    Raises UserError where no latent has the name `kl_warmup_of`.
     """
     if not config.kl_warmup:
         return 1.0
@@ -74,13 +74,13 @@ def warming(model: VAE, config: TrainConfig, kl_weight: Tensor) -> Weight:
     return {name: kl_weight if name == config.kl_warmup_of else 1.0 for name in names}
 
 
-def zeros(count: int, device: torch.device) -> Tensor:
-    """Where to add up an epoch: float64, but on MPS, which has none."""
+def epoch_totals(count: int, device: torch.device) -> Tensor:
+    """Zeros in which to sum over an epoch: float64, except on MPS, which lacks it."""
     return torch.zeros(count, device=device, dtype=None if device.type == "mps" else torch.float64)
 
 
 def learning_rate(epochs: float, config: TrainConfig) -> float:
-    """The rate at the step that ends `epochs` (a fraction) into the training."""
+    """The learning rate of the step that ends after `epochs`, a fractional number."""
     if epochs < config.lr_warmup:
         return config.learning_rate * epochs / config.lr_warmup
     if config.schedule == "constant":
@@ -90,23 +90,23 @@ def learning_rate(epochs: float, config: TrainConfig) -> float:
 
 
 class Adam(torch.optim.Adam):
-    """torch's, fused: the same call with less Python around it, and without copies of weights in channels-last."""
+    """torch's fused Adam with less Python overhead, and without copies of weights in channels-last."""
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         group = self.param_groups[0]
-        learned = [p for p in group["params"] if p.grad is not None]
-        states = [self.state[p] for p in learned]
-        if closure is not None or not all(states):  # torch makes them at its first step
+        trainable = [p for p in group["params"] if p.grad is not None]
+        states = [self.state[p] for p in trainable]
+        if closure is not None or not all(states):  # torch creates them at its first step
             return super().step(closure)
         steps = [state["step"] for state in states]
         torch._foreach_add_(steps, 1)
         update = torch._fused_adamw_ if group["decoupled_weight_decay"] else torch._fused_adam_
         update(
-            [flat(p) for p in learned],
-            [flat(p.grad) for p in learned],
-            [flat(state["exp_avg"]) for state in states],
-            [flat(state["exp_avg_sq"]) for state in states],
+            [in_memory_order(p) for p in trainable],
+            [in_memory_order(p.grad) for p in trainable],
+            [in_memory_order(state["exp_avg"]) for state in states],
+            [in_memory_order(state["exp_avg_sq"]) for state in states],
             [],
             steps,
             lr=group["lr"],
@@ -120,13 +120,13 @@ class Adam(torch.optim.Adam):
         return None
 
 
-def flat(tensor: Tensor) -> Tensor:
-    """Its numbers in the order that they lie in, of which the fused update makes a copy otherwise."""
+def in_memory_order(tensor: Tensor) -> Tensor:
+    """A contiguous view of the tensor's memory; of any other layout the fused update makes a copy."""
     return tensor if tensor.is_contiguous() else tensor.as_strided((tensor.numel(),), (1,))
 
 
 def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimizer:
-    """The optimiser that the settings name, its update fused into one kernel where torch has one."""
+    """The optimiser of the settings, with the fused update where torch has one."""
     common: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
     parameters = model.parameters()
     if config.optimizer == "rmsprop":
@@ -143,5 +143,5 @@ def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """average = decay average + (1 - decay) model. (torch's AveragedModel reads a counter back at every step.)"""
     for mean, parameter in zip(average.parameters(), model.parameters(), strict=True):
         mean.lerp_(parameter, 1 - decay)
-    for kept, buffer in zip(average.buffers(), model.buffers(), strict=True):
-        kept.copy_(buffer)  # batch normalisation's running statistics are averages already
+    for averaged, buffer in zip(average.buffers(), model.buffers(), strict=True):
+        averaged.copy_(buffer)  # running statistics of batch normalisation are averages already

@@ -1,4 +1,4 @@
-"""What a training writes for TensorBoard, into RUN/tensorboard; the only room that imports it."""
+"""The TensorBoard log of a training, in RUN/tensorboard; the only module that imports TensorBoard."""
 
 from __future__ import annotations
 
@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from ..data import Frozen
+from ..data import EvalSplit
 from ..data.dataset import Batch
 from ..inference import generation
-from ..likelihood.latent_use import Health, batch_size
+from ..likelihood.latent_use import LatentUse, batch_size
 from ..model.distributions import stddev
 from ..model.graph import VAE
-from ..pictures.grids import alternating, canvas
+from ..pictures.grids import alternate_rows, canvas
 from ..runs.directory import Run
-from ..support.devices import evaluating
+from ..support.devices import eval_mode
 from ..support.errors import UserError
 
 if TYPE_CHECKING:
     from .loop import Epoch
 
-SPRITE = 8192  # pixels of a side that browsers still show
+MAX_SPRITE = 8192  # pixels per side that browsers can show
 SCALARS = {
     "train_elbo": "ELBO/train",
     "validation_elbo": "ELBO/validation",
@@ -40,8 +40,8 @@ SCALARS = {
     "images_per_second": "training/images per second",
     "active_units": "latents/active units",
     "components_used": "latents/components used",
-    "components_told_apart": "latents/components told apart",
-    "share_at_floor": "latents/share of pixels at the smallest scale",
+    "effective_components": "latents/effective components",
+    "share_at_floor": "latents/fraction of pixels at the smallest scale",
 }
 
 
@@ -54,68 +54,71 @@ def writer_class() -> Any:
     return SummaryWriter
 
 
-class Board:
-    """`look` takes each epoch, `finish` adds the projector and closes the files."""
+class TensorBoardLogger:
+    """Writes scalars, histograms and images in `on_epoch`, and the projector in `finish`."""
 
-    def __init__(self, run: Run, model: VAE, few: Batch, epochs: int = 0) -> None:
-        """`epochs`: those that were before, of a training that goes on; what was written of later ones is hidden."""
-        self.few = few
+    def __init__(self, run: Run, model: VAE, examples: Batch, epochs: int = 0) -> None:
+        """`epochs`: finished epochs of a resumed training; entries of later ones are hidden."""
+        self.examples = examples
         purge = epochs + 1 if epochs else None
         self.writer = writer_class()(str(run.path / "tensorboard"), purge_step=purge)
         self.writer.add_text("config", f"```\n{(run.path / 'config.json').read_text()}\n```")
         self.add_graph(model)
 
     def add_graph(self, model: VAE) -> None:
+        """Write the graph of the ELBO."""
         with torch.no_grad(), warnings.catch_warnings():
-            # torch.jit traces it, is deprecated, and warns that what is drawn differs from run to run.
+            # torch.jit, which traces it, is deprecated and warns that random numbers differ between runs.
             warnings.simplefilter("ignore")
-            self.writer.add_graph(Traced(model), inputs(self.few))
+            self.writer.add_graph(TracedElbo(model), graph_inputs(self.examples))
 
     @torch.no_grad()
-    def look(self, epoch: Epoch, health: Health | None, model: VAE, sample: Frozen) -> None:
-        """Numbers of each epoch, the rest of those whose health was measured."""
+    def on_epoch(
+        self, epoch: Epoch, latent_use: LatentUse | None, model: VAE, sample: EvalSplit
+    ) -> None:
+        """Write the scalars of an epoch, and histograms and images where its latent use was measured."""
         step, writer = epoch.epoch, self.writer
-        values = asdict(epoch) | ({} if health is None else asdict(health))
+        values = asdict(epoch) | ({} if latent_use is None else asdict(latent_use))
         for key, tag in SCALARS.items():
             value = values.get(key)
             if value is not None and math.isfinite(value):
                 writer.add_scalar(tag, value, step)
-        if health is None:
+        if latent_use is None:
             return
-        for name, kl in (health.kl_per_dimension or {}).items():
+        for name, kl in (latent_use.kl_per_dimension or {}).items():
             writer.add_histogram(f"KL per dimension/{name}", torch.tensor(kl), step)
         for name, parameter in model.named_parameters():
             writer.add_histogram(f"parameters/{name}", parameter, step)
-        with evaluating(model):
+        with eval_mode(model):
             batch = sample[: batch_size(model)]
             for name, q in model.posteriors(model.given(batch.images, batch.labels)).items():
                 writer.add_histogram(f"latents/{name} means", q.mean, step)
                 writer.add_histogram(f"latents/{name} scales", stddev(q), step)
-            few = self.few
-            redrawn = generation.reconstruct(model, few.images, few.labels)
-            self.add_grid("reconstructions", alternating(few.images, redrawn, 10), step)
-            self.add_grid("samples", generation.fixed_samples(model, 40, few.images), step)
+            x, y = self.examples.images, self.examples.labels
+            reconstructions = generation.reconstruct(model, x, y)
+            self.add_grid("reconstructions", alternate_rows(x, reconstructions, 10), step)
+            self.add_grid("samples", generation.fixed_samples(model, 40, x), step)
         writer.flush()
 
     def add_grid(self, tag: str, images: Tensor, step: int) -> None:
+        """Write images as a grid of ten columns."""
         self.writer.add_image(tag, canvas(images, 10), step, dataformats="HWC")
 
     @torch.no_grad()
     def finish(
-        self, model: VAE, test: Frozen, rows: Tensor, classes: Sequence[str] | None, dark: bool
+        self, model: VAE, test: EvalSplit, rows: Tensor, classes: Sequence[str] | None, invert: bool
     ) -> None:
-        """The projector: test images as points, with a picture, a label and the number of their row each; `dark` turns
-        black to white."""
-        most = (SPRITE // max(model.blueprint.shape[1:])) ** 2
-        batch, rows = test[:most], rows[:most]
+        """Write the projector: codes of test images, each with its picture (inverted where asked), label and row."""
+        limit = (MAX_SPRITE // max(model.blueprint.shape[1:])) ** 2
+        batch, rows = test[:limit], rows[:limit]
         header, metadata = ["label", "index"], []
         for i, row in enumerate(rows.tolist()):
             label = "" if batch.labels is None else int(batch.labels[i])
-            named = classes[label] if classes and isinstance(label, int) else str(label)
-            metadata.append([named, str(row)])
-        images = sprites(1 - batch.images if dark else batch.images)
+            name = classes[label] if classes and isinstance(label, int) else str(label)
+            metadata.append([name, str(row)])
+        images = sprites(1 - batch.images if invert else batch.images)
         for name, q in model.posteriors(model.given(batch.images, batch.labels)).items():
-            # The projector wants three dimensions.
+            # The projector needs at least three dimensions.
             points = nn.functional.pad(q.mean, (0, max(0, 3 - q.mean.shape[1])))
             self.writer.add_embedding(
                 points, metadata, images, tag=f"test_{name}", metadata_header=header
@@ -124,7 +127,7 @@ class Board:
 
 
 def sprites(images: Tensor) -> Tensor:
-    """Images (N, C, H, W) as the projector wants them: square, grey or of three colours."""
+    """Images (N, C, H, W) as the projector needs them: square, with one or three channels."""
     height, width = images.shape[-2:]
     side = max(height, width)
     if images.shape[1] not in (1, 3):
@@ -132,8 +135,8 @@ def sprites(images: Tensor) -> Tensor:
     return nn.functional.pad(images, (0, side - width, 0, side - height), value=1.0)
 
 
-class Traced(nn.Module):
-    """What the graph is drawn of: from an image to the two parts of its ELBO."""
+class TracedElbo(nn.Module):
+    """The module whose graph is shown: from an image to the log-likelihood and KL of its ELBO."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
@@ -144,5 +147,6 @@ class Traced(nn.Module):
         return inference.log_likelihood, inference.kl
 
 
-def inputs(few: Batch) -> tuple[Tensor, ...]:
-    return (few.images,) if few.labels is None else (few.images, few.labels)
+def graph_inputs(batch: Batch) -> tuple[Tensor, ...]:
+    """The arguments of TracedElbo for a batch."""
+    return (batch.images,) if batch.labels is None else (batch.images, batch.labels)

@@ -1,1 +1,1 @@
-"""One file for each format of images, downloads, and the catalogue of data sets."""
+"""Readers of each source format, downloads, and the catalogue of named data sets."""

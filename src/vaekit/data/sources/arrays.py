@@ -1,4 +1,4 @@
-"""Arrays as data sets: .npy and .npz files, folders of .npy files, and what a program has in memory."""
+"""Arrays as data sets: .npy and .npz files, folders of .npy files, and objects in memory."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from PIL import Image
 from torch import Tensor
 
 from ...settings.data import SourceConfig
-from ...support.console import Shown
+from ...support.console import ProgressBar
 from ...support.errors import UserError, one_line, printable, require
-from ..cache import cached
+from ..cache import cached_file
 from ..dataset import Dataset, Split
-from ..splits import hold_back_missing
-from ..stored import PARTS, open_store, write_store
-from .image_files import MEMORY, Chunk, as_dataset
-from .images import upright
+from ..splits import complete_splits
+from ..stored import SPLITS, open_store, write_store
+from .image_files import MAX_BYTES_IN_MEMORY, Chunk, dataset_from_store
+from .images import upright_array
 
-CHUNK = 1000
+CHUNK = 1000  # images
 
-# Whose arrays a name is of: train_images, x_test, val_labels, images, y ... in any order of its words.
-WORDS = {
+# The words of an array's name, in any order: train_images, x_test, val_labels, images, y ...
+ARRAY_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("valid", "validation", "val"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -36,29 +36,30 @@ WORDS = {
 }
 
 
-def array_names(names: list[str]) -> dict[str, tuple[str, str]] | None:
-    """name -> (part, images or labels) of arrays whose names say so; None where one does not, or none are images."""
-    found = {}
+def parse_array_names(names: list[str]) -> dict[str, tuple[str, str]] | None:
+    """name -> (split, "images" or "labels"); None if a name is not understood, or there are no training images."""
+    roles = {}
     for name in names:
-        words = [WORDS.get(word) for word in name.lower().replace("-", "_").split("_")]
+        words = [ARRAY_WORDS.get(word) for word in name.lower().replace("-", "_").split("_")]
         if None in words:
             return None
-        parts = [word for word in words if word in PARTS]
+        splits = [word for word in words if word in SPLITS]
         kinds = [word for word in words if word in ("images", "labels")]
-        if len(parts) > 1 or len(kinds) > 1 or not (parts or kinds):
+        if len(splits) > 1 or len(kinds) > 1 or not (splits or kinds):
             return None
-        found[name] = (parts[0] if parts else "train", kinds[0] if kinds else "images")
-    kinds_found = list(found.values())
-    good = ("train", "images") in kinds_found and len(set(kinds_found)) == len(kinds_found)
-    return found if good else None
+        roles[name] = (splits[0] if splits else "train", kinds[0] if kinds else "images")
+    unique = len(set(roles.values())) == len(roles)
+    return roles if unique and ("train", "images") in roles.values() else None
 
 
-def load_array_file(path: Path, settings: SourceConfig, shown: Shown) -> Dataset:
-    """The data set of a .npy file of images, of an .npz file of images and labels, or of a folder of .npy files named
-    as the arrays of such a one; .npy files of bytes that are larger than memory stay on the disk. Raises UserError."""
+def load_array_file(path: Path, settings: SourceConfig, bar: ProgressBar) -> Dataset:
+    """Load a .npy file of images, an .npz file of images and labels, or a folder of .npy files named like the arrays of
+    an .npz file; large .npy files of bytes are read from disk. Raises UserError."""
     where = printable(path)
     files = [path] if path.is_file() else sorted(path.glob("*.npy"))
-    large = path.suffix.lower() != ".npz" and sum(f.stat().st_size for f in files) > MEMORY
+    large = (
+        path.suffix.lower() != ".npz" and sum(f.stat().st_size for f in files) > MAX_BYTES_IN_MEMORY
+    )
     mapped = large and settings.in_memory != "yes"
     if path.suffix.lower() == ".npz":
         arrays = _open_npz(path)
@@ -66,31 +67,31 @@ def load_array_file(path: Path, settings: SourceConfig, shown: Shown) -> Dataset
         arrays = {"images": _open(path, mapped)}
     else:
         arrays = {file.stem: _open(file, mapped) for file in files}
-    names = array_names(list(arrays))
-    if names is None:
+    roles = parse_array_names(list(arrays))
+    if roles is None:
         raise UserError(
             f"{where} has the arrays {', '.join(map(printable, arrays)) or '(none)'}; name them images and labels, or "
             "x_train, y_train, x_test, y_test"
         )
-    named = {names[name]: array for name, array in arrays.items()}
-    parts: dict[str, tuple[Any, Any]] = {
-        part: (named[part, "images"], named.get((part, "labels")))
-        for part in PARTS
-        if (part, "images") in named
+    by_role = {roles[name]: array for name, array in arrays.items()}
+    splits: dict[str, tuple[Any, Any]] = {
+        split: (by_role[split, "images"], by_role.get((split, "labels")))
+        for split in SPLITS
+        if (split, "images") in by_role
     }
     require(
-        all((part, "images") in named for part, _ in named),
+        all((split, "images") in by_role for split, _ in by_role),
         f"{where} has labels without their images",
     )
-    large = large and all(images.dtype == np.uint8 for images, _ in parts.values())
+    large = large and all(images.dtype == np.uint8 for images, _ in splits.values())
     if settings.in_memory == "no" or (settings.in_memory == "auto" and large):
-        about = [(f, f.stat()) for f in files]
-        key = [[str(f), s.st_size, s.st_mtime_ns, s.st_ctime_ns] for f, s in about]
-        make = partial(write_parts, parts, path.stem, where)
-        return as_dataset(
-            open_store(cached(path.stem, key, make, shown)), settings, path.stem, path
+        statuses = [(f, f.stat()) for f in files]
+        key = [[str(f), s.st_size, s.st_mtime_ns, s.st_ctime_ns] for f, s in statuses]
+        make = partial(write_arrays, splits, path.stem, where)
+        return dataset_from_store(
+            open_store(cached_file(path.stem, key, make, bar)), settings, path.stem, path
         )
-    return from_parts(parts, settings, path.stem, where)
+    return dataset_from_arrays(splits, settings, path.stem, where)
 
 
 def _open(path: Path, mapped: bool) -> np.ndarray:
@@ -106,7 +107,7 @@ def _open(path: Path, mapped: bool) -> np.ndarray:
 
 def _open_npz(path: Path) -> dict[str, np.ndarray]:
     try:
-        check_sizes(path)
+        check_unpacked_size(path)
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name] for name in archive.files}
     except UserError:
@@ -115,96 +116,98 @@ def _open_npz(path: Path) -> dict[str, np.ndarray]:
         raise UserError(f"{printable(path)} cannot be read as arrays: {one_line(error)}") from None
 
 
-def check_sizes(path: Path) -> None:
-    """UserError for an archive whose arrays would be far larger than what they are unpacked from."""
+def check_unpacked_size(path: Path) -> None:
+    """Raise UserError for a .npz file whose arrays would be far larger than the file."""
     with zipfile.ZipFile(path) as archive:
         packed = sum(member.compress_size for member in archive.infolist())
-        whole = sum(member.file_size for member in archive.infolist())
+        unpacked = sum(member.file_size for member in archive.infolist())
     require(
-        whole <= 2**28 or whole <= 200 * packed,
-        f"{printable(path)} would unpack to {whole:,} bytes, {whole // max(1, packed):,} times its size; if that is "
-        "meant, save its arrays as .npy files",
+        unpacked <= 2**28 or unpacked <= 200 * packed,
+        f"{printable(path)} would unpack to {unpacked:,} bytes, {unpacked // max(1, packed):,} times its size; if this "
+        "is intended, save its arrays as .npy files",
     )
 
 
-def write_parts(parts: Mapping[str, tuple[Any, Any]], name: str, where: str, path: Path) -> None:
-    """Arrays by part into a file of images. Raises UserError for pixels that are no bytes."""
-    check_labelled(parts, where)
-    first = as_images(parts["train"][0][:1], where)
+def write_arrays(splits: Mapping[str, tuple[Any, Any]], name: str, where: str, path: Path) -> None:
+    """Write the arrays of splits to an image store. Raises UserError for pixels that are not bytes."""
+    check_all_labelled(splits, where)
+    first = as_images(splits["train"][0][:1], where)
 
-    def pieces() -> Iterator[Chunk]:
-        for part, (images, labels) in parts.items():
-            bits = is_zero_one(images)
+    def chunks() -> Iterator[Chunk]:
+        for split, (images, labels) in splits.items():
+            binary = is_zero_or_one(images)
             for start in range(0, len(images), CHUNK):
                 rows = slice(start, start + CHUNK)
-                piece = as_images(images[rows], where, bits)
+                x = as_images(images[rows], where, binary)
                 require(
-                    piece.dtype == torch.uint8 and piece.shape[1:] == first.shape[1:],
-                    f"{where}: to stay on the disk, images must be uint8 and of one shape; save them so, or take "
+                    x.dtype == torch.uint8 and x.shape[1:] == first.shape[1:],
+                    f"{where}: to be read from disk, images must be uint8 and of one shape; convert them, or give "
                     "--in-memory yes",
                 )
-                named = None if labels is None else as_labels(labels[rows], len(piece), where)
-                yield from chunks({part: Split(piece, named)})
+                y = None if labels is None else as_labels(labels[rows], len(x), where)
+                yield from split_chunks({split: Split(x, y)})
 
     _, channels, height, width = first.shape
-    write_store(path, name, None, (channels, height, width), pieces(), [])
+    write_store(path, name, None, (channels, height, width), chunks(), [])
 
 
-def chunks(splits: Mapping[str, Split]) -> Iterator[Chunk]:
-    """Pixels, labels and parts of splits, a piece at a time."""
+def split_chunks(splits: Mapping[str, Split]) -> Iterator[Chunk]:
+    """Yield the pixels, labels and split indices of splits, in chunks."""
     for name, split in splits.items():
         for start in range(0, len(split), CHUNK):
-            piece = split[start : start + CHUNK]
-            labels = None if piece.labels is None else piece.labels.cpu().numpy()
-            part = np.full(len(piece), PARTS.index(name), np.uint8)
-            yield piece.images.cpu().numpy(), labels, part
+            batch = split[start : start + CHUNK]
+            labels = None if batch.labels is None else batch.labels.cpu().numpy()
+            split_index = np.full(len(batch), SPLITS.index(name), np.uint8)
+            yield batch.images.cpu().numpy(), labels, split_index
 
 
-def from_parts(
-    parts: Mapping[str, tuple[Any, Any]], settings: SourceConfig, name: str, where: str
+def dataset_from_arrays(
+    arrays: Mapping[str, tuple[Any, Any]], settings: SourceConfig, name: str, where: str
 ) -> Dataset:
-    """A data set of arrays by part, each (images, labels or None); parts that are missing are held back from train."""
-    check_labelled(parts, where)
+    """The data set of arrays (images, labels or None) by split; missing splits are held out from train. Raises
+    UserError."""
+    check_all_labelled(arrays, where)
     given = {
-        part: as_split(images, labels, f"{where}, {part}")
-        for part, (images, labels) in parts.items()
+        split: as_split(images, labels, f"{where}, {split}")
+        for split, (images, labels) in arrays.items()
     }
     if given["train"].labels is not None:
-        known = set(given["train"].labels.tolist())
-        for part, split in given.items():
-            new = sorted(set() if split.labels is None else set(split.labels.tolist()) - known)
+        train_labels = set(given["train"].labels.tolist())
+        for key, split in given.items():
+            labels = set() if split.labels is None else set(split.labels.tolist())
+            new = sorted(labels - train_labels)
             require(
-                not new, f"{where}: {part} has the label {new[:1]}, of which train has no images"
+                not new, f"{where}: {key} has the label {new[:1]}, of which train has no images"
             )
-    splits = hold_back_missing(given, settings, where)
-    bits = all(is_bits(split[:].images) for split in splits)
-    return Dataset.of(name, splits, black_and_white=bits)
+    splits = complete_splits(given, settings, where)
+    binary = all(is_binary(split[:].images) for split in splits)
+    return Dataset.from_splits(name, splits, black_and_white=binary)
 
 
-def check_labelled(parts: Mapping[str, tuple[Any, Any]], where: str) -> None:
-    """UserError unless all parts have labels, or none has."""
-    without = [part for part, (_, labels) in parts.items() if labels is None]
+def check_all_labelled(splits: Mapping[str, tuple[Any, Any]], where: str) -> None:
+    """Raise UserError unless all splits have labels, or none has."""
+    unlabelled = [split for split, (_, labels) in splits.items() if labels is None]
     require(
-        len(without) in (0, len(parts)),
-        f"{where} has labels, but none of {', '.join(without)}; give all parts labels, or none",
+        len(unlabelled) in (0, len(splits)),
+        f"{where}: no labels for {', '.join(unlabelled)}; give labels for every split, or for none",
     )
 
 
-def is_bits(images: Tensor) -> bool:
-    """Whether all pixels are black or white."""
+def is_binary(images: Tensor) -> bool:
+    """Whether all pixels are 0 or 255."""
     if images.dtype != torch.uint8:
         return False
-    return all(bool(((part == 0) | (part == 255)).all()) for part in images.split(CHUNK))
+    return all(bool(((chunk == 0) | (chunk == 255)).all()) for chunk in images.split(CHUNK))
 
 
 def as_split(images: Any, labels: Any, where: str) -> Split:
-    """Images of any of the usual shapes and types, and labels. Raises UserError."""
-    found = as_images(images, where)
-    return Split(found, None if labels is None else as_labels(labels, len(found), where))
+    """Convert images and labels of any of the usual shapes and types. Raises UserError."""
+    x = as_images(images, where)
+    return Split(x, None if labels is None else as_labels(labels, len(x), where))
 
 
 def as_labels(labels: Any, count: int, where: str) -> Tensor:
-    """Labels (N,), int64, of a list or an array of whole numbers. Raises UserError."""
+    """Convert a list or an array of whole numbers to labels (N,), int64. Raises UserError."""
     array = to_numpy(labels, where, "labels")
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]
@@ -212,7 +215,7 @@ def as_labels(labels: Any, count: int, where: str) -> Tensor:
         array = array.astype(np.int64)
     require(
         array.ndim == 1 and array.dtype.kind in "iu",
-        f"{where}: labels of shape {array.shape} and type {array.dtype}; they must be whole numbers, one an image",
+        f"{where}: labels of shape {array.shape} and type {array.dtype}; they must be whole numbers, one per image",
     )
     require(len(array) == count, f"{where}: {count:,} images but {len(array):,} labels")
     require(array.size == 0 or array.min() >= 0, f"{where}: labels must be 0 or more")
@@ -226,14 +229,16 @@ def to_numpy(values: Any, where: str, what: str) -> np.ndarray:
     try:
         return np.asarray(values)
     except ValueError as error:
-        raise UserError(f"{where}: these {what} are no array ({one_line(error)})") from None
+        raise UserError(
+            f"{where}: these {what} do not form an array ({one_line(error)}); give them equal shapes"
+        ) from None
 
 
-def as_images(images: Any, where: str, bits: bool | None = None) -> Tensor:
-    """(N, C, H, W), uint8 or float32 in [0, 1], of an array or a tensor: (N, H, W), (N, H, W, C) or (N, C, H, W), of
-    bytes, bits or floats; 98 packed bytes a row are 28 x 28 bits. Raises UserError.
+def as_images(images: Any, where: str, binary: bool | None = None) -> Tensor:
+    """Convert an array or a tensor to images (N, C, H, W), uint8 or float32 in [0, 1]: from (N, H, W), (N, H, W, C) or
+    (N, C, H, W), of bytes, bits or floats, or from 98 packed bytes per row, 28 x 28 bits. Raises UserError.
 
-    `bits` says whether whole numbers are 0 and 1, where that cannot be seen from a part of the array.
+    `binary` tells whether whole numbers are 0 and 1; by default whether these are, which a chunk of images cannot tell.
     """
     array = to_numpy(images, where, "images")
     require(
@@ -241,7 +246,7 @@ def as_images(images: Any, where: str, bits: bool | None = None) -> Tensor:
         f"{where}: an array of type {array.dtype}; pixels must be numbers",
     )
     if array.ndim == 2 and array.dtype == np.uint8 and array.shape[1] == 98:
-        array, bits = np.unpackbits(array, axis=1).reshape(-1, 28, 28), True
+        array, binary = np.unpackbits(array, axis=1).reshape(-1, 28, 28), True
     require(
         array.ndim in (3, 4) and array.size > 0,
         f"{where}: an array of shape {array.shape}; images are (N, H, W), (N, H, W, C) or (N, C, H, W)",
@@ -251,45 +256,47 @@ def as_images(images: Any, where: str, bits: bool | None = None) -> Tensor:
     elif array.shape[3] in (1, 3, 4) and array.shape[1] not in (1, 3):
         array = array.transpose(0, 3, 1, 2)
     low, high = array.min(), array.max()
-    if bits is None:
-        bits = bool(low >= 0) and bool(high <= 1)
-    if array.dtype.kind in "bui" and bits:
+    if binary is None:
+        binary = bool(low >= 0) and bool(high <= 1)
+    if array.dtype.kind in "bui" and binary:
         array = 255 * array.astype(np.uint8)
     elif array.dtype != np.uint8:
         whole = array.dtype.kind in "iu" or (high > 1 and bool((array == np.round(array)).all()))
         require(
             bool(low >= 0) and bool(high <= (255 if whole else 1)),
-            f"{where}: pixels from {low:g} to {high:g}; bring them to 0 ... 255, or floats to [0, 1]",
+            f"{where}: pixels from {low:g} to {high:g}; scale them to 0 ... 255, or floats to [0, 1]",
         )
         array = array.astype(np.uint8 if whole else np.float32)
     require(
         array.shape[1] != 4,
-        f"{where}: images of four channels; put them over a background, and give three",
+        f"{where}: images with four channels; composite them over a background to get three",
     )
     return torch.from_numpy(np.ascontiguousarray(array))
 
 
-def is_zero_one(images: Any) -> bool:
-    """Whether an array's whole numbers are 0 and 1: black and white, as one writes them in a program."""
+def is_zero_or_one(images: Any) -> bool:
+    """Whether an array has only the whole numbers 0 and 1, that is binary images."""
     array = to_numpy(images, "the data", "images")
     return array.dtype.kind in "bui" and array.size > 0 and array.min() >= 0 and array.max() <= 1
 
 
-def from_objects(data: Any, settings: SourceConfig) -> Dataset:
-    """A data set of what a program has: an array or tensor of images, a pair of images and labels, a dict of such by
-    part (train, validation, test), or a map-style dataset, whose items are an image or a pair. Raises UserError."""
+def dataset_from_objects(data: Any, settings: SourceConfig) -> Dataset:
+    """The data set of objects in memory: an array or tensor of images, a pair of images and labels, a dict of these by
+    split (train, validation, test), or a map-style dataset, whose items are an image or a pair. Raises UserError."""
     if isinstance(data, Mapping):
         require(
-            "train" in data and all(part in PARTS for part in data),
-            f"the dict has {', '.join(map(str, data)) or 'nothing'}; its keys are train, validation, test",
+            "train" in data and all(split in SPLITS for split in data),
+            f"the dict has the keys {', '.join(map(str, data)) or '(none)'}; they must be train, and optionally "
+            "validation and test",
         )
-        parts = {part: _pair(value) for part, value in data.items()}
+        arrays = {split: _pair(value) for split, value in data.items()}
     else:
-        parts = {"train": _pair(data)}
-    return from_parts(parts, settings, "arrays", "the data")
+        arrays = {"train": _pair(data)}
+    return dataset_from_arrays(arrays, settings, "arrays", "the data")
 
 
 def _pair(data: Any) -> tuple[Any, Any]:
+    """(images, labels or None) of one split."""
     if isinstance(data, np.ndarray | Tensor):
         return data, None
     if isinstance(data, tuple) and len(data) == 2:
@@ -310,13 +317,14 @@ def _from_items(data: Any) -> tuple[np.ndarray, np.ndarray | None]:
     shapes = {image.shape for image in images}
     require(
         len(shapes) == 1,
-        f"the dataset's images differ in shape ({', '.join(map(str, sorted(shapes)[:3]))} ...); bring them to one size",
+        f"the dataset's images differ in shape ({', '.join(map(str, sorted(shapes)[:3]))} ...); resize them",
     )
     labels = to_numpy([item[1] for item in items], "the dataset", "labels") if paired else None
     return np.stack(images), labels
 
 
 def _item_image(image: Any) -> np.ndarray:
+    """A PIL image, array or tensor as an array."""
     if isinstance(image, Image.Image):
-        return upright(image)
+        return upright_array(image)
     return to_numpy(image, "the dataset", "images")

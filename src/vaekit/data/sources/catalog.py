@@ -1,8 +1,8 @@
-"""The data sets by name: what they are, their files, where these come from. Data, not code; imports no torch.
+"""The catalogue of named data sets: descriptions, files and URLs. Data, not code; imports no torch.
 
-Hashes are of the files as they are downloaded. They were copied from, and addresses named in: torchvision 0.29
-(datasets/mnist.py, datasets/caltech.py), tensorflow-datasets 4.9 (its checksum lists), keras 3.15, and the authors'
-pages. The hash of frey_rawface.mat was found in one source, and is that of the real file.
+Hashes are of the files as downloaded. Hashes and URLs are from torchvision 0.29 (datasets/mnist.py,
+datasets/caltech.py), tensorflow-datasets 4.9 (its checksum lists), keras 3.15, and the authors' pages. The hash of
+frey_rawface.mat is from one source, and was checked against the original file.
 """
 
 from __future__ import annotations
@@ -10,38 +10,40 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from ...support.errors import UserError, closest
+from ...support.errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
-class File:
-    """A file to download: its addresses in the order to try, its hash as `sha256:...` or `md5:...`, its bytes."""
+class RemoteFile:
+    """A file to download: its URLs in the order to try, its hash as `sha256:...` or `md5:...`, its size in bytes."""
 
     name: str
-    addresses: tuple[str, ...]
+    urls: tuple[str, ...]
     digest: str
     size: int
 
 
 @dataclass(frozen=True)
-class Shelf:
-    """A data set by name. `sets` are other files that serve in place of the downloads, any one group of them."""
+class CatalogEntry:
+    """A named data set. `alternatives` are groups of files, any of which can replace the downloaded files."""
 
     summary: str
     shape: str
     images: str
     classes: int
     licence: str
-    files: tuple[File, ...]
-    sets: tuple[tuple[str, ...], ...] = ()
+    files: tuple[RemoteFile, ...]
+    alternatives: tuple[tuple[str, ...], ...] = ()
     variants: Mapping[str, str] = field(default_factory=dict)
 
 
-def files(folders: tuple[str, ...], found: Mapping[str, tuple[str, int]]) -> tuple[File, ...]:
-    """Files that lie side by side, at each of some addresses."""
+def remote_files(
+    base_urls: tuple[str, ...], files: Mapping[str, tuple[str, int]]
+) -> tuple[RemoteFile, ...]:
+    """The files, by name with (digest, size), each available below all of `base_urls`."""
     return tuple(
-        File(name, tuple(folder + name for folder in folders), digest, size)
-        for name, (digest, size) in found.items()
+        RemoteFile(name, tuple(base + name for base in base_urls), digest, size)
+        for name, (digest, size) in files.items()
     )
 
 
@@ -50,10 +52,10 @@ IDX = tuple(
     for part in ("train", "t10k")
     for kind in ("images-idx3-ubyte", "labels-idx1-ubyte")
 )
-SHELVES: dict[str, Shelf] = {
-    "mnist": Shelf(
+CATALOG: dict[str, CatalogEntry] = {
+    "mnist": CatalogEntry(
         "handwritten digits", "28 x 28 grey", "50,000 / 10,000 / 10,000", 10, "CC BY-SA 3.0",
-        files(
+        remote_files(
             ("https://storage.googleapis.com/cvdf-datasets/mnist/", "https://ossci-datasets.s3.amazonaws.com/mnist/"),
             {
                 "train-images-idx3-ubyte.gz": (
@@ -67,12 +69,12 @@ SHELVES: dict[str, Shelf] = {
             },
         ),
         (IDX,),
-        {"1000": "1,000 / 10,000 / 10,000: of the training images the first thousand"},
+        {"1000": "1,000 / 10,000 / 10,000: only the first 1,000 training images"},
     ),
-    "binarizedmnist": Shelf(
-        "the digits made black and white once (Larochelle and Murray 2011)", "28 x 28, 1 bit",
+    "binarizedmnist": CatalogEntry(
+        "MNIST with fixed binarisation (Larochelle and Murray 2011)", "28 x 28, 1 bit",
         "50,000 / 10,000 / 10,000", 0, "licence not stated",
-        files(
+        remote_files(
             tuple(f"{scheme}://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist/"
                   for scheme in ("https", "http")),
             {
@@ -86,9 +88,9 @@ SHELVES: dict[str, Shelf] = {
         ),
         (("packed.npz",),),
     ),
-    "fashionmnist": Shelf(
+    "fashionmnist": CatalogEntry(
         "articles of clothing", "28 x 28 grey", "50,000 / 10,000 / 10,000", 10, "MIT",
-        files(
+        remote_files(
             ("http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
              "https://storage.googleapis.com/tensorflow/tf-keras-datasets/"),
             {
@@ -104,10 +106,10 @@ SHELVES: dict[str, Shelf] = {
         ),
         (IDX,),
     ),
-    "freyface": Shelf(
-        "Brendan Frey's face in a video", "28 x 20 grey", "1,565 / 200 / 200", 0, "licence not stated",
+    "freyface": CatalogEntry(
+        "frames of a video of Brendan Frey's face", "28 x 20 grey", "1,565 / 200 / 200", 0, "licence not stated",
         (
-            File(
+            RemoteFile(
                 "frey_rawface.mat",
                 ("https://cs.nyu.edu/~roweis/data/frey_rawface.mat",
                  "https://github.com/lawrennd/datasets_mirror/raw/main/brendan_faces/frey_rawface.mat"),
@@ -115,14 +117,14 @@ SHELVES: dict[str, Shelf] = {
             ),
         ),
         variants={
-            "aevb": "1,365 / 200 / 400, the 1,565 and 400 of Kingma and Welling's followers",
-            "ordered": "1,572 / 196 / 197, in the order of the video",
+            "aevb": "1,365 / 200 / 400: 1,565 and 400 as in work after Kingma and Welling, 200 for validation",
+            "ordered": "1,572 / 196 / 197: in the order of the video",
         },
     ),
-    "cifar10": Shelf(
-        "small photographs of ten things", "32 x 32 colour", "45,000 / 5,000 / 10,000", 10, "licence not stated",
+    "cifar10": CatalogEntry(
+        "small photographs of objects", "32 x 32 colour", "45,000 / 5,000 / 10,000", 10, "licence not stated",
         (
-            File(
+            RemoteFile(
                 "cifar-10-binary.tar.gz",
                 ("https://www.cs.toronto.edu/~kriz/cifar-10-binary.tar.gz",
                  "https://cave.cs.toronto.edu/kriz/cifar-10-binary.tar.gz"),
@@ -131,10 +133,10 @@ SHELVES: dict[str, Shelf] = {
         ),
         (("cifar-10-batches-bin",), ("test_batch.bin",)),
     ),
-    "caltech101": Shelf(
-        "photographs of 101 kinds of things", "colour of all sizes", "8,677 split by seed", 101, "CC BY 4.0",
+    "caltech101": CatalogEntry(
+        "photographs of objects", "colour, various sizes", "8,677 split by seed", 101, "CC BY 4.0",
         (
-            File(
+            RemoteFile(
                 "caltech-101.zip",
                 ("https://data.caltech.edu/records/mzrjq-6wc02/files/caltech-101.zip",
                  "https://data.caltech.edu/api/records/mzrjq-6wc02/files/caltech-101.zip/content"),
@@ -142,31 +144,31 @@ SHELVES: dict[str, Shelf] = {
             ),
         ),
         (("101_ObjectCategories.tar.gz",), ("101_ObjectCategories",)),
-        {"background": "with 467 of background, a class more"},
+        {"background": "with 467 background images as one more class"},
     ),
-    "digits": Shelf(
+    "digits": CatalogEntry(
         "handwritten digits of scikit-learn", "8 x 8 grey", "1,797 split by seed", 10, "licence as scikit-learn's", (),
     ),
 }  # fmt: skip
 
 
-def find_name(text: str) -> tuple[str, str] | None:
-    """A data set's name in SHELVES and its variant ("" for none); None if `text` is no such name.
+def parse_name(text: str) -> tuple[str, str] | None:
+    """Parse a name in CATALOG and its variant ("" for none); None if `text` is not such a name.
 
-    Capitals, hyphens and underscores make no difference. Raises UserError for an unknown variant.
+    Case, hyphens and underscores are ignored. Raises UserError for an unknown variant.
     """
     name, _, variant = text.partition(":")
-    plain = plainly(name)
-    if plain not in SHELVES:
+    key = normalise_name(name)
+    if key not in CATALOG:
         return None
-    variants = SHELVES[plain].variants
+    variants = CATALOG[key].variants
     if variant and variant not in variants:
-        known = ", ".join(f"{plain}:{v}" for v in variants) or "none"
+        known = ", ".join(f"{key}:{v}" for v in variants) or "none"
         raise UserError(
-            f"{plain} has no variant {variant!r}{closest(variant, variants)} (there are: {known})"
+            f"{key} has no variant {variant!r}{did_you_mean(variant, variants)} (variants: {known})"
         )
-    return plain, variant
+    return key, variant
 
 
-def plainly(name: str) -> str:
+def normalise_name(name: str) -> str:
     return name.lower().replace("-", "").replace("_", "")

@@ -1,4 +1,4 @@
-"""Files over HTTP: resumed where a download broke off, checked by their hash, put in place whole."""
+"""Download of files over HTTP: resumed after an interruption, verified by hash, renamed into place when complete."""
 
 from __future__ import annotations
 
@@ -6,140 +6,142 @@ import contextlib
 import hashlib
 from pathlib import Path
 
-from ...support.console import Shown
+from ...support.console import ProgressBar
 from ...support.errors import UserError, one_line, printable, require
-from ..cache import locked
-from .catalog import File
+from ..cache import cache_lock
+from .catalog import RemoteFile
 
-CONNECT, READ = 10, 30  # seconds
-BLOCK = 2**16
-ATTEMPTS = 3
-
-
-class Failed(Exception):
-    """Why a download did not work."""
+CONNECT_TIMEOUT, READ_TIMEOUT = 10, 30  # seconds
+BLOCK_BYTES = 2**16
+ATTEMPTS = 3  # per URL
 
 
-def fetch(file: File, folder: Path, shown: Shown) -> Path:
-    """The file in `folder`, downloaded if it is not there. Raises UserError that says where to put it by hand."""
+class DownloadFailed(Exception):
+    """A download from one URL failed; the message is the reason."""
+
+
+def fetch(file: RemoteFile, folder: Path, bar: ProgressBar) -> Path:
+    """Download a file into `folder` unless it exists. Raises UserError, which says where to put the file by hand."""
     path = folder / file.name
     if path.exists():
         return path
-    with locked(path, shown):
-        if path.exists():  # another process has fetched it meanwhile
+    with cache_lock(path, bar):
+        if path.exists():  # another process has downloaded it meanwhile
             return path
-        reasons: dict[str, list[str]] = {}
-        for address in file.addresses:
+        failures: dict[str, list[str]] = {}
+        for url in file.urls:
             try:
-                _fetch_from(address, file, path, shown)
+                _fetch_from(url, file, path, bar)
                 return path
-            except Failed as failure:
-                reasons.setdefault(str(failure), []).append(address)
+            except DownloadFailed as failure:
+                failures.setdefault(str(failure), []).append(url)
     with contextlib.suppress(OSError):
-        folder.rmdir()  # if nothing has come
-    said = "; ".join(f"{reason} ({', '.join(of)})" for reason, of in reasons.items())
+        folder.rmdir()  # if it is empty
+    reasons = "; ".join(f"{reason} ({', '.join(urls)})" for reason, urls in failures.items())
     raise UserError(
-        f"{file.name} is missing and could not be downloaded: {said}; get it elsewhere and put it at {path}"
+        f"{file.name} is missing and could not be downloaded: {reasons}; get it elsewhere and put it at {path}"
     )
 
 
-def _fetch_from(address: str, file: File, path: Path, shown: Shown) -> None:
-    """Raises Failed; a part that came stays for the next time, unless it is not of this file."""
+def _fetch_from(url: str, file: RemoteFile, path: Path, bar: ProgressBar) -> None:
+    """Download from one URL. Raises DownloadFailed; a partial file stays for the next time, unless its hash differs."""
     part = path.with_name(f"{path.name}.part")
-    shown.say(f"downloading {file.name}, {file.size / 1e6:,.1f} MB, from {address}")
+    bar.log(f"downloading {file.name}, {file.size / 1e6:,.1f} MB, from {url}")
     for attempt in range(1, ATTEMPTS + 1):
-        had = size_of(part)
+        size_before = file_size(part)
         try:
-            if had < file.size:
-                _receive(address, file, part, shown)
-        except Failed:
-            if size_of(part) <= had or attempt == ATTEMPTS:
+            if size_before < file.size:
+                _receive(url, file, part, bar)
+        except DownloadFailed:
+            if file_size(part) <= size_before or attempt == ATTEMPTS:
                 raise
             continue
         if file_digest(part, file.digest) == file.digest:
             part.replace(path)
             return
         part.unlink()
-        if not had:
-            break  # else what was there before was of something else: start again
-    raise Failed("what it sends is not the original file (its hash differs)")
+        if not size_before:
+            break  # otherwise the earlier part was of another file: start again
+    raise DownloadFailed("the server sends a file other than the original (its hash differs)")
 
 
-def size_of(part: Path) -> int:
-    return part.stat().st_size if part.exists() else 0
+def file_size(path: Path) -> int:
+    return path.stat().st_size if path.exists() else 0
 
 
-def _receive(address: str, file: File, part: Path, shown: Shown) -> None:
-    """Append to `part` what it lacks of the file. Raises Failed where the transfer breaks off."""
+def _receive(url: str, file: RemoteFile, part: Path, bar: ProgressBar) -> None:
+    """Append the rest of the file to `part`. Raises DownloadFailed, and OSError for a full disk."""
     import requests
     import urllib3
 
-    done = size_of(part)
-    # Identity: the hash is of the bytes as they are, not as a helpful server or library unpacks them.
+    done = file_size(part)
+    # Identity: the hash is of the bytes as published, not as a server or library decompresses them.
     headers = {"Accept-Encoding": "identity", "User-Agent": "vaekit"}
     if done:
         headers["Range"] = f"bytes={done}-"
     try:
-        with requests.get(address, headers=headers, stream=True, timeout=(CONNECT, READ)) as answer:
-            if answer.status_code == 416:
+        timeout = (CONNECT_TIMEOUT, READ_TIMEOUT)
+        with requests.get(url, headers=headers, stream=True, timeout=timeout) as response:
+            status = response.status_code
+            if status == 416:
                 part.unlink(missing_ok=True)
-                raise Failed("it has no such part of the file")
-            if answer.status_code not in (200, 206):
-                raise Failed(f"it answers {answer.status_code} {answer.reason}")
-            if "text/html" in answer.headers.get("Content-Type", ""):
-                raise Failed("it sends a web page in place of the file")
-            resumed = answer.status_code == 206 and answer.headers.get(
-                "Content-Range", ""
-            ).startswith(f"bytes {done}-")
+                raise DownloadFailed("the server does not have that byte range of the file")
+            if status not in (200, 206):
+                raise DownloadFailed(f"the server answers {status} {response.reason}")
+            if "text/html" in response.headers.get("Content-Type", ""):
+                raise DownloadFailed("the server sends a web page instead of the file")
+            content_range = response.headers.get("Content-Range", "")
+            resumed = status == 206 and content_range.startswith(f"bytes {done}-")
             if not resumed:
                 done = 0
             part.parent.mkdir(parents=True, exist_ok=True)
             with (
                 part.open("ab" if resumed else "wb") as out,
-                shown.bytes(file.name, file.size, done) as bar,
+                bar.download(file.name, file.size, done) as progress,
             ):
-                for block in answer.raw.stream(BLOCK, decode_content=False):
+                for block in response.raw.stream(BLOCK_BYTES, decode_content=False):
                     out.write(block)
                     done += len(block)
-                    bar.advance(bar.task_ids[0], len(block))
+                    progress.advance(progress.task_ids[0], len(block))
                     if done > file.size:
                         break
     except urllib3.exceptions.HTTPError:
-        pass  # the connection broke: how much has come is looked at below
+        pass  # the connection was lost: the size received is checked below
     except requests.RequestException as error:
-        raise Failed(explain(error)) from None
-    except OSError as error:  # a full disk, which what has come only fills
+        raise DownloadFailed(describe_error(error)) from None
+    except OSError as error:  # a full disk: a partial file would only keep it full
         part.unlink(missing_ok=True)
         raise OSError(error.errno, error.strerror, str(part)) from None
     if not done:
         part.unlink(missing_ok=True)
     if done < file.size:
-        raise Failed(
-            f"it broke off after {done:,} of {file.size:,} bytes; run again to go on from there"
+        raise DownloadFailed(
+            f"the transfer was interrupted after {done:,} of {file.size:,} bytes; run again to resume"
         )
 
 
-def explain(error: Exception) -> str:
+def describe_error(error: Exception) -> str:
+    """The reason of a failed request, in plain words."""
     import requests
 
     if isinstance(error, requests.ConnectTimeout | requests.ReadTimeout):
-        return "it does not answer"
+        return "the server does not answer"
     if isinstance(error, requests.exceptions.SSLError):
-        return "its certificate cannot be checked"
+        return "the server's certificate cannot be verified"
     if isinstance(error, requests.ConnectionError):
         return "no connection; are you offline?"
     return one_line(error)
 
 
 def file_digest(path: Path, like: str) -> str:
-    """A file's hash, of the kind and in the form of `like`."""
-    kind = like.partition(":")[0]
+    """The hash of a file as `algorithm:hex`, with the algorithm of `like`."""
+    algorithm = like.partition(":")[0]
     with path.open("rb") as file:
-        return f"{kind}:{hashlib.file_digest(file, kind).hexdigest()}"
+        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
 
 
 def check_file(path: Path, digest: str) -> Path:
-    """UserError unless the file is there and has the hash."""
+    """Return `path`. Raises UserError unless the file exists and has this hash."""
     require(path.is_file(), f"{printable(path)} is missing; put the data set's file there")
     require(
         file_digest(path, digest) == digest,

@@ -1,4 +1,4 @@
-"""Where image files lie: a folder, a .zip or a .tar archive, all read in one go and in one order."""
+"""Sources of image files: a folder, a .zip or a .tar archive, each read sequentially in a fixed order."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
 from ...support.errors import UserError, one_line, printable, require
-from .images import MOST_BYTES, endings
+from .images import MAX_FILE_BYTES, extensions
 
-TAR_ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+TAR_EXTENSIONS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """An image file by its name below the source, with "/" between folders; `stamp` changes where its content does."""
+    """An image file: its name relative to the source, with "/" between folders; `stamp` changes with its content."""
 
     name: str
     size: int
     stamp: str
 
 
-class Source(Protocol):
+class ImageSource(Protocol):
     """Image files in a fixed order."""
 
     path: Path
@@ -42,35 +42,35 @@ class Source(Protocol):
 
     @property
     def key(self) -> Any:
-        """What differs where the files do; JSON can say it."""
+        """A JSON value that changes whenever the files do."""
         ...
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
-        """The content of these files, in the order of the entries; None for one of over MOST_BYTES."""
+        """Yield (name, content) of these files, in the order of the entries; None for one over MAX_FILE_BYTES."""
         ...
 
 
-def open_source(path: Path) -> Source:
-    """Raises UserError for what is no folder or archive, or a damaged one."""
+def open_source(path: Path) -> ImageSource:
+    """Open a folder or an archive. Raises UserError if it is neither, or damaged."""
     if path.is_dir():
         return Folder(path)
     name = path.name.lower()
     if name.endswith(".zip"):
         return Zip(path)
     require(
-        name.endswith(TAR_ENDINGS),
-        f"{printable(path)} is no folder of images, and no .zip or .tar.gz of one",
+        name.endswith(TAR_EXTENSIONS),
+        f"{printable(path)} is not a folder of images or a .zip or .tar.gz archive of one",
     )
     return Tar(path)
 
 
 def is_image(name: str) -> bool:
-    """Whether a name is that of an image file, none of it hidden (as the ._ copies that macOS makes are)."""
-    return has_ending(name) and not is_hidden(name)
+    """Whether a name is that of an image file, without a hidden part (such as the ._ copies of macOS)."""
+    return has_image_extension(name) and not is_hidden(name)
 
 
-def has_ending(name: str) -> bool:
-    return name[name.rfind(".") :].lower() in endings()
+def has_image_extension(name: str) -> bool:
+    return name[name.rfind(".") :].lower() in extensions()
 
 
 def is_hidden(name: str) -> bool:
@@ -79,30 +79,30 @@ def is_hidden(name: str) -> bool:
 
 
 def check_member(archive: Path, name: str, is_link: bool) -> None:
-    """UserError for a member that would lie, or point, outside its archive."""
+    """Raise UserError for a link, or a member whose path leads outside the archive."""
     parts = PurePosixPath(name.replace("\\", "/")).parts
     drive = bool(parts) and re.fullmatch("[A-Za-z]:", parts[0]) is not None
     outside = name.startswith("/") or ".." in parts or drive
     require(
         not outside and not is_link,
-        f"{printable(archive)} has the member {printable(name)!r}, a "
-        f"{'link' if is_link else 'path out of it'}; nothing was read: get the archive again from a source you trust",
+        f"{printable(archive)} has the unsafe member {printable(name)!r}, a "
+        f"{'link' if is_link else 'path outside it'}; nothing was read: get the archive again from a source you trust",
     )
 
 
-def check_names(archive: Path, entries: list[Entry]) -> None:
-    """UserError for two members of one name, of which only the last could be read."""
+def check_unique_names(archive: Path, entries: list[Entry]) -> None:
+    """Raise UserError for two members of one name, of which only the last could be read."""
     seen = set[str]()
     for entry in entries:
         require(
             entry.name not in seen,
-            f"{printable(archive)} has two files called {printable(entry.name)!r}; pack it again",
+            f"{printable(archive)} has two files called {printable(entry.name)!r}; create the archive again",
         )
         seen.add(entry.name)
 
 
 class Folder:
-    """Image files at any depth below a folder, by name."""
+    """Image files at any depth below a folder, in order of name."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -114,30 +114,30 @@ class Folder:
     def key(self) -> Any:
         return [str(self.path), entries_key(self)]
 
-    def _walk(self, folder: Path, below: str, above: set[tuple[int, int]]) -> None:
-        here = folder.stat()
-        key = (here.st_dev, here.st_ino)
-        if key in above:  # a link to a folder that it lies in
+    def _walk(self, folder: Path, prefix: str, ancestors: set[tuple[int, int]]) -> None:
+        status = folder.stat()
+        key = (status.st_dev, status.st_ino)
+        if key in ancestors:  # a link to a folder above it
             return
-        with os.scandir(folder) as found:
-            children = sorted(found, key=lambda child: child.name)
+        with os.scandir(folder) as scan:
+            children = sorted(scan, key=lambda child: child.name)
         for child in children:
             if child.name.startswith(".") or child.name == "__MACOSX":
-                continue  # as is_hidden says, but there may be a million of them
-            name = below + child.name
+                continue  # as is_hidden, but faster: there may be a million files
+            name = prefix + child.name
             if child.is_dir():
                 self.folders.add(name)
-                self._walk(Path(child.path), name + "/", above | {key})
-            elif has_ending(name) and child.is_file():
-                about = child.stat()
-                # Modification times can be set, and often are; change times cannot.
-                stamp = f"{about.st_mtime_ns} {about.st_ctime_ns}"
-                self.entries.append(Entry(name, about.st_size, stamp))
+                self._walk(Path(child.path), name + "/", ancestors | {key})
+            elif has_image_extension(name) and child.is_file():
+                status = child.stat()
+                # Programs often set the modification time; they cannot set the change time.
+                stamp = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+                self.entries.append(Entry(name, status.st_size, stamp))
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
         for entry in self.entries:
             if entry.name in names:
-                large = entry.size > MOST_BYTES
+                large = entry.size > MAX_FILE_BYTES
                 yield entry.name, None if large else (self.path / entry.name).read_bytes()
 
 
@@ -148,7 +148,7 @@ class Zip:
         self.path = path
         self.entries: list[Entry] = []
         self.folders: set[str] = set()
-        with damaged(path), zipfile.ZipFile(path) as archive:
+        with archive_errors(path), zipfile.ZipFile(path) as archive:
             for member in archive.infolist():
                 check_member(path, member.filename, stat.S_ISLNK(member.external_attr >> 16))
                 if member.is_dir():
@@ -156,7 +156,7 @@ class Zip:
                 elif is_image(member.filename):
                     entry = Entry(member.filename, member.file_size, str(member.CRC))
                     self.entries.append(entry)
-        check_names(path, self.entries)
+        check_unique_names(path, self.entries)
         self.folders = with_parents(self.folders, self.entries)
 
     @property
@@ -164,23 +164,26 @@ class Zip:
         return entries_key(self)
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
-        with damaged(self.path), zipfile.ZipFile(self.path) as archive:
+        with archive_errors(self.path), zipfile.ZipFile(self.path) as archive:
             for entry in self.entries:
                 if entry.name in names:
-                    yield entry.name, None if entry.size > MOST_BYTES else archive.read(entry.name)
+                    yield (
+                        entry.name,
+                        None if entry.size > MAX_FILE_BYTES else archive.read(entry.name),
+                    )
 
 
 class Tar:
-    """Image files in a .tar archive, compressed or not, which `opened` gives; read in place, from front to end."""
+    """Image files in a .tar archive, compressed or not, opened by `open_file`; read in place, sequentially."""
 
-    def __init__(self, path: Path, opened: Callable[[], IO[bytes]] | None = None) -> None:
+    def __init__(self, path: Path, open_file: Callable[[], IO[bytes]] | None = None) -> None:
         self.path = path
-        self.opened = opened or (lambda: path.open("rb"))
+        self.open_file = open_file or (lambda: path.open("rb"))
 
     @property
     def key(self) -> Any:
-        about = self.path.stat()  # to list its files is to read it all
-        return [str(self.path), about.st_size, about.st_mtime_ns, about.st_ctime_ns]
+        status = self.path.stat()  # not its entries: listing them would read the whole archive
+        return [str(self.path), status.st_size, status.st_mtime_ns, status.st_ctime_ns]
 
     @property
     def entries(self) -> list[Entry]:
@@ -200,7 +203,7 @@ class Tar:
                     folders.add(member.name)
                 elif member.isreg() and is_image(member.name):
                     entries.append(Entry(member.name, member.size, str(member.mtime)))
-        check_names(self.path, entries)
+        check_unique_names(self.path, entries)
         return entries, with_parents(folders, entries)
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
@@ -208,36 +211,41 @@ class Tar:
             for member in members:
                 content = archive.extractfile(member) if member.name in names else None
                 if content is not None:
-                    yield member.name, None if member.size > MOST_BYTES else content.read()
+                    yield member.name, None if member.size > MAX_FILE_BYTES else content.read()
 
     @contextlib.contextmanager
     def _members(self) -> Iterator[tuple[tarfile.TarFile, Iterator[tarfile.TarInfo]]]:
-        with damaged(self.path), self.opened() as file, tarfile.open(fileobj=file) as archive:
-            yield archive, to_the_end(archive)
+        with (
+            archive_errors(self.path),
+            self.open_file() as file,
+            tarfile.open(fileobj=file) as archive,
+        ):
+            yield archive, complete_members(archive)
 
 
-def to_the_end(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """The members; ValueError where the archive was cut off, of which tarfile says nothing between two members."""
+def complete_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """Yield the members; raises ValueError for an archive truncated between two members, which tarfile accepts."""
     yield from archive
     assert archive.fileobj is not None
     archive.fileobj.seek(archive.offset)
     if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise ValueError("it is cut off")
+        raise ValueError("it is truncated")
 
 
-def entries_key(source: Source) -> Any:
+def entries_key(source: ImageSource) -> Any:
+    """A key that changes with the entries and folders of a source."""
     return [[[e.name, e.size, e.stamp] for e in source.entries], sorted(source.folders)]
 
 
 def with_parents(folders: set[str], entries: list[Entry]) -> set[str]:
-    """All folders of an archive, which need not list them, without hidden ones."""
-    every = folders | {str(p) for e in entries for p in PurePosixPath(e.name).parents}
-    return {f for f in every if f != "." and not is_hidden(f)}
+    """All folders of an archive, also those it does not list, without hidden ones."""
+    parents = {str(p) for e in entries for p in PurePosixPath(e.name).parents}
+    return {f for f in folders | parents if f != "." and not is_hidden(f)}
 
 
 @contextlib.contextmanager
-def damaged(path: Path) -> Iterator[None]:
-    """What a library says of an archive becomes a UserError."""
+def archive_errors(path: Path) -> Iterator[None]:
+    """Turn errors of archive libraries into a UserError."""
     try:
         yield
     except (UserError, FileNotFoundError, PermissionError):

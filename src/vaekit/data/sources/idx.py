@@ -1,4 +1,4 @@
-"""The IDX format of MNIST and its like: a magic number, big-endian sizes, then bytes; often gzipped."""
+"""The IDX format of MNIST: a magic number, big-endian sizes, then bytes; often gzipped."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ from ..dataset import Split
 
 
 def read_idx(path: Path, dimensions: int, md5: str | None = None) -> Tensor:
-    """The uint8 tensor of an IDX file, gzipped or not, of the given number of dimensions.
+    """Read the uint8 tensor of an IDX file, gzipped or not, with the given number of dimensions.
 
-    Raises UserError where the file is missing, damaged, of another shape, or its unpacked bytes differ from `md5`.
+    Raises UserError if the file is missing, damaged, of another shape, or the md5 of its unpacked bytes is not `md5`.
     """
-    where, head = printable(path), 4 + 4 * dimensions
+    where, header_size = printable(path), 4 + 4 * dimensions
     try:
-        packed = path.stat().st_size
+        packed_size = path.stat().st_size
         with path.open("rb") as file:
             zipped = file.read(2) == b"\x1f\x8b"
         with gzip.open(path) if zipped else path.open("rb") as unpacked:
-            header = unpacked.read(head)
-            # The type of byte elements is 0x08; the last byte of the magic number counts the dimensions.
+            header = unpacked.read(header_size)
+            # The type of byte elements is 0x08; the last byte of the magic number is the number of dimensions.
             require(
-                header[:4] == bytes([0, 0, 8, dimensions]) and len(header) == head,
-                f"{where} is no IDX file of bytes in {dimensions} dimensions",
+                header[:4] == bytes([0, 0, 8, dimensions]) and len(header) == header_size,
+                f"{where} is not an IDX file of bytes with {dimensions} dimensions",
             )
             shape = struct.unpack(f">{dimensions}I", header[4:])
             size = math.prod(shape)
-            # One that says it is vast is not unpacked to see whether it is.
-            content = unpacked.read(size + 1) if size <= max(2**28, 1000 * packed) else b""
+            # A file whose header declares an implausible size is refused without unpacking it.
+            content = unpacked.read(size + 1) if size <= max(2**28, 1000 * packed_size) else b""
     except FileNotFoundError:
         raise UserError(f"{where} is missing; put the data set's file there") from None
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{where} cannot be read ({error}); it is damaged, get it again") from None
-    found = "more" if len(content) > size else "fewer"
+    difference = "more" if len(content) > size else "fewer"
     require(
         len(content) == size > 0,
-        f"{where} says it holds {' x '.join(map(str, shape))} bytes but has {found}; it is damaged, get it again",
+        f"{where} declares {' x '.join(map(str, shape))} bytes but has {difference}; it is damaged, get it again",
     )
     if md5 is not None:
         digest = hashlib.md5(header + content, usedforsecurity=False).hexdigest()
@@ -54,44 +54,44 @@ def read_idx(path: Path, dimensions: int, md5: str | None = None) -> Tensor:
 
 
 def find_idx(folder: Path) -> dict[str, Path] | None:
-    """The four files of a data set in IDX format, by train-images, train-labels, test-images and test-labels.
+    """Find the four files of a data set in IDX format, by train-images, train-labels, test-images and test-labels.
 
-    None if the folder has no such file; UserError if it has some of them.
+    None if the folder has no such file. Raises UserError if it has only some of them, or those of several data sets.
     """
-    found: dict[str, Path] = {}
-    sets = set[str]()
+    files: dict[str, Path] = {}
+    prefixes = set[str]()
     for path in sorted(folder.iterdir()):
         match = re.fullmatch(
             r"(.*?)(train|t10k|test)[-_](images|labels)[-.]idx[13][-.]ubyte(\.gz)?", path.name
         )
         if match:
-            sets.add(match[1])
-            found.setdefault(f"{match[2].replace('t10k', 'test')}-{match[3]}", path)
-    if not found:
+            prefixes.add(match[1])
+            files.setdefault(f"{match[2].replace('t10k', 'test')}-{match[3]}", path)
+    if not files:
         return None
-    several = ", ".join(sorted(map(printable, sets)))
+    names = ", ".join(sorted(map(printable, prefixes)))
     require(
-        len(sets) == 1,
-        f"{printable(folder)} has several data sets of IDX files ({several}); give each a folder of its own",
+        len(prefixes) == 1,
+        f"{printable(folder)} has IDX files of several data sets ({names}); put each in a folder of its own",
     )
     for name in ("train-images", "train-labels", "test-images", "test-labels"):
         require(
-            name in found, f"{printable(folder)} has IDX files, but none called {name}-idx...-ubyte"
+            name in files, f"{printable(folder)} has IDX files, but none called {name}-idx...-ubyte"
         )
-    return found
+    return files
 
 
-def read_idx_folder(found: dict[str, Path], md5: dict[str, str] | None = None) -> dict[str, Split]:
-    """Training and test images and labels of the files that `find_idx` found, checked by md5 of the unpacked files."""
+def read_idx_files(files: dict[str, Path], md5: dict[str, str] | None = None) -> dict[str, Split]:
+    """Read the train and test splits from the files of `find_idx`, checked by md5 of the unpacked files."""
     splits = {}
-    for part in ("train", "test"):
+    for name in ("train", "test"):
         images, labels = (
-            read_idx(found[f"{part}-{kind}"], size, (md5 or {}).get(f"{part}-{kind}"))
-            for kind, size in (("images", 3), ("labels", 1))
+            read_idx(files[f"{name}-{kind}"], dimensions, (md5 or {}).get(f"{name}-{kind}"))
+            for kind, dimensions in (("images", 3), ("labels", 1))
         )
         require(
             len(images) == len(labels),
-            f"{printable(found[f'{part}-images'])} has {len(images):,} images, its labels are {len(labels):,}",
+            f"{printable(files[f'{name}-images'])} has {len(images):,} images but {len(labels):,} labels",
         )
-        splits[part] = Split(images[:, None], labels)
+        splits[name] = Split(images[:, None], labels)
     return splits

@@ -1,4 +1,4 @@
-"""Image files as a data set: decoded once into a file of pixels, which is then in memory or read as needed."""
+"""Image files as a data set: decoded once into a file of pixels, which is loaded into memory or read on demand."""
 
 from __future__ import annotations
 
@@ -14,221 +14,248 @@ from typing import TypeVar
 
 import numpy as np
 
-from ...settings.data import FormConfig, SourceConfig
-from ...support.console import Shown
+from ...settings.data import PreprocessConfig, SourceConfig
+from ...support.console import ProgressBar
 from ...support.errors import UserError, printable, require
-from ..cache import cached
+from ..cache import cached_file
 from ..dataset import Dataset, Split
 from ..splits import split_rows
-from ..stored import Store, open_store, write_store
-from .files import Source
-from .images import MOST_BYTES, BadImage, Form, Look, decode, look, quiet
-from .layout import Layout, check_parts, lay_out
+from ..stored import ImageStore, open_store, write_store
+from .files import ImageSource
+from .images import (
+    MAX_FILE_BYTES,
+    BadImage,
+    ImageInfo,
+    ImageSpec,
+    decode,
+    ignore_pillow_warnings,
+    inspect_image,
+)
+from .layout import Layout, check_splits, read_layout
 
 DEFAULT_SIZE = 64
-LARGEST_AS_IT_IS = 512 * 512
-MEMORY = 2**31  # bytes of pixels that `in_memory` auto holds there
+MAX_UNRESIZED_PIXELS = 512 * 512
+MAX_BYTES_IN_MEMORY = 2**31  # of pixels, for `in_memory` auto
 BATCH_BYTES, BATCH_FILES = 2**22, 200
-QUEUED_BYTES = 2**27  # of files that wait to be decoded
+QUEUED_BYTES = 2**27  # of files waiting to be decoded
 CHUNK_BYTES = 2**24
-SMALL_FILE = 8192
+SMALL_FILE = 8192  # bytes; files smaller than this on average are decoded in one thread
 T = TypeVar("T")
 Chunk = tuple[np.ndarray, np.ndarray | None, np.ndarray]
-DECODED = 1  # goes up when the same files would be decoded to other pixels
+DECODER_VERSION = 1  # increment when the same files would be decoded to other pixels
 
 
 def load_images(
-    source: Source, settings: SourceConfig, name: str, shown: Shown, leave_out: Sequence[str] = ()
+    source: ImageSource,
+    settings: SourceConfig,
+    name: str,
+    bar: ProgressBar,
+    leave_out: Sequence[str] = (),
 ) -> Dataset:
-    """The data set of image files; decoded at first, then from the cache. Raises UserError for what `lay_out`
-    refuses, and for images that cannot be read unless `skip_bad`."""
-    form = {key: getattr(settings, key) for key in ("size", "fit", "colour")}
-    key = {"source": source.key, "form": form, "leave_out": list(leave_out), "version": DECODED}
+    """Load the data set of image files: decoded the first time, then from the cache. Raises UserError as `read_layout`
+    does, and for images that cannot be read unless `skip_bad`."""
+    key = {
+        "source": source.key,
+        "form": {key: getattr(settings, key) for key in ("size", "fit", "colour")},
+        "leave_out": list(leave_out),
+        "version": DECODER_VERSION,
+    }
 
     def make(path: Path) -> None:
-        prepare(source, settings, name, path, shown, leave_out)
+        prepare(source, settings, name, path, bar, leave_out)
 
-    store = open_store(cached(name, key, make, shown))
-    if store.about.bad and not settings.skip_bad:
-        raise refuse_bad(source, store.about.bad, store.about.bad_names, len(store.parts))
-    return as_dataset(store, settings, name, source.path)
+    store = open_store(cached_file(name, key, make, bar))
+    metadata = store.metadata
+    if metadata.bad and not settings.skip_bad:
+        raise bad_images_error(source, metadata.bad, metadata.bad_names, len(store.images))
+    return dataset_from_store(store, settings, name, source.path)
 
 
 def prepare(
-    source: Source,
-    settings: FormConfig,
+    source: ImageSource,
+    settings: PreprocessConfig,
     name: str,
     out: Path,
-    shown: Shown,
+    bar: ProgressBar,
     leave_out: Sequence[str] = (),
 ) -> None:
-    """Decode image files into the file `out`, in parallel and in bounded memory. Raises as `load_images`."""
-    layout = lay_out(source, leave_out)
-    shown.say(f"decoding {len(layout.names):,} images of {printable(source.path)}, once")
-    form = settle_form(source, layout, settings, shown)
+    """Decode image files into the file `out`, in parallel and in bounded memory. Raises UserError as `load_images`."""
+    layout = read_layout(source, leave_out)
+    bar.log(f"decoding {len(layout.names):,} images of {printable(source.path)}, once")
+    spec = resolve_spec(source, layout, settings, bar)
     bad: list[str] = []
-    chunks = decode_all(source, layout, form, bad, settings.skip_bad, shown)
-    write_store(out, name, layout.classes, (form.channels, form.height, form.width), chunks, bad)
+    chunks = decode_all(source, layout, spec, bad, settings.skip_bad, bar)
+    write_store(out, name, layout.classes, (spec.channels, spec.height, spec.width), chunks, bad)
     if bad:
-        shown.say(f"left out {len(bad):,} images that cannot be read, first {bad[0]}")
+        bar.log(f"left out {len(bad):,} images that cannot be read, first {bad[0]}")
 
 
-def refuse_bad(source: Source, bad: int, names: Sequence[str], good: int) -> UserError:
+def bad_images_error(source: ImageSource, bad: int, names: Sequence[str], good: int) -> UserError:
     return UserError(
-        f"{printable(source.path)}: {bad:,} of {bad + good:,} images cannot be read, first {names[0]}; mend or remove "
-        "them, or leave them out with --skip-bad"
+        f"{printable(source.path)}: {bad:,} of {bad + good:,} images cannot be read, first {names[0]}; repair or "
+        "remove them, or leave them out with --skip-bad"
     )
 
 
-def settle_form(source: Source, layout: Layout, settings: FormConfig, shown: Shown) -> Form:
-    """Colours and size to bring images to: as the settings say, or else as the images are."""
+def resolve_spec(
+    source: ImageSource, layout: Layout, settings: PreprocessConfig, bar: ProgressBar
+) -> ImageSpec:
+    """The channels and size to convert images to: from the settings, or else from the images."""
     size = settings.height_width
     grey = settings.colour == "grey"
     if size is None or settings.colour == "auto":
-        seen = [
-            found
-            for _, found in attempts(source, layout.names, look, shown, "looking at images")
-            if not isinstance(found, BadImage)
-        ]
+        results = decode_files(source, layout.names, inspect_image, bar, "inspecting images")
+        infos = [info for _, info in results if not isinstance(info, BadImage)]
         if settings.colour == "auto":
-            grey = all(found.grey for found in seen)
-        size = size or common_size(seen, printable(source.path), shown)
-    return Form(1 if grey else 3, *size, settings.fit)
+            grey = all(info.grey for info in infos)
+        size = size or common_size(infos, printable(source.path), bar)
+    return ImageSpec(1 if grey else 3, *size, settings.fit)
 
 
-def common_size(seen: Sequence[Look], where: str, shown: Shown) -> tuple[int, int]:
-    """(height, width) of all images, or what to bring them to where they differ."""
-    sizes = Counter((found.height, found.width) for found in seen)
+def common_size(infos: Sequence[ImageInfo], where: str, bar: ProgressBar) -> tuple[int, int]:
+    """(height, width) of all images, or the default size where they differ. Raises UserError for large images."""
+    sizes = Counter((info.height, info.width) for info in infos)
     if len(sizes) == 1:
         ((height, width),) = sizes
         require(
-            height * width <= LARGEST_AS_IT_IS,
-            f"the images of {where} are {width} x {height} pixels; say how large to take them, such as --size 128",
+            height * width <= MAX_UNRESIZED_PIXELS,
+            f"the images of {where} are {width} x {height} pixels; choose a size to resize them to, such as --size 128",
         )
         return height, width
     if sizes:
-        shown.say(
-            f"images of {len(sizes):,} sizes are taken to {DEFAULT_SIZE} x {DEFAULT_SIZE} pixels; --size chooses, "
-            "--fit says how"
+        bar.log(
+            f"{len(sizes):,} different sizes: resizing to {DEFAULT_SIZE} x {DEFAULT_SIZE} (change with --size, --fit)"
         )
     return DEFAULT_SIZE, DEFAULT_SIZE
 
 
 def decode_all(
-    source: Source, layout: Layout, form: Form, bad: list[str], skip_bad: bool, shown: Shown
+    source: ImageSource,
+    layout: Layout,
+    spec: ImageSpec,
+    bad: list[str],
+    skip_bad: bool,
+    bar: ProgressBar,
 ) -> Iterator[Chunk]:
-    """Pixels (n, C, H, W), labels (n,) and parts (n,) of the images, in order; what cannot be read goes to `bad`.
+    """Yield chunks of pixels (n, C, H, W), labels (n,) and split indices (n,), in order; unreadable images are appended
+    to `bad`.
 
-    Raises UserError in the end, if any was bad and may not be, or if too little is left.
+    Raises UserError at the end, if any image was bad and `skip_bad` is off, or if a split or class has none left.
     """
     index = {name: i for i, name in enumerate(layout.names)}
-    good: list[np.ndarray] = []
-    read: list[int] = []
+    pending: list[np.ndarray] = []
+    decoded: list[int] = []
 
     def chunk() -> Chunk:
-        rows = read[-len(good) :]
+        rows = decoded[-len(pending) :]
         labels = None if layout.labels is None else layout.labels[rows]
-        return np.stack(good), labels, layout.parts[rows]
+        return np.stack(pending), labels, layout.split_index[rows]
 
-    each = form.channels * form.height * form.width
-    use = partial(decode, form=form)
-    for name, found in attempts(source, layout.names, use, shown, "reading images", each):
-        if isinstance(found, BadImage):
-            bad.append(f"{printable(name)} ({found})")
+    image_bytes = spec.channels * spec.height * spec.width
+    function = partial(decode, spec=spec)
+    results = decode_files(source, layout.names, function, bar, "decoding images", image_bytes)
+    for name, result in results:
+        if isinstance(result, BadImage):
+            bad.append(f"{printable(name)} ({result})")
             continue
-        good.append(found)
-        read.append(index[name])
-        if len(good) * each >= CHUNK_BYTES:
+        pending.append(result)
+        decoded.append(index[name])
+        if len(pending) * image_bytes >= CHUNK_BYTES:
             yield chunk()
-            good = []
-    if bad and (not skip_bad or not read):
-        raise refuse_bad(source, len(bad), bad, len(read))
-    check_parts(printable(source.path), layout, read)
-    if good:
+            pending = []
+    if bad and (not skip_bad or not decoded):
+        raise bad_images_error(source, len(bad), bad, len(decoded))
+    check_splits(printable(source.path), layout, decoded)
+    if pending:
         yield chunk()
 
 
-def attempts(
-    source: Source,
+def decode_files(
+    source: ImageSource,
     names: Sequence[str],
-    use: Callable[[bytes], T],
-    shown: Shown,
-    what: str,
-    each: int = 1,
+    function: Callable[[bytes], T],
+    bar: ProgressBar,
+    description: str,
+    result_bytes: int = 1,
 ) -> Iterator[tuple[str, T | BadImage]]:
-    """What `use` makes of each file, of `each` bytes, in order: in parallel, as Pillow's work lets other threads run,
-    and in bounded memory."""
-    contents = shown.track(source.read(set(names)), what, len(names))
-    with quiet():
+    """Yield (name, function(content)) for each file, in order: in threads, since Pillow releases the GIL, and in
+    bounded memory. `result_bytes` is the size of each result."""
+    contents = bar.track(source.read(set(names)), description, len(names))
+    with ignore_pillow_warnings():
         if sum(entry.size for entry in source.entries) < SMALL_FILE * len(source.entries):
-            # Threads would wait for each other more than they work.
-            yield from attempt(use, contents)
+            # The overhead of threads would exceed the work.
+            yield from decode_each(function, contents)
             return
         workers = os.cpu_count() or 1
-        waiting: deque[tuple[int, Future[list[tuple[str, T | BadImage]]]]] = deque()
+        queue: deque[tuple[int, Future[list[tuple[str, T | BadImage]]]]] = deque()
         queued = 0
         with ThreadPoolExecutor(workers) as pool:
-            for batch, size in in_batches(contents, CHUNK_BYTES // each):
-                waiting.append((size, pool.submit(lambda batch: list(attempt(use, batch)), batch)))
+            for batch, size in batch_files(contents, CHUNK_BYTES // result_bytes):
+                queue.append(
+                    (size, pool.submit(lambda batch: list(decode_each(function, batch)), batch))
+                )
                 queued += size
-                while len(waiting) > workers or queued > QUEUED_BYTES:
-                    size, done = waiting.popleft()
-                    yield from done.result()
+                while len(queue) > workers or queued > QUEUED_BYTES:
+                    size, future = queue.popleft()
+                    yield from future.result()
                     queued -= size
-            for _, done in waiting:
-                yield from done.result()
+            for _, future in queue:
+                yield from future.result()
 
 
-def attempt(
-    use: Callable[[bytes], T], contents: Iterable[tuple[str, bytes | None]]
+def decode_each(
+    function: Callable[[bytes], T], contents: Iterable[tuple[str, bytes | None]]
 ) -> Iterator[tuple[str, T | BadImage]]:
+    """Yield (name, function(content) or the BadImage that it raised); content None means a file over MAX_FILE_BYTES."""
     for name, content in contents:
         try:
             if content is None:
-                raise BadImage(f"it is over {MOST_BYTES >> 20} MB")
-            found: T | BadImage = use(content)
+                raise BadImage(f"it is over {MAX_FILE_BYTES >> 20} MB")
+            result: T | BadImage = function(content)
         except BadImage as error:
-            found = error
-        yield name, found
+            result = error
+        yield name, result
 
 
-def in_batches(
-    contents: Iterable[tuple[str, bytes | None]], most: int
+def batch_files(
+    contents: Iterable[tuple[str, bytes | None]], max_files: int
 ) -> Iterator[tuple[list[tuple[str, bytes | None]], int]]:
-    """Files, as many at a time as are worth a thread's while, but not over `most`; and their bytes."""
+    """Yield batches of files, large enough for a thread and of at most `max_files`, with their sizes in bytes."""
     batch: list[tuple[str, bytes | None]] = []
     size = 0
     for name, content in contents:
         batch.append((name, content))
         size += len(content or b"")
-        if size > BATCH_BYTES or len(batch) >= min(BATCH_FILES, most):
+        if size > BATCH_BYTES or len(batch) >= min(BATCH_FILES, max_files):
             yield batch, size
             batch, size = [], 0
     if batch:
         yield batch, size
 
 
-def as_dataset(store: Store, settings: SourceConfig, name: str, source: Path) -> Dataset:
-    """The three splits of a file of images that were decoded from `source`, in memory or not."""
-    rows = split_rows(store.parts.numpy(), store.labels, settings, printable(source))
+def dataset_from_store(
+    store: ImageStore, settings: SourceConfig, name: str, source: Path
+) -> Dataset:
+    """The data set of an image store decoded from `source`, in memory or on disk. Raises UserError."""
+    rows = split_rows(store.split_index.numpy(), store.labels, settings, printable(source))
     pixels = store.images
-    large = pixels.shape.numel() > MEMORY
+    large = pixels.shape.numel() > MAX_BYTES_IN_MEMORY
     on_disk = settings.in_memory == "no" or (settings.in_memory == "auto" and large)
     require(
-        on_disk or pixels.sha256() == store.about.sha256,
-        f"{printable(store.path)} is damaged (its pixels have another hash); remove it, and make it again",
+        on_disk or pixels.sha256() == store.metadata.sha256,
+        f"{printable(store.path)} is damaged (the hash of its pixels differs); remove it, and create it again",
     )
-    everything = Split(pixels, store.labels)
-    digest = hashlib.sha256(json.dumps([store.about.sha256, pixels.shape]).encode())
+    all_images = Split(pixels, store.labels)
+    digest = hashlib.sha256(json.dumps([store.metadata.sha256, pixels.shape]).encode())
     for split in rows:
         digest.update(split.numpy().tobytes())
     if store.labels is not None:
         digest.update(store.labels.numpy().tobytes())
-    classes = store.about.classes
-    return Dataset.of(
+    classes = store.metadata.classes
+    return Dataset.from_splits(
         name,
-        map(everything.take if on_disk else everything.__getitem__, rows),
+        map(all_images.take if on_disk else all_images.__getitem__, rows),
         classes=None if classes is None else tuple(classes),
-        black_and_white=store.about.black_and_white,
+        black_and_white=store.metadata.black_and_white,
         digest=digest.hexdigest(),
     )

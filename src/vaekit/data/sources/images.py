@@ -1,4 +1,4 @@
-"""One image: what Pillow reads (or a .npy array), in the size and colours that a model takes."""
+"""Decoding of one image (any format of Pillow, or a .npy array) to the size and channels that a model takes."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from torch import Tensor
 from ...support.errors import UserError, one_line, printable, require
 
 T = TypeVar("T")
-# Left out are those whose reading starts another program, or that Pillow only recognises.
-NOT_READ = {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"}
-MOST_PIXELS = 2**26  # 8192 x 8192; an image of so many is refused before it is unpacked
-MOST_BYTES = 2**27  # of an image file
-ROTATION = 0x0112  # EXIF's tag; 5 to 8 are on their side
+# Formats whose decoding starts another program, or that Pillow only recognises.
+UNREAD_FORMATS = {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"}
+MAX_PIXELS = 2**26  # 8192 x 8192; a larger image is refused before it is decoded
+MAX_FILE_BYTES = 2**27  # of an image file
+EXIF_ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 swap height and width
 NPY = b"\x93NUMPY"
 
 
 @dataclass(frozen=True)
-class Form:
-    """What images are brought to: channels (1 grey, 3 colour), size, and how where the shape differs."""
+class ImageSpec:
+    """The target of a conversion: channels (1 grey, 3 colour), size, and how to fit another aspect ratio."""
 
     channels: int
     height: int
@@ -39,8 +39,8 @@ class Form:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What an image's header says, its rotation undone."""
+class ImageInfo:
+    """Colour and size from an image's header, after its EXIF orientation is applied."""
 
     grey: bool
     height: int
@@ -48,43 +48,47 @@ class Look:
 
 
 class BadImage(ValueError):
-    """What cannot be read as an image; the message says why."""
+    """Content that cannot be read as an image; the message is the reason."""
 
 
 @cache
 def formats() -> tuple[str, ...]:
+    """The formats that Pillow may decode."""
     Image.init()
-    return tuple(sorted(set(Image.OPEN) - NOT_READ))
+    return tuple(sorted(set(Image.OPEN) - UNREAD_FORMATS))
 
 
 @cache
-def endings() -> frozenset[str]:
-    """Endings of the names of image files, in small letters."""
+def extensions() -> frozenset[str]:
+    """File name extensions of images, in lower case."""
     known = set(formats())
     return frozenset(
         {".npy", *(e for e, kind in Image.registered_extensions().items() if kind in known)}
     )
 
 
-def look(content: bytes) -> Look:
-    """Raises BadImage."""
-    return _guarded(content, _look)
+def inspect_image(content: bytes) -> ImageInfo:
+    """Read an image's header. Raises BadImage."""
+    return _apply(content, _image_info)
 
 
-def decode(content: bytes, form: Form) -> np.ndarray:
-    """The image of a file's bytes, (C, H, W), uint8. Raises BadImage."""
-    return _guarded(content, lambda image: as_array(fitted(image, form)))
+def decode(content: bytes, spec: ImageSpec) -> np.ndarray:
+    """Decode a file's bytes, (C, H, W), uint8. Raises BadImage."""
+    return _apply(content, lambda image: image_to_array(fit_image(image, spec)))
 
 
-def _guarded(content: bytes, use: Callable[[Image.Image], T]) -> T:
+def _apply(content: bytes, function: Callable[[Image.Image], T]) -> T:
+    """Open an image and apply a function to it. Raises BadImage, whatever went wrong."""
     try:
         with _open(content) as image:
-            if math.prod(image.size) > MOST_PIXELS:
-                raise BadImage(f"it has {image.width} x {image.height} pixels, too many to unpack")
-            return use(image)
+            if math.prod(image.size) > MAX_PIXELS:
+                raise BadImage(f"it has {image.width} x {image.height} pixels, too many to decode")
+            return function(image)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         bomb = isinstance(error, Image.DecompressionBombError)
-        raise BadImage("it has too many pixels to unpack" if bomb else "it is no image") from None
+        raise BadImage(
+            "it has too many pixels to decode" if bomb else "it is not an image"
+        ) from None
     except BadImage:
         raise
     except Exception as error:  # decoders raise anything on damaged files
@@ -102,105 +106,108 @@ def _open(content: bytes) -> Image.Image:
     return Image.open(io.BytesIO(content), formats=formats())
 
 
-def _look(image: Image.Image) -> Look:
+def _image_info(image: Image.Image) -> ImageInfo:
     width, height = image.size
-    # Pillow would unpack all of a .png to look for EXIF behind the pixels.
+    # Pillow would decode all of a .png to look for EXIF after the pixels.
     has_exif = image.format != "PNG" or "exif" in image.info
-    if has_exif and image.getexif().get(ROTATION, 1) in (5, 6, 7, 8):
+    if has_exif and image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
         width, height = height, width
-    return Look(is_grey(image), height, width)
+    return ImageInfo(is_grey(image), height, width)
 
 
 def is_grey(image: Image.Image) -> bool:
     return image.mode in ("1", "L", "LA", "La", "I", "F") or image.mode.startswith("I;")
 
 
-def fitted(image: Image.Image, form: Form) -> Image.Image:
-    """An image turned upright, in its form's colours and size."""
-    image = _in_colours(ImageOps.exif_transpose(image), "L" if form.channels == 1 else "RGB")
-    size = (form.width, form.height)
+def fit_image(image: Image.Image, spec: ImageSpec) -> Image.Image:
+    """Apply the EXIF orientation, then convert to the channels and size of `spec`."""
+    image = _convert_mode(ImageOps.exif_transpose(image), "L" if spec.channels == 1 else "RGB")
+    size = (spec.width, spec.height)
     if image.size == size:
         return image
-    if form.fit == "stretch":
+    if spec.fit == "stretch":
         return image.resize(size, Image.Resampling.LANCZOS)
-    if form.fit == "letterbox":
+    if spec.fit == "letterbox":
         return ImageOps.pad(image, size, Image.Resampling.LANCZOS)
     return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
 
 
-def as_array(image: Image.Image) -> np.ndarray:
-    """(C, H, W), uint8, of an image in L or RGB."""
+def image_to_array(image: Image.Image) -> np.ndarray:
+    """The (C, H, W), uint8 array of an image of mode L or RGB."""
     array = np.array(image)
     return array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
 
 
-def upright(image: Image.Image) -> np.ndarray:
-    """(C, H, W), uint8, of an image as it is meant to be seen, in grey or in colour as it is."""
-    return as_array(_in_colours(ImageOps.exif_transpose(image), "L" if is_grey(image) else "RGB"))
+def upright_array(image: Image.Image) -> np.ndarray:
+    """The (C, H, W), uint8 array of an image, grey or colour as it is, after its EXIF orientation is applied."""
+    return image_to_array(
+        _convert_mode(ImageOps.exif_transpose(image), "L" if is_grey(image) else "RGB")
+    )
 
 
-def _in_colours(image: Image.Image, mode: str) -> Image.Image:
-    """An image as L or RGB: what is transparent over white, more than 8 bits scaled to 8. Raises BadImage."""
-    if image.mode == "F" or image.mode.startswith("I"):  # Pillow's own conversion cuts at 255
-        image = Image.fromarray(_in_8_bits(np.asarray(image, dtype=np.float64), image.mode))
+def _convert_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Convert to L or RGB: transparent pixels over white, more than 8 bits scaled to 8. Raises BadImage."""
+    if image.mode == "F" or image.mode.startswith("I"):  # Pillow's own conversion clips at 255
+        image = Image.fromarray(_to_8_bits(np.asarray(image, dtype=np.float64), image.mode))
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert(mode)
 
 
-def _in_8_bits(pixels: np.ndarray, mode: str) -> np.ndarray:
-    """Floats are in [0, 1] or in levels, 32 bits hold 8 or 16, and 16 bits are 16."""
+def _to_8_bits(pixels: np.ndarray, mode: str) -> np.ndarray:
+    """Scale to 8 bits: floats in [0, 1] or in levels, 32-bit integers of 8- or 16-bit levels, 16-bit integers."""
     low, high = pixels.min(), pixels.max()
     if not (low >= 0 and high <= 65535):
-        raise BadImage(f"its pixels go from {low:g} to {high:g}, not from 0 to 255 or 65,535")
+        raise BadImage(f"its pixels range from {low:g} to {high:g}, not from 0 to 255 or 65,535")
     scale = 255.0 if mode == "F" and high <= 1 else 1.0
     if high > 255 or mode.startswith("I;"):
         scale = 1 / 257
     return (pixels * scale).round().astype(np.uint8)
 
 
-def refit(images: Tensor, form: Form) -> Tensor:
-    """Images (N, C, H, W), uint8, of one or three channels, in another form."""
+def resize_images(images: Tensor, spec: ImageSpec) -> Tensor:
+    """Convert images (N, C, H, W), uint8, of one or three channels, to the channels and size of `spec`."""
     arrays = images.permute(0, 2, 3, 1).numpy()
     if arrays.shape[3] == 1:
         arrays = arrays[..., 0]
-    found = np.empty((len(images), form.channels, form.height, form.width), np.uint8)
+    resized = np.empty((len(images), spec.channels, spec.height, spec.width), np.uint8)
     for i, array in enumerate(arrays):
-        found[i] = as_array(fitted(Image.fromarray(array), form))
-    return torch.from_numpy(found)
+        resized[i] = image_to_array(fit_image(Image.fromarray(array), spec))
+    return torch.from_numpy(resized)
 
 
 def read_images(
     paths: Sequence[Path],
     shape: tuple[int, int, int],
-    notice: Callable[[str], None],
+    log: Callable[[str], None],
     fit: str = "crop",
 ) -> Tensor:
-    """Files, or all image files of folders, as uint8 (N, C, H, W); `notice` hears of each conversion.
+    """Read files, or all image files of folders, as uint8 (N, C, H, W) of a shape (C, H, W); `log` gets a line for each
+    converted image.
 
-    Raises UserError for a missing file, a file that is no image, a folder without images.
+    Raises UserError for a missing file, a file that is not an image, a folder without images.
     """
     require(
         shape[0] in (1, 3),
-        f"the model's images have {shape[0]} channels; files have grey or colour",
+        f"the model's images have {shape[0]} channels; image files are grey (1) or colour (3)",
     )
-    form = Form(*shape, fit=fit)
+    spec = ImageSpec(*shape, fit=fit)
     files = image_files(paths)
-    with quiet():
-        return torch.stack([_read_image(file, form, notice) for file in files])
+    with ignore_pillow_warnings():
+        return torch.stack([_read_image(file, spec, log) for file in files])
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Without Pillow's warnings, of what an image's size or EXIF may mean: what it cannot read it raises."""
+def ignore_pillow_warnings() -> Iterator[None]:
+    """Silence Pillow's warnings about large images and odd EXIF; what it cannot read still raises."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 
 
 def image_files(paths: Iterable[Path]) -> list[Path]:
-    """The files among these, and the image files in those that are folders."""
+    """These paths, each folder replaced by the image files in it. Raises UserError."""
     return [file for path in paths for file in _expand(path)]
 
 
@@ -208,23 +215,23 @@ def _expand(path: Path) -> list[Path]:
     require(path.exists(), f"there is no image {printable(path)}")
     if not path.is_dir():
         return [path]
-    known = (f for f in path.iterdir() if f.suffix.lower() in endings())
+    known = (f for f in path.iterdir() if f.suffix.lower() in extensions())
     files = sorted(f for f in known if f.is_file() and not f.name.startswith("."))
     require(len(files) >= 1, f"the folder {printable(path)} has no image files")
     return files
 
 
-def _read_image(path: Path, form: Form, notice: Callable[[str], None]) -> Tensor:
+def _read_image(path: Path, spec: ImageSpec, log: Callable[[str], None]) -> Tensor:
     content = path.read_bytes()
     try:
-        seen, image = look(content), decode(content, form)
+        info, image = inspect_image(content), decode(content, spec)
     except BadImage as error:
         raise UserError(f"{printable(path)} cannot be read: {error}") from None
     changes = []
-    if seen.grey != (form.channels == 1):
-        changes.append("grey to colour" if seen.grey else "colour to grey")
-    if (seen.height, seen.width) != (form.height, form.width):
-        changes.append(f"{seen.width} x {seen.height} to {form.width} x {form.height} pixels")
+    if info.grey != (spec.channels == 1):
+        changes.append("grey to colour" if info.grey else "colour to grey")
+    if (info.height, info.width) != (spec.height, spec.width):
+        changes.append(f"{info.width} x {info.height} to {spec.width} x {spec.height} pixels")
     if changes:
-        notice(f"{printable(path)}: converted {', '.join(changes)}")
+        log(f"{printable(path)}: converted {', '.join(changes)}")
     return torch.from_numpy(image)

@@ -1,4 +1,4 @@
-"""Where the files of the data sets by name are, and how they get there. Imports no torch."""
+"""Location of the files of named data sets, and their download. Imports no torch."""
 
 from __future__ import annotations
 
@@ -6,99 +6,97 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ...support.console import Shown
-from ...support.errors import UserError, closest, printable, require
+from ...support.console import ProgressBar
+from ...support.errors import UserError, did_you_mean, printable, require
 from ..cache import cache_dir
-from . import catalog as shelf
+from . import catalog
 from .download import fetch
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-PACKAGED = Path(__file__).parents[1] / "mnist"
+PACKAGED_MNIST = Path(__file__).parents[1] / "mnist"
 
 
-def place(name: str, data_dir: str | Path | None, shown: Shown) -> Path:
-    """The folder with a named data set's files; what is missing there is downloaded. Raises UserError."""
-    return find(name, data_dir) or fetch_all(name, data_dir, shown)
+def locate(name: str, data_dir: str | Path | None, bar: ProgressBar) -> Path:
+    """The folder with a named data set's files, downloaded if missing. Raises UserError."""
+    return find_local(name, data_dir) or download_files(name, data_dir, bar)
 
 
-def fetch_all(name: str, data_dir: str | Path | None, shown: Shown) -> Path:
+def download_files(name: str, data_dir: str | Path | None, bar: ProgressBar) -> Path:
+    """Download the missing files of a named data set; returns their folder. Raises UserError."""
     base = Path(data_dir or os.environ.get("VAEKIT_DATA") or cache_dir() / "data").expanduser()
-    files = shelf.SHELVES[name].files
-    begun = any((base / file.name).exists() for file in files)
-    folder = base if begun else child(base, name) or base / name
+    files = catalog.CATALOG[name].files
+    has_some = any((base / file.name).exists() for file in files)
+    folder = base if has_some else find_subfolder(base, name) or base / name
     for file in files:
-        fetch(file, folder.resolve(), shown)
+        fetch(file, folder.resolve(), bar)
     return folder
 
 
-def find(name: str, data_dir: str | Path | None = None) -> Path | None:
-    """The folder that has all of a named data set's files; None if none has. Raises UserError."""
-    named = data_dir or os.environ.get("VAEKIT_DATA")
+def find_local(name: str, data_dir: str | Path | None = None) -> Path | None:
+    """The folder that has all files of a named data set, or None. Raises UserError if `data_dir` does not exist."""
+    parent = data_dir or os.environ.get("VAEKIT_DATA")
     candidates: list[Path | None] = []
-    if named is not None:
-        base = Path(named).expanduser()
+    if parent is not None:
+        base = Path(parent).expanduser()
         require(
             base.is_dir() or data_dir is None,
-            f"the data folder {printable(named)} does not exist",
+            f"the data folder {printable(parent)} does not exist",
         )
-        candidates = [child(base, name), base]
+        candidates = [find_subfolder(base, name), base]
     if data_dir is None:
         candidates.append(cache_dir() / "data" / name)
     if name == "mnist":
-        candidates.append(PACKAGED)
-    entry = shelf.SHELVES[name]
-    groups = [[file.name for file in entry.files], *entry.sets]
+        candidates.append(PACKAGED_MNIST)
+    entry = catalog.CATALOG[name]
+    groups = [[file.name for file in entry.files], *entry.alternatives]
     for folder in candidates:
         if folder is not None and any(all((folder / n).exists() for n in g) for g in groups):
             return folder
     return None
 
 
-def child(base: Path, name: str) -> Path | None:
-    """The folder of a data set's name in `base`, however it is spelt."""
+def find_subfolder(base: Path, name: str) -> Path | None:
+    """The subfolder of `base` with a data set's name; case, hyphens and underscores are ignored."""
     if not base.is_dir():
         return None
-    spelt = [path for path in sorted(base.iterdir()) if shelf.plainly(path.name) == name]
-    return next((path for path in spelt if path.is_dir()), None)
+    matches = [path for path in sorted(base.iterdir()) if catalog.normalise_name(path.name) == name]
+    return next((path for path in matches if path.is_dir()), None)
 
 
-def get(name: str, data_dir: str | None) -> str:
-    """Download a data set's files, if they are not there; a sentence that says where they are. Raises UserError."""
-    known = shelf.find_name(name)
-    if known is None:
-        there = ", ".join(shelf.SHELVES)
+def download_dataset(name: str, data_dir: str | None) -> str:
+    """Download a data set's missing files; returns a sentence with their folder. Raises UserError."""
+    parsed = catalog.parse_name(name)
+    if parsed is None:
+        known = ", ".join(catalog.CATALOG)
         raise UserError(
-            f"there is no data set {printable(name)!r}{closest(name, shelf.SHELVES)} (data sets: {there})"
+            f"there is no data set {printable(name)!r}{did_you_mean(name, catalog.CATALOG)} (data sets: {known})"
         )
-    plain, _ = known
-    if not shelf.SHELVES[plain].files:
-        return f"{plain} needs no download"
-    known_place = data_dir is None or Path(data_dir).expanduser().is_dir()
-    folder = find(plain, data_dir) if known_place else None
-    if folder is None or (
-        data_dir is not None and folder == PACKAGED
-    ):  # there, wherever else it is
-        folder = fetch_all(plain, data_dir, Shown(True))
-    return f"{plain} is in {folder}"
+    key, _ = parsed
+    if not catalog.CATALOG[key].files:
+        return f"{key} needs no download"
+    exists = data_dir is None or Path(data_dir).expanduser().is_dir()
+    folder = find_local(key, data_dir) if exists else None
+    # An explicit `data_dir` gets the files of MNIST even though the package has them.
+    if folder is None or (data_dir is not None and folder == PACKAGED_MNIST):
+        folder = download_files(key, data_dir, ProgressBar(True))
+    return f"{key} is in {folder}"
 
 
 def as_table(data_dir: str | None) -> Table:
-    """All data sets by name, for the screen."""
+    """A table of all named data sets."""
     from rich.table import Table
 
     table = Table(title="vaekit train MODEL --data NAME", title_justify="left", show_lines=True)
     table.add_column("name", no_wrap=True)
-    table.add_column(
-        "what it is; images to train on / validate with / test; licence", overflow="fold"
-    )
-    table.add_column("here", no_wrap=True)
-    for name, entry in shelf.SHELVES.items():
+    table.add_column("description; training / validation / test images; licence", overflow="fold")
+    table.add_column("available", no_wrap=True)
+    for name, entry in catalog.CATALOG.items():
         classes = f", {entry.classes} classes" if entry.classes else ""
         lines = [f"{entry.summary}, {entry.shape}{classes}; {entry.images}; {entry.licence}"]
-        lines += [f"{name}:{variant}: {what}" for variant, what in entry.variants.items()]
+        lines += [f"{name}:{variant}: {text}" for variant, text in entry.variants.items()]
         size = sum(file.size for file in entry.files) / 1e6
-        there = not entry.files or find(name, data_dir)
-        table.add_row(name, "\n".join(lines), "yes" if there else f"no, {size:,.0f} MB")
+        available = not entry.files or find_local(name, data_dir)
+        table.add_row(name, "\n".join(lines), "yes" if available else f"no, {size:,.0f} MB")
     return table

@@ -1,4 +1,4 @@
-"""How each of the data sets by name is read."""
+"""A reader for each named data set."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ import numpy as np
 import torch
 
 from ...settings.data import SourceConfig
-from ...support.console import Shown
+from ...support.console import ProgressBar
 from ...support.errors import printable, require
 from ..dataset import Dataset, Split
-from ..splits import hold_back_missing
-from . import catalog as shelf
+from ..splits import complete_splits
+from . import catalog
 from .arrays import load_array_file
 from .download import check_file
-from .files import Folder, Source, Tar, damaged
+from .files import Folder, ImageSource, Tar, archive_errors
 from .formats import cifar_contents, read_amat, read_cifar, read_mat
-from .idx import find_idx, read_idx_folder
+from .idx import find_idx, read_idx_files
 from .image_files import load_images
 
-# md5 of the unpacked files, as shared by whoever packed them anew.
+# md5 of the unpacked files, since repackaged copies differ only in their compression.
 IDX_MD5 = {
     "mnist": {
         "train-images": "6bbc9ace898e44ae57da46a324031adb",
@@ -50,7 +50,7 @@ CLASSES = {
         "airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"
     ),
 }  # fmt: skip
-# md5 of CIFAR-10's unpacked files, on which three projects agree.
+# md5 of CIFAR-10's unpacked files, the same in three projects.
 CIFAR_MD5 = {
     "data_batch_1.bin": "5dd7e06a14cb22eb9f671a540d1b7c25",
     "data_batch_2.bin": "5ea93a67294ea407fff1d09f752e9692",
@@ -64,71 +64,74 @@ FREY_SEED = 777
 FREY_SIZES = {"": [1565, 200, 200], "aevb": [1365, 200, 400], "ordered": [1572, 196, 197]}
 
 
-def idx(folder: Path, name: str) -> Dataset:
-    """MNIST (LeCun, Cortes and Burges) or Fashion-MNIST (Xiao, Rasul and Vollgraf 2017): 50,000 / 10,000 / 10,000, the
-    last 10,000 of the training file being the validation images."""
-    found = find_idx(folder)
-    assert found is not None
-    splits = read_idx_folder(found, IDX_MD5[name])
+def load_idx(folder: Path, name: str) -> Dataset:
+    """MNIST (LeCun, Cortes and Burges) or Fashion-MNIST (Xiao, Rasul and Vollgraf 2017): 50,000 / 10,000 / 10,000; the
+    validation images are the last 10,000 of the training file."""
+    files = find_idx(folder)
+    assert files is not None
+    splits = read_idx_files(files, IDX_MD5[name])
     train = splits["train"]
     return Dataset(
         name, train[:50_000], train[50_000:], splits["test"], CLASSES[name], black_and_white=True
     )
 
 
-def mnist(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
-    whole = idx(folder, "mnist")
-    return dataclasses.replace(whole, train=whole.train[:1000]) if variant == "1000" else whole
+def mnist(folder: Path, variant: str, settings: SourceConfig, bar: ProgressBar) -> Dataset:
+    dataset = load_idx(folder, "mnist")
+    return (
+        dataclasses.replace(dataset, train=dataset.train[:1000]) if variant == "1000" else dataset
+    )
 
 
-def fashionmnist(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
-    return idx(folder, "fashionmnist")
+def fashionmnist(folder: Path, variant: str, settings: SourceConfig, bar: ProgressBar) -> Dataset:
+    return load_idx(folder, "fashionmnist")
 
 
-def binarizedmnist(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
-    """MNIST's digits with each pixel drawn black or white once, by H. Larochelle and I. Murray (2011)."""
-    packed, files = folder / "packed.npz", shelf.SHELVES["binarizedmnist"].files
+def binarizedmnist(folder: Path, variant: str, settings: SourceConfig, bar: ProgressBar) -> Dataset:
+    """MNIST with fixed binarisation, each pixel sampled once (H. Larochelle and I. Murray 2011)."""
+    packed, files = folder / "packed.npz", catalog.CATALOG["binarizedmnist"].files
     if packed.exists():
-        dataset = load_array_file(packed, settings, shown)
+        dataset = load_array_file(packed, settings, bar)
         for split, file in zip(dataset.splits.values(), files, strict=True):
             digest = hashlib.sha256(amat_text(split[:].images // 255)).hexdigest()
             require(
                 f"sha256:{digest}" == file.digest,
-                f"{printable(packed)} has not the bits of {file.name} (their hash differs); remove it, get it again",
+                f"{printable(packed)} does not have the bits of {file.name} (their hash differs); remove it, and get "
+                "it again",
             )
         return dataclasses.replace(dataset, name="binarizedmnist")
     splits = []
     for file in files:
         bits = read_amat(check_file(folder / file.name, file.digest), 784)
         splits.append(Split(torch.from_numpy(255 * bits).view(-1, 1, 28, 28)))
-    return Dataset.of("binarizedmnist", splits, black_and_white=True)
+    return Dataset.from_splits("binarizedmnist", splits, black_and_white=True)
 
 
 def amat_text(bits: torch.Tensor) -> bytes:
-    """Bits (N, ...) as the text that the data set is published as."""
+    """Format bits (N, ...) as the .amat text in which the data set is published."""
     text = np.full((len(bits), bits[0].numel(), 2), ord(" "), np.uint8)
     text[..., 0] = bits.flatten(1).numpy() + ord("0")
     text[:, -1, 1] = ord("\n")
     return text.tobytes()
 
 
-def freyface(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
-    """B. Frey's face, 1,965 frames of a video: 1,565 drawn by a fixed seed to train on, as Kingma and Welling's
-    followers have it, the other 400 halved (Tomczak and Welling 2018), or, aevb, all to test on, with 200 of the 1,565
-    to validate on; or, ordered, 1,572 / 196 / 197."""
-    (file,) = shelf.SHELVES["freyface"].files
+def freyface(folder: Path, variant: str, settings: SourceConfig, bar: ProgressBar) -> Dataset:
+    """Frey faces, 1,965 frames of a video. Shuffled with a fixed seed: 1,565 / 200 / 200 (Tomczak and Welling 2018);
+    variant aevb: 1,365 / 200 / 400, the 1,565 and 400 of work after Kingma and Welling, with 200 of the 1,565 for
+    validation; variant ordered: 1,572 / 196 / 197 in the order of the video."""
+    (file,) = catalog.CATALOG["freyface"].files
     frames = read_mat(folder / file.name, "ff", file.digest).T
     images = torch.from_numpy(np.ascontiguousarray(frames)).view(-1, 1, 28, 20)
     sizes = FREY_SIZES[variant]
     if variant != "ordered":
         images = images[torch.from_numpy(np.random.default_rng(FREY_SEED).permutation(len(images)))]
-    return Dataset.of("freyface", map(Split, images.split(sizes)))
+    return Dataset.from_splits("freyface", map(Split, images.split(sizes)))
 
 
-def cifar10(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
-    """CIFAR-10 (Krizhevsky 2009), binary version: 45,000 / 5,000 / 10,000, the validation images being the last of the
+def cifar10(folder: Path, variant: str, settings: SourceConfig, bar: ProgressBar) -> Dataset:
+    """CIFAR-10 (Krizhevsky 2009), binary version: 45,000 / 5,000 / 10,000; the validation images are the last of the
     fifth training file."""
-    parts = []
+    batches = []
     for name, content in sorted(cifar_contents(folder).items()):
         where = f"{printable(folder)}: {name}"
         md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
@@ -136,57 +139,59 @@ def cifar10(folder: Path, variant: str, settings: SourceConfig, shown: Shown) ->
             CIFAR_MD5.get(name, md5) == md5,
             f"{where} is not the original file (its hash differs); remove it, and get it again",
         )
-        parts.append(read_cifar(content, where))
-    images, labels = (torch.from_numpy(np.concatenate(found)) for found in zip(*parts, strict=True))
-    test = len(parts[-1][1])
+        batches.append(read_cifar(content, where))
+    images, labels = (torch.from_numpy(np.concatenate(a)) for a in zip(*batches, strict=True))
+    test = len(batches[-1][1])
     train = Split(images[:-test], labels[:-test])
-    held = len(train) // 10
+    held_out = len(train) // 10
     return Dataset(
         "cifar10",
-        train[:-held],
-        train[-held:],
+        train[:-held_out],
+        train[-held_out:],
         Split(images[-test:], labels[-test:]),
         CLASSES["cifar10"],
     )
 
 
-def caltech101(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
-    """Caltech-101 (Fei-Fei, Fergus and Perona 2004): photographs of mixed sizes, split by seed."""
+def caltech101(folder: Path, variant: str, settings: SourceConfig, bar: ProgressBar) -> Dataset:
+    """Caltech-101 (Fei-Fei, Fergus and Perona 2004): photographs of various sizes, split by seed."""
     unpacked = folder / "101_ObjectCategories"
-    packed, whole = folder / "101_ObjectCategories.tar.gz", folder / "caltech-101.zip"
-    source: Source
+    inner, outer = folder / "101_ObjectCategories.tar.gz", folder / "caltech-101.zip"
+    source: ImageSource
     if unpacked.is_dir():
         source = Folder(unpacked)
-    elif packed.exists():
-        source = Tar(packed)
+    elif inner.exists():
+        source = Tar(inner)
     else:
-        digest = shelf.SHELVES["caltech101"].files[0].digest
-        checked = cache(lambda: check_file(whole, digest))  # once, however often it is opened
-        source = Tar(whole, lambda: inside(checked(), "101_ObjectCategories.tar.gz"))
+        digest = catalog.CATALOG["caltech101"].files[0].digest
+        checked = cache(
+            lambda: check_file(outer, digest)
+        )  # hashed once, however often it is opened
+        source = Tar(outer, lambda: open_member(checked(), "101_ObjectCategories.tar.gz"))
     leave_out = () if variant == "background" else (BACKGROUND,)
-    return load_images(source, settings, "caltech101", shown, leave_out)
+    return load_images(source, settings, "caltech101", bar, leave_out)
 
 
-def inside(path: Path, name: str) -> Any:
-    """A file in the .zip archive of Caltech-101, opened."""
-    with damaged(path), zipfile.ZipFile(path) as archive:
+def open_member(path: Path, name: str) -> Any:
+    """Open a file in the .zip archive of Caltech-101. Raises UserError."""
+    with archive_errors(path), zipfile.ZipFile(path) as archive:
         members = [member for member in archive.namelist() if member.endswith("/" + name)]
         require(len(members) == 1, f"{printable(path)} has no {name}; get it again")
         return archive.open(members[0])
 
 
-def digits(folder: Path, variant: str, settings: SourceConfig, shown: Shown) -> Dataset:
-    """The digits that come with scikit-learn: 1,797 of 8 x 8 pixels on 17 levels, split by seed."""
+def digits(folder: Path, variant: str, settings: SourceConfig, bar: ProgressBar) -> Dataset:
+    """The digits of scikit-learn: 1,797 of 8 x 8 pixels with 17 levels, split by seed."""
     from sklearn.datasets import load_digits
 
-    found = load_digits()
-    images = torch.from_numpy(np.round(found.images * (255 / 16)).astype(np.uint8))[:, None]
-    labels = torch.from_numpy(found.target.astype(np.int64))
-    splits = hold_back_missing({"train": Split(images, labels)}, settings, "digits")
-    return Dataset.of("digits", splits, classes=CLASSES["mnist"], black_and_white=True)
+    bunch = load_digits()
+    images = torch.from_numpy(np.round(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
+    labels = torch.from_numpy(bunch.target.astype(np.int64))
+    splits = complete_splits({"train": Split(images, labels)}, settings, "digits")
+    return Dataset.from_splits("digits", splits, classes=CLASSES["mnist"], black_and_white=True)
 
 
-Reader = Callable[[Path, str, SourceConfig, Shown], Dataset]
+Reader = Callable[[Path, str, SourceConfig, ProgressBar], Dataset]
 READERS: dict[str, Reader] = {
     reader.__name__: reader
     for reader in (mnist, binarizedmnist, fashionmnist, freyface, cifar10, caltech101, digits)

@@ -1,69 +1,69 @@
-// The explorer's page: a map of the latent, the image at its chosen place, and ways between places.
+// The page of the explorer: a map of the latent space, the decoded latent point, interpolations, own images, curves.
 
 const $ = (id) => document.getElementById(id);
 const BLUE = "#3f90da";
 const S = {
   runs: [], palette: [], run: 0,
-  latents: null, // of the chosen place, by name: [[numbers]]
-  scales: null, // of the posterior of an image of one's own
-  map: null, view: null, turn: { yaw: 0.6, pitch: 0.4 }, hidden: new Set(),
-  place: null, start: null, end: null, strip: null,
-  frames: 0, // images shown of places decoded
-  tips: new Map(),
+  latents: null, // the latent point, by name: [[values]]
+  scales: null, // posterior scales of the user's own image
+  map: null, view: null, rotation: { yaw: 0.6, pitch: 0.4 }, hidden: new Set(),
+  point: null, start: null, end: null, strip: null,
+  frames: 0, // decoded images painted so far
+  testImages: new Map(), // responses by "run/position"
 };
 window.explorer = S;
 
-const about = () => S.runs[S.run];
+const currentRun = () => S.runs[S.run];
 const base = () => `api/runs/${S.run}`;
 
-// ---- asking the server
+// ---- requests to the server
 
-async function ask(path, body) {
+async function request(path, body) {
   const options = body === undefined ? {} : {
     method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
   };
-  const answer = await fetch(path, options);
-  const found = await answer.json();
-  if (!answer.ok) {
-    const said = typeof found.detail === "string" ? found.detail : `refused (${answer.status})`;
-    complain(said);
-    throw new Error(said);
+  const response = await fetch(path, options);
+  const result = await response.json();
+  if (!response.ok) {
+    const message = typeof result.detail === "string" ? result.detail : `request failed (${response.status})`;
+    showError(message);
+    throw new Error(message);
   }
   $("error").hidden = true;
-  return found;
+  return result;
 }
 
-function complain(text) {
+function showError(text) {
   $("error").textContent = text;
   $("error").hidden = false;
 }
 
-// Of requests that follow each other faster than they are answered, the last one counts.
-function latest(work) {
+// Runs one call at a time; while one is running, only the newest further call is kept.
+function latestOnly(work) {
   let busy = false, next = null;
-  return async function run(...words) {
-    if (busy) { next = words; return; }
+  return async function run(...args) {
+    if (busy) { next = args; return; }
     busy = true;
-    try { await work(...words); } catch (error) { console.warn(error.message); }
+    try { await work(...args); } catch (error) { console.warn(error.message); }
     busy = false;
     if (next) { const again = next; next = null; run(...again); }
   };
 }
 
-function settled(work, wait) {
+function debounce(work, wait) {
   let timer = 0;
-  return (...words) => { clearTimeout(timer); timer = setTimeout(() => work(...words), wait); };
+  return (...args) => { clearTimeout(timer); timer = setTimeout(() => work(...args), wait); };
 }
 
 // ---- images
 
-function bytes(text) {
-  const raw = atob(text), found = new Uint8Array(raw.length);
-  for (let i = 0; i < raw.length; i++) found[i] = raw.charCodeAt(i);
-  return found;
+function decodeBase64(text) {
+  const raw = atob(text), array = new Uint8Array(raw.length);
+  for (let i = 0; i < raw.length; i++) array[i] = raw.charCodeAt(i);
+  return array;
 }
 
-function paint(canvas, levels, number, shape) {
+function paintImage(canvas, levels, number, shape) {
   const [channels, height, width] = shape, size = height * width;
   canvas.width = width; canvas.height = height;
   const picture = canvas.getContext("2d").createImageData(width, height);
@@ -77,94 +77,94 @@ function paint(canvas, levels, number, shape) {
   canvas.getContext("2d").putImageData(picture, 0, 0);
 }
 
-function fill(strip, found, shape, title, chosen) {
-  strip.replaceChildren();
-  const levels = bytes(found.pixels);
-  for (let i = 0; i < found.count; i++) {
+function fillRow(container, result, shape, title, onSelect) {
+  container.replaceChildren();
+  const levels = decodeBase64(result.pixels);
+  for (let i = 0; i < result.count; i++) {
     const figure = document.createElement("figure"), canvas = document.createElement("canvas");
-    paint(canvas, levels, i, shape);
+    paintImage(canvas, levels, i, shape);
     const text = title(i);
     canvas.title = text;
-    canvas.setAttribute("role", chosen ? "button" : "img");
+    canvas.setAttribute("role", onSelect ? "button" : "img");
     canvas.setAttribute("aria-label", text);
-    if (chosen) {
+    if (onSelect) {
       canvas.tabIndex = 0;
-      canvas.onclick = () => chosen(i);
-      canvas.onkeydown = (e) => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); chosen(i); } };
+      canvas.onclick = () => onSelect(i);
+      canvas.onkeydown = (e) => { if (e.key === "Enter" || e.key === " ") { e.preventDefault(); onSelect(i); } };
     }
     figure.append(canvas);
-    strip.append(figure);
+    container.append(figure);
   }
 }
 
-// ---- the chosen place
+// ---- the latent point
 
-const label = () => (about().conditional ? Number($("label").value) : null);
+const label = () => (currentRun().conditional ? Number($("label").value) : null);
 const copy = (latents) => JSON.parse(JSON.stringify(latents));
 const row = (latents, i) => Object.fromEntries(Object.entries(latents).map(([k, z]) => [k, [z[i]]]));
-const short = (v) => Number(v.toFixed(3)).toString();
+const format = (v) => Number(v.toFixed(3)).toString();
 
-function showImage(found, text) {
-  paint($("image"), bytes(found.pixels), 0, about().shape);
+function showImage(result, text) {
+  paintImage($("image"), decodeBase64(result.pixels), 0, currentRun().shape);
   S.frames += 1;
   $("caption").textContent = text;
 }
 
-function placeText() {
-  const parts = about().latents.map(({ name, dim }) =>
-    `${name} = (${S.latents[name][0].slice(0, 6).map(short).join(", ")}${dim > 6 ? ", …" : ""})`);
+function latentText() {
+  const parts = currentRun().latents.map(({ name, dim }) =>
+    `${name} = (${S.latents[name][0].slice(0, 6).map(format).join(", ")}${dim > 6 ? ", …" : ""})`);
   return parts.join("  ");
 }
 
-function choose(latents, { text = null, place = null, decode = true, scales = null } = {}) {
+function setLatents(latents, { text = null, point = null, decode = true, scales = null } = {}) {
   S.latents = latents;
   S.scales = scales;
   syncSliders();
-  if (place) S.place = place; else findPlace();
-  if (decode) decodeNow(text);
-  nearestSoon();
-  drawSoon();
+  if (point) S.point = point; else locatePoint();
+  if (decode) decodePoint(text);
+  updateNearest();
+  requestRedraw();
 }
 
-const decodeNow = latest(async (text) => {
-  if (about().completes) return;
-  const run = S.run, found = await ask(`${base()}/decode`, { latents: S.latents, label: label() });
-  if (run === S.run) showImage(found, text ?? placeText());
+const decodePoint = latestOnly(async (text) => {
+  if (currentRun().completes_images) return;
+  const run = S.run, result = await request(`${base()}/decode`, { latents: S.latents, label: label() });
+  if (run === S.run) showImage(result, text ?? latentText());
 });
 
-const findPlace = latest(async () => {
-  const { method, dims } = chosenMap();
+const locatePoint = latestOnly(async () => {
+  const { method, dims } = mapSettings();
   if (method === "dims" && $("latent").value in S.latents) {
     const z = S.latents[$("latent").value][0];
-    S.place = dims.length === 1 ? [z[dims[0]], 0] : dims.map((d) => z[d]);
+    S.point = dims.length === 1 ? [z[dims[0]], 0] : dims.map((d) => z[d]);
   } else if (S.map) {
     const body = { latent: $("latent").value, method, dims, latents: S.latents };
-    S.place = (await ask(`${base()}/where`, body)).place;
+    S.point = (await request(`${base()}/locate`, body)).point;
   }
-  drawSoon();
+  requestRedraw();
 });
 
-const nearestSoon = settled(async () => {
+const updateNearest = debounce(async () => {
   const run = S.run;
-  const found = await ask(`${base()}/nearest`, { latents: S.latents }).catch(() => null);
-  if (!found || run !== S.run) return;
-  const name = (n) => (n.label === null ? "" : `, ${about().classes[n.label]}`);
-  fill($("nearest"), found, about().shape,
-    (i) => `training image ${found.neighbours[i].row}${name(found.neighbours[i])}, at ${found.neighbours[i].distance}`);
+  const result = await request(`${base()}/nearest`, { latents: S.latents }).catch(() => null);
+  if (!result || run !== S.run) return;
+  const name = (n) => (n.label === null ? "" : `, class ${currentRun().classes[n.label]}`);
+  fillRow($("nearest"), result, currentRun().shape,
+    (i) => `training image ${result.neighbours[i].row}${name(result.neighbours[i])}, distance ${result.neighbours[i].distance}`);
 }, 80);
 
-const goTo = latest(async (place) => {
-  const { method, dims } = chosenMap();
-  const body = { latent: $("latent").value, method, dims, place, now: S.latents, label: label() };
-  const run = S.run, found = await ask(`${base()}/at`, body);
+const moveTo = latestOnly(async (point) => {
+  const { method, dims } = mapSettings();
+  const body = { latent: $("latent").value, method, dims, point, current: S.latents, label: label() };
+  const run = S.run, result = await request(`${base()}/move`, body);
   if (run !== S.run) return;
-  S.latents = found.latents;
+  S.latents = result.latents;
   S.scales = null;
-  S.place = place;
+  S.point = point;
   syncSliders();
-  showImage(found, placeText());
-  nearestSoon();
-  drawSoon();
+  showImage(result, latentText());
+  updateNearest();
+  requestRedraw();
 });
 
 // ---- sliders
@@ -172,16 +172,16 @@ const goTo = latest(async (place) => {
 function makeSliders() {
   const box = $("sliders");
   box.replaceChildren();
-  for (const { name, order, low, high, strength } of about().latents) {
+  for (const { name, order, low, high, information } of currentRun().latents) {
     for (const d of order) {
       const line = document.createElement("div");
       line.className = "slider";
       const text = document.createElement("span"), range = document.createElement("input"), number = document.createElement("input");
       text.dataset.latent = name; text.dataset.dim = d;
-      text.title = strength[d] === null ? "" : `${strength[d].toFixed(2)} nats`;
+      text.title = information[d] === null ? "" : `information: ${information[d].toFixed(2)} nats`;
       range.type = "range"; number.type = "number";
-      const reach = Math.max(3, Math.abs(low[d] ?? 3), Math.abs(high[d] ?? 3));
-      range.min = -reach; range.max = reach; range.step = number.step = 0.01;
+      const limit = Math.max(3, Math.abs(low[d] ?? 3), Math.abs(high[d] ?? 3));
+      range.min = -limit; range.max = limit; range.step = number.step = 0.01;
       for (const input of [range, number]) {
         input.dataset.latent = name; input.dataset.dim = d;
         input.setAttribute("aria-label", `${name}[${d}]`);
@@ -190,7 +190,7 @@ function makeSliders() {
           if (input.value === "" || !Number.isFinite(value) || Math.abs(value) > 1e4) return;
           const latents = copy(S.latents);
           latents[name][0][d] = value;
-          choose(latents);
+          setLatents(latents);
         };
       }
       line.append(text, range, number);
@@ -202,17 +202,17 @@ function makeSliders() {
 function syncSliders() {
   for (const input of $("sliders").querySelectorAll("input")) {
     if (input === document.activeElement && input.type === "number") continue;
-    input.value = short(S.latents[input.dataset.latent][0][input.dataset.dim]);
+    input.value = format(S.latents[input.dataset.latent][0][input.dataset.dim]);
   }
-  for (const text of $("sliders").querySelectorAll("span")) { // of an image of one's own, its posterior's scale
+  for (const text of $("sliders").querySelectorAll("span")) { // for the user's own image, the posterior's scale
     const { latent, dim } = text.dataset, scale = S.scales ? S.scales[latent][dim] : null;
-    text.textContent = `${latent}[${dim}]${scale === null ? "" : ` ± ${short(scale)}`}`;
+    text.textContent = `${latent}[${dim}]${scale === null ? "" : ` ± ${format(scale)}`}`;
   }
 }
 
 // ---- the map
 
-function chosenMap() {
+function mapSettings() {
   const method = $("method").value, dim = latentOf($("latent").value).dim;
   if (method !== "dims") return { method, dims: [] };
   const chosen = [$("dim-x"), $("dim-y"), $("dim-z")].slice(0, Math.min(dim, 3))
@@ -220,30 +220,30 @@ function chosenMap() {
   return { method, dims: [...new Set(chosen)] };
 }
 
-const latentOf = (name) => about().latents.find((each) => each.name === name);
+const latentOf = (name) => currentRun().latents.find((each) => each.name === name);
 
 async function loadMap() {
-  const run = S.run, { method, dims } = chosenMap();
+  const run = S.run, { method, dims } = mapSettings();
   const query = new URLSearchParams([["latent", $("latent").value], ["method", method], ...dims.map((d) => ["dims", d])]);
-  const found = await ask(`${base()}/map?${query}`);
+  const result = await request(`${base()}/map?${query}`);
   if (run !== S.run || method !== $("method").value) return;
-  if (found.state === "computing") {
-    $("wait").textContent = `computing ${method === "tsne" ? "t-SNE" : "UMAP"} …`;
-    $("wait").hidden = false;
-    S.map = null; draw();
+  if (result.state === "computing") {
+    $("map-status").textContent = `computing ${method === "tsne" ? "t-SNE" : "UMAP"} …`;
+    $("map-status").hidden = false;
+    S.map = null; invalidate();
     setTimeout(() => { if (run === S.run && method === $("method").value) loadMap().catch(() => {}); }, 700);
     return;
   }
-  $("wait").hidden = true;
-  S.map = found;
-  S.order = shuffled(found.points.length);
-  wholeMap();
+  $("map-status").hidden = true;
+  S.map = result;
+  S.order = shuffled(result.points.length);
+  resetView();
   makeLegend();
-  findPlace();
+  locatePoint();
   document.body.dataset.ready = "yes";
 }
 
-function shuffled(count) { // one random order, so that no class lies on top
+function shuffled(count) { // a fixed random order, so that no class covers the others
   const order = Array.from({ length: count }, (_, i) => i);
   let seed = 1;
   for (let i = count - 1; i > 0; i--) {
@@ -254,57 +254,57 @@ function shuffled(count) { // one random order, so that no class lies on top
   return order;
 }
 
-const deep = () => S.map && S.map.points.length > 0 && S.map.points[0].length === 3;
+const is3d = () => S.map && S.map.points.length > 0 && S.map.points[0].length === 3;
 
-function flat(p) { // of three dimensions, as seen from the turn
-  if (p.length < 3 || !deep()) return [p[0], p[1]];
-  const { yaw, pitch } = S.turn, m = S.middle;
+function project(p) { // to two dimensions; a point in 3-D by the current rotation
+  if (p.length < 3 || !is3d()) return [p[0], p[1]];
+  const { yaw, pitch } = S.rotation, m = S.centre;
   const x = p[0] - m[0], y = p[1] - m[1], z = p[2] - m[2];
   const a = x * Math.cos(yaw) + z * Math.sin(yaw), b = -x * Math.sin(yaw) + z * Math.cos(yaw);
   return [a, y * Math.cos(pitch) - b * Math.sin(pitch)];
 }
 
-function wholeMap() {
+function resetView() {
   const points = S.map.points;
-  S.middle = [0, 1, 2].map((i) => points.reduce((sum, p) => sum + (p[i] ?? 0), 0) / points.length);
-  const shown = points.map(flat);
-  const reach = (i) => {
+  S.centre = [0, 1, 2].map((i) => points.reduce((sum, p) => sum + (p[i] ?? 0), 0) / points.length);
+  const shown = points.map(project);
+  const extent = (i) => {
     const all = shown.map((p) => p[i]).sort((a, b) => a - b), cut = Math.floor(all.length * 0.001);
     return [all[cut], all[all.length - 1 - cut]];
   };
-  const [x, y] = [reach(0), reach(1)];
+  const [x, y] = [extent(0), extent(1)];
   const box = $("map").getBoundingClientRect();
   const spanX = Math.max(1e-6, x[1] - x[0]), spanY = Math.max(1e-6, y[1] - y[0]);
   S.view = { x: (x[0] + x[1]) / 2, y: (y[0] + y[1]) / 2, scale: 0.88 * Math.min(box.width / spanX, box.height / spanY) };
-  draw();
+  invalidate();
 }
 
-function onScreen(p) {
-  const [x, y] = flat(p), box = S.box;
+function toScreen(p) {
+  const [x, y] = project(p), box = S.box;
   return [box.width / 2 + (x - S.view.x) * S.view.scale, box.height / 2 - (y - S.view.y) * S.view.scale];
 }
 
-const onMap = (x, y) => [S.view.x + (x - S.box.width / 2) / S.view.scale, S.view.y - (y - S.box.height / 2) / S.view.scale];
+const toMap = (x, y) => [S.view.x + (x - S.box.width / 2) / S.view.scale, S.view.y - (y - S.box.height / 2) / S.view.scale];
 
 const groups = () => S.map[$("colour").value] ?? S.map.labels;
 const colourOf = (group) => (group === null || group === undefined ? BLUE : S.palette[group % S.palette.length]);
-const groupName = (g) => ($("colour").value === "clusters" ? `cluster ${g}` : about().classes[g] ?? String(g));
+const groupName = (g) => ($("colour").value === "clusters" ? `cluster ${g}` : currentRun().classes[g] ?? String(g));
 
-let waiting = false, stale = true;
-const layer = document.createElement("canvas"); // all but the chosen place, which moves alone while one drags
+let redrawRequested = false, stale = true;
+const layer = document.createElement("canvas"); // everything except the marker of the latent point, which alone moves during a drag
 
-function draw() {
+function invalidate() {
   stale = true;
-  drawSoon();
+  requestRedraw();
 }
 
-function drawSoon() {
-  if (waiting) return;
-  waiting = true;
-  requestAnimationFrame(() => { waiting = false; drawNow(); });
+function requestRedraw() {
+  if (redrawRequested) return;
+  redrawRequested = true;
+  requestAnimationFrame(() => { redrawRequested = false; redraw(); });
 }
 
-function drawNow() {
+function redraw() {
   const canvas = $("map"), box = canvas.getBoundingClientRect(), ratio = window.devicePixelRatio || 1;
   const [width, height] = [Math.round(box.width * ratio), Math.round(box.height * ratio)];
   S.box = box;
@@ -313,80 +313,80 @@ function drawNow() {
     stale = true;
   }
   if (stale) {
-    const below = layer.getContext("2d");
-    below.setTransform(ratio, 0, 0, ratio, 0, 0);
-    below.clearRect(0, 0, box.width, box.height);
-    drawLayer(below, box);
+    const layerCtx = layer.getContext("2d");
+    layerCtx.setTransform(ratio, 0, 0, ratio, 0, 0);
+    layerCtx.clearRect(0, 0, box.width, box.height);
+    drawLayer(layerCtx, box);
     stale = false;
   }
-  const pen = canvas.getContext("2d");
-  pen.setTransform(1, 0, 0, 1, 0, 0);
-  pen.clearRect(0, 0, width, height);
-  if (width && height) pen.drawImage(layer, 0, 0);
-  pen.setTransform(ratio, 0, 0, ratio, 0, 0);
-  drawPlace(pen);
+  const ctx = canvas.getContext("2d");
+  ctx.setTransform(1, 0, 0, 1, 0, 0);
+  ctx.clearRect(0, 0, width, height);
+  if (width && height) ctx.drawImage(layer, 0, 0);
+  ctx.setTransform(ratio, 0, 0, ratio, 0, 0);
+  drawMarker(ctx);
 }
 
-function drawLayer(pen, box) {
+function drawLayer(ctx, box) {
   if (!S.map || !S.view) return;
   const style = getComputedStyle(document.body), text = style.color;
-  const found = groups(), size = S.map.points.length > 4000 ? 2 : 3;
-  pen.globalAlpha = 0.8;
+  const groupOf = groups(), size = S.map.points.length > 4000 ? 2 : 3;
+  ctx.globalAlpha = 0.8;
   for (const i of S.order) {
-    const group = found ? found[i] : null;
+    const group = groupOf ? groupOf[i] : null;
     if (S.hidden.has(group)) continue;
-    const [x, y] = onScreen(S.map.points[i]);
+    const [x, y] = toScreen(S.map.points[i]);
     if (x < 0 || y < 0 || x > box.width || y > box.height) continue;
-    pen.fillStyle = colourOf(group);
-    pen.fillRect(x - size / 2, y - size / 2, size, size);
+    ctx.fillStyle = colourOf(group);
+    ctx.fillRect(x - size / 2, y - size / 2, size, size);
   }
-  pen.globalAlpha = 1;
-  pen.strokeStyle = text; pen.lineWidth = 1;
+  ctx.globalAlpha = 1;
+  ctx.strokeStyle = text; ctx.lineWidth = 1;
   for (const { mass, lines } of S.map.contours) {
-    pen.globalAlpha = 0.35 + 0.3 * (1 - mass);
+    ctx.globalAlpha = 0.35 + 0.3 * (1 - mass);
     for (const line of lines) {
-      pen.beginPath();
-      line.forEach((p, i) => { const [x, y] = onScreen(p); i ? pen.lineTo(x, y) : pen.moveTo(x, y); });
-      pen.stroke();
+      ctx.beginPath();
+      line.forEach((p, i) => { const [x, y] = toScreen(p); i ? ctx.lineTo(x, y) : ctx.moveTo(x, y); });
+      ctx.stroke();
     }
   }
-  pen.globalAlpha = 1;
+  ctx.globalAlpha = 1;
   for (const p of S.map.components) {
-    const [x, y] = onScreen(p), r = S.map.components.length > 50 ? 3 : 5;
-    pen.beginPath();
-    pen.moveTo(x, y - r); pen.lineTo(x + r, y); pen.lineTo(x, y + r); pen.lineTo(x - r, y); pen.closePath();
-    pen.fillStyle = style.backgroundColor; pen.fill(); pen.stroke();
+    const [x, y] = toScreen(p), r = S.map.components.length > 50 ? 3 : 5;
+    ctx.beginPath();
+    ctx.moveTo(x, y - r); ctx.lineTo(x + r, y); ctx.lineTo(x, y + r); ctx.lineTo(x - r, y); ctx.closePath();
+    ctx.fillStyle = style.backgroundColor; ctx.fill(); ctx.stroke();
   }
-  pen.fillStyle = text; pen.font = "12px system-ui, sans-serif";
-  if (S.map.names[0]) pen.fillText(S.map.names[0], box.width - 8 - pen.measureText(S.map.names[0]).width, box.height - 8);
-  if (S.map.names[1]) pen.fillText(S.map.names[1], 8, 16);
-  if (S.start) cross(pen, S.start.place, "A");
-  if (S.end) cross(pen, S.end.place, "B");
+  ctx.fillStyle = text; ctx.font = "12px system-ui, sans-serif";
+  if (S.map.axis_names[0]) ctx.fillText(S.map.axis_names[0], box.width - 8 - ctx.measureText(S.map.axis_names[0]).width, box.height - 8);
+  if (S.map.axis_names[1]) ctx.fillText(S.map.axis_names[1], 8, 16);
+  if (S.start) drawLetter(ctx, S.start.point, "A");
+  if (S.end) drawLetter(ctx, S.end.point, "B");
 }
 
-function drawPlace(pen) {
-  if (!S.map || !S.view || !S.place || S.place.length < 2) return;
-  const style = getComputedStyle(document.body), text = style.color, [x, y] = onScreen(S.place);
+function drawMarker(ctx) {
+  if (!S.map || !S.view || !S.point || S.point.length < 2) return;
+  const style = getComputedStyle(document.body), text = style.color, [x, y] = toScreen(S.point);
   for (const [colour, width] of [[style.backgroundColor, 5], [text, 2]]) {
-    pen.strokeStyle = colour; pen.lineWidth = width;
-    pen.beginPath(); pen.arc(x, y, 8, 0, 7); pen.moveTo(x - 13, y); pen.lineTo(x - 4, y); pen.moveTo(x + 4, y); pen.lineTo(x + 13, y);
-    pen.moveTo(x, y - 13); pen.lineTo(x, y - 4); pen.moveTo(x, y + 4); pen.lineTo(x, y + 13); pen.stroke();
+    ctx.strokeStyle = colour; ctx.lineWidth = width;
+    ctx.beginPath(); ctx.arc(x, y, 8, 0, 7); ctx.moveTo(x - 13, y); ctx.lineTo(x - 4, y); ctx.moveTo(x + 4, y); ctx.lineTo(x + 13, y);
+    ctx.moveTo(x, y - 13); ctx.lineTo(x, y - 4); ctx.moveTo(x, y + 4); ctx.lineTo(x, y + 13); ctx.stroke();
   }
 }
 
-function cross(pen, place, name) {
-  if (!place) return;
-  const [x, y] = onScreen(place);
-  pen.font = "bold 14px system-ui, sans-serif";
-  pen.fillText(name, x - 5, y + 5);
-  pen.font = "12px system-ui, sans-serif";
+function drawLetter(ctx, point, name) {
+  if (!point) return;
+  const [x, y] = toScreen(point);
+  ctx.font = "bold 14px system-ui, sans-serif";
+  ctx.fillText(name, x - 5, y + 5);
+  ctx.font = "12px system-ui, sans-serif";
 }
 
 function makeLegend() {
-  const box = $("legend"), found = groups();
+  const box = $("legend"), groupOf = groups();
   box.replaceChildren();
-  if (!found) return;
-  for (const group of [...new Set(found)].sort((a, b) => a - b)) {
+  if (!groupOf) return;
+  for (const group of [...new Set(groupOf)].sort((a, b) => a - b)) {
     const button = document.createElement("button");
     button.textContent = groupName(group);
     button.style.borderLeftColor = colourOf(group);
@@ -394,7 +394,7 @@ function makeLegend() {
     button.onclick = () => {
       S.hidden.has(group) ? S.hidden.delete(group) : S.hidden.add(group);
       button.setAttribute("aria-pressed", String(!S.hidden.has(group)));
-      draw();
+      invalidate();
     };
     box.append(button);
   }
@@ -403,7 +403,7 @@ function makeLegend() {
 // ---- pointers and keys on the map
 
 const pointers = new Map();
-let gesture = null; // "decode", "pan", "turn" or "pinch"
+let gesture = null; // "decode", "pan", "rotate" or "pinch"
 
 function pointAt(event) {
   const box = $("map").getBoundingClientRect();
@@ -412,47 +412,47 @@ function pointAt(event) {
 
 function closest(x, y, within) {
   let best = -1, least = within * within;
-  const found = groups();
+  const groupOf = groups();
   S.map.points.forEach((p, i) => {
-    if (found && S.hidden.has(found[i])) return;
-    const [a, b] = onScreen(p), distance = (a - x) ** 2 + (b - y) ** 2;
+    if (groupOf && S.hidden.has(groupOf[i])) return;
+    const [a, b] = toScreen(p), distance = (a - x) ** 2 + (b - y) ** 2;
     if (distance < least) { least = distance; best = i; }
   });
   return best;
 }
 
-async function choosePoint(i) {
-  const found = await testImage(S.map.places[i]);
-  choose(found.latents, { place: S.map.points[i] });
+async function selectTestImage(i) {
+  const result = await testImage(S.map.positions[i]);
+  setLatents(result.latents, { point: S.map.points[i] });
 }
 
-async function testImage(place) {
-  const key = `${S.run}/${place}`;
-  if (!S.tips.has(key)) {
-    if (S.tips.size > 500) S.tips.clear();
-    S.tips.set(key, await ask(`${base()}/test/${place}`));
+async function testImage(position) {
+  const key = `${S.run}/${position}`;
+  if (!S.testImages.has(key)) {
+    if (S.testImages.size > 500) S.testImages.clear();
+    S.testImages.set(key, await request(`${base()}/test/${position}`));
   }
-  return S.tips.get(key);
+  return S.testImages.get(key);
 }
 
-const hover = latest(async (x, y) => {
+const hover = latestOnly(async (x, y) => {
   const i = S.map && S.view ? closest(x, y, 8) : -1;
-  if (i < 0) { $("tip").hidden = true; return; }
-  const found = await testImage(S.map.places[i]), tip = $("tip");
-  paint(tip.querySelector("canvas"), bytes(found.pixels), 0, about().shape);
-  const name = found.label === null ? "" : `: ${about().classes[found.label]}`;
-  tip.querySelector("span").textContent = `test ${found.kind} ${found.row}${name}`;
+  if (i < 0) { $("tooltip").hidden = true; return; }
+  const result = await testImage(S.map.positions[i]), tip = $("tooltip");
+  paintImage(tip.querySelector("canvas"), decodeBase64(result.pixels), 0, currentRun().shape);
+  const name = result.label === null ? "" : `: ${currentRun().classes[result.label]}`;
+  tip.querySelector("span").textContent = `test ${result.kind} ${result.row}${name}`;
   tip.style.left = `${Math.min(x + 14, S.box.width - 130)}px`;
   tip.style.top = `${Math.min(y + 14, S.box.height - 110)}px`;
   tip.hidden = false;
 });
 
 function zoom(factor, x, y) {
-  const [a, b] = onMap(x, y);
+  const [a, b] = toMap(x, y);
   S.view.scale *= factor;
-  const [c, d] = onMap(x, y);
+  const [c, d] = toMap(x, y);
   S.view.x += a - c; S.view.y += b - d;
-  draw();
+  invalidate();
 }
 
 function setUpMap() {
@@ -461,11 +461,11 @@ function setUpMap() {
     if (!S.map) return;
     map.setPointerCapture(event.pointerId);
     pointers.set(event.pointerId, pointAt(event));
-    $("tip").hidden = true;
+    $("tooltip").hidden = true;
     if (pointers.size === 2) { gesture = "pinch"; return; }
-    gesture = event.shiftKey || event.button !== 0 ? "pan" : deep() ? "turn" : "decode";
+    gesture = event.shiftKey || event.button !== 0 ? "pan" : is3d() ? "rotate" : "decode";
     S.moved = 0;
-    if (gesture === "decode") goTo(onMap(...pointAt(event)));
+    if (gesture === "decode") moveTo(toMap(...pointAt(event)));
   });
   map.addEventListener("pointermove", (event) => {
     if (!S.map) return;
@@ -480,25 +480,25 @@ function setUpMap() {
       S.view.x -= dx / 2 / S.view.scale; S.view.y += dy / 2 / S.view.scale;
     } else if (gesture === "pan") {
       S.view.x -= dx / S.view.scale; S.view.y += dy / S.view.scale;
-    } else if (gesture === "turn") {
-      S.turn.yaw += dx / 120; S.turn.pitch = Math.max(-1.5, Math.min(1.5, S.turn.pitch + dy / 120));
+    } else if (gesture === "rotate") {
+      S.rotation.yaw += dx / 120; S.rotation.pitch = Math.max(-1.5, Math.min(1.5, S.rotation.pitch + dy / 120));
     } else if (gesture === "decode") {
-      goTo(onMap(...now));
+      moveTo(toMap(...now));
     }
     pointers.set(event.pointerId, now);
-    if (gesture !== "decode") draw();
+    if (gesture !== "decode") invalidate();
   });
   const end = (event) => {
     if (!pointers.delete(event.pointerId)) return;
-    if (gesture === "turn" && S.moved < 4) {
+    if (gesture === "rotate" && S.moved < 4) {
       const i = closest(...pointAt(event), 12);
-      if (i >= 0) choosePoint(i);
+      if (i >= 0) selectTestImage(i);
     }
     if (pointers.size === 0) gesture = null;
   };
   map.addEventListener("pointerup", end);
   map.addEventListener("pointercancel", end);
-  map.addEventListener("pointerleave", () => { $("tip").hidden = true; });
+  map.addEventListener("pointerleave", () => { $("tooltip").hidden = true; });
   map.addEventListener("contextmenu", (event) => event.preventDefault());
   map.addEventListener("wheel", (event) => {
     if (!S.map) return;
@@ -511,99 +511,99 @@ function setUpMap() {
     const moves = { ArrowLeft: [-step, 0], ArrowRight: [step, 0], ArrowUp: [0, step], ArrowDown: [0, -step] };
     if (event.key in moves) {
       event.preventDefault();
-      if (deep()) {
-        S.turn.yaw += Math.sign(moves[event.key][0]) / 8; S.turn.pitch += Math.sign(moves[event.key][1]) / 8;
-        return draw();
+      if (is3d()) {
+        S.rotation.yaw += Math.sign(moves[event.key][0]) / 8; S.rotation.pitch += Math.sign(moves[event.key][1]) / 8;
+        return invalidate();
       }
-      if (S.place) goTo([S.place[0] + moves[event.key][0], S.place[1] + moves[event.key][1]]);
+      if (S.point) moveTo([S.point[0] + moves[event.key][0], S.point[1] + moves[event.key][1]]);
     } else if (event.key === "+" || event.key === "-") {
       zoom(event.key === "+" ? 1.25 : 0.8, S.box.width / 2, S.box.height / 2);
     }
   });
-  new ResizeObserver(draw).observe(map);
+  new ResizeObserver(invalidate).observe(map);
 }
 
-// ---- draws, ways, classes
+// ---- samples, interpolations, classes
 
-function stripOf(found, title) {
-  S.strip = found.latents ? { latents: found.latents, label: label() } : null;
-  fill($("way"), found, about().shape, title,
-    found.latents ? (i) => choose(row(found.latents, i)) : null);
+function showStrip(result, title) {
+  S.strip = result.latents ? { latents: result.latents, label: label() } : null;
+  fillRow($("strip"), result, currentRun().shape, title,
+    result.latents ? (i) => setLatents(row(result.latents, i)) : null);
 }
 
-function drawsBody(count) {
-  const cluster = about().clusters ? $("cluster").value : "";
+function sampleBody(count) {
+  const cluster = currentRun().clusters ? $("cluster").value : "";
   return {
     count, temperature: Number($("temperature").value) || 0, seed: Math.max(0, Math.floor(Number($("seed").value) || 0)),
     label: label(), cluster: cluster === "" ? null : Number(cluster),
   };
 }
 
-function command(body) {
-  let text = `vaekit generate ${about().name} --count ${body.count} --seed ${body.seed}`;
+function generateCommand(body) {
+  let text = `vaekit generate ${currentRun().name} --count ${body.count} --seed ${body.seed}`;
   if (body.temperature !== 1) text += ` --temperature ${body.temperature}`;
   if (body.label !== null) text += ` --label ${body.label}`;
   if (body.cluster !== null) text += ` --cluster ${body.cluster}`;
   return text;
 }
 
-async function resample(count) {
-  const body = drawsBody(count);
-  const found = await ask(`${base()}/draws`, body);
+async function sample(count) {
+  const body = sampleBody(count);
+  const result = await request(`${base()}/sample`, body);
   if (count === 1) {
-    choose(found.latents, { decode: false });
-    showImage(found, command(body));
+    setLatents(result.latents, { decode: false });
+    showImage(result, generateCommand(body));
   } else {
-    stripOf(found, (i) => `draw ${i + 1}`);
-    $("saved").textContent = command(body);
+    showStrip(result, (i) => `sample ${i + 1}`);
+    $("save-status").textContent = generateCommand(body);
   }
   $("seed").value = body.seed + 1;
 }
 
-async function showWay() {
+async function showInterpolation() {
   if (!S.start || !S.end) return;
   const steps = Math.min(60, Math.max(2, Math.floor(Number($("steps").value) || 11)));
   const body = { start: S.start.latents, end: S.end.latents, steps, label: label() };
-  const found = await ask(`${base()}/between`, body);
-  stripOf(found, (i) => `step ${i + 1} of ${found.count}`);
+  const result = await request(`${base()}/interpolate`, body);
+  showStrip(result, (i) => `step ${i + 1} of ${result.count}`);
 }
 
 async function save(kind) {
   const chosen = S.strip ?? { latents: S.latents, label: label() };
-  const found = await ask(`${base()}/save`, { ...chosen, kind });
-  $("saved").textContent = `${found.path}   made also by: ${found.command}`;
+  const result = await request(`${base()}/save`, { ...chosen, kind });
+  $("save-status").textContent = `${result.path}   reproduce with: ${result.command}`;
 }
 
-// ---- images of one's own
+// ---- the user's own images
 
 async function encode(image, centre) {
-  const invert = !centre && $("invert").checked, box = $("seen");
+  const invert = !centre && $("invert").checked, box = $("reconstructions");
   box.replaceChildren();
   for (let i = 0; i < S.runs.length; i++) {
     const run = S.runs[i];
-    const found = await ask(`api/runs/${i}/encode`, { image, invert, centre });
-    const figure = document.createElement("figure"), pair = document.createElement("div"), words = document.createElement("figcaption");
-    pair.className = "strip";
-    for (const [pixels, text] of [[found.seen, "as the model sees it"], [found.pixels, "reconstruction"]]) {
+    const result = await request(`api/runs/${i}/encode`, { image, invert, centre });
+    const figure = document.createElement("figure"), pair = document.createElement("div"), caption = document.createElement("figcaption");
+    pair.className = "images";
+    for (const [pixels, text] of [[result.input, "input as the model sees it"], [result.reconstruction, "reconstruction"]]) {
       const canvas = document.createElement("canvas");
-      paint(canvas, bytes(pixels), 0, run.shape);
+      paintImage(canvas, decodeBase64(pixels), 0, run.shape);
       canvas.setAttribute("role", "img");
       canvas.setAttribute("aria-label", `${run.name}: ${text}`);
       pair.append(canvas);
     }
-    const said = [S.runs.length > 1 ? run.name : "", found.label === null ? "" : `as ${run.classes[found.label]}`,
-      found.elbo === null ? "" : `ELBO ${found.elbo.toFixed(1)}`];
-    words.textContent = said.filter(Boolean).join(", ");
-    figure.append(pair, words);
+    const parts = [S.runs.length > 1 ? run.name : "", result.label === null ? "" : `class ${run.classes[result.label]}`,
+      result.elbo === null ? "" : `ELBO ${result.elbo.toFixed(1)}`];
+    caption.textContent = parts.filter(Boolean).join(", ");
+    figure.append(pair, caption);
     box.append(figure);
-    if (i === S.run && found.label !== null) $("label").value = found.label;
-    if (i === S.run) choose(found.latents, { scales: found.scales });
+    if (i === S.run && result.label !== null) $("label").value = result.label;
+    if (i === S.run) setLatents(result.latents, { scales: result.scales });
   }
 }
 
 async function encodeFile(file) {
   if (!file) return;
-  if (file.size > 3e6) return complain("the image file is larger than 3 MB");
+  if (file.size > 3e6) return showError("the image file is larger than 3 MB");
   const content = new Uint8Array(await file.arrayBuffer());
   let raw = "";
   for (let i = 0; i < content.length; i += 8192) raw += String.fromCharCode(...content.subarray(i, i + 8192));
@@ -611,16 +611,16 @@ async function encodeFile(file) {
 }
 
 function setUpPad() {
-  const pad = $("pad"), pen = pad.getContext("2d");
-  const clear = () => { pen.fillStyle = "#000"; pen.fillRect(0, 0, pad.width, pad.height); };
+  const pad = $("pad"), ctx = pad.getContext("2d");
+  const clear = () => { ctx.fillStyle = "#000"; ctx.fillRect(0, 0, pad.width, pad.height); };
   clear();
-  pen.lineWidth = 20; pen.lineCap = pen.lineJoin = "round"; pen.strokeStyle = "#fff";
+  ctx.lineWidth = 20; ctx.lineCap = ctx.lineJoin = "round"; ctx.strokeStyle = "#fff";
   let last = null;
   const at = (event) => {
     const box = pad.getBoundingClientRect();
     return [(event.clientX - box.left) * pad.width / box.width, (event.clientY - box.top) * pad.height / box.height];
   };
-  const stroke = (to) => { pen.beginPath(); pen.moveTo(...last); pen.lineTo(...to); pen.stroke(); last = to; };
+  const stroke = (to) => { ctx.beginPath(); ctx.moveTo(...last); ctx.lineTo(...to); ctx.stroke(); last = to; };
   pad.addEventListener("pointerdown", (event) => { pad.setPointerCapture(event.pointerId); last = at(event); stroke(last); });
   pad.addEventListener("pointermove", (event) => { if (last) stroke(at(event)); });
   pad.addEventListener("pointerup", () => {
@@ -628,7 +628,7 @@ function setUpPad() {
     last = null;
     encode(pad.toDataURL("image/png").split(",")[1], true).catch(() => {});
   });
-  $("clear").onclick = () => { clear(); $("seen").replaceChildren(); };
+  $("clear").onclick = () => { clear(); $("reconstructions").replaceChildren(); };
   $("file").onchange = (event) => { encodeFile(event.target.files[0]).catch(() => {}); event.target.value = ""; };
   for (const target of [pad, document.body]) {
     target.addEventListener("dragover", (event) => { event.preventDefault(); pad.classList.add("over"); });
@@ -641,38 +641,38 @@ function setUpPad() {
   });
 }
 
-// ---- curves and numbers
+// ---- training curves and metrics
 
 async function showCurves() {
-  const all = await Promise.all(S.runs.map((_, i) => ask(`api/runs/${i}/curves`)));
-  const canvas = $("curves"), pen = canvas.getContext("2d"), [w, h] = [canvas.width, canvas.height];
+  const all = await Promise.all(S.runs.map((_, i) => request(`api/runs/${i}/curves`)));
+  const canvas = $("curves"), ctx = canvas.getContext("2d"), [w, h] = [canvas.width, canvas.height];
   const style = getComputedStyle(document.body);
   const key = "validation_objective";
   const lines = all.map((epochs) => epochs.filter((e) => e[key] !== null).map((e) => [e.epoch, e[key]]));
   const points = lines.flat();
-  pen.clearRect(0, 0, w, h);
+  ctx.clearRect(0, 0, w, h);
   if (points.length === 0) return;
   const values = points.map((p) => p[1]).sort((a, b) => a - b);
   const low = values[Math.floor(values.length * 0.05)], high = values[values.length - 1];
   const last = Math.max(...points.map((p) => p[0]));
   const x = (e) => 70 + (w - 90) * (last > 1 ? (e - 1) / (last - 1) : 0.5);
   const y = (v) => h - 36 - (h - 56) * Math.max(-0.05, Math.min(1, (v - low) / (high - low || 1)));
-  pen.fillStyle = style.color; pen.font = "12px system-ui, sans-serif";
-  for (const v of [low, (low + high) / 2, high]) pen.fillText(v.toFixed(1), 8, y(v) + 4);
-  pen.fillText("epoch 1", 70, h - 14); pen.fillText(String(last), w - 30, h - 14);
-  pen.fillText("validation objective, nats", 70, 14);
+  ctx.fillStyle = style.color; ctx.font = "12px system-ui, sans-serif";
+  for (const v of [low, (low + high) / 2, high]) ctx.fillText(v.toFixed(1), 8, y(v) + 4);
+  ctx.fillText("epoch 1", 70, h - 14); ctx.fillText(String(last), w - 30, h - 14);
+  ctx.fillText("validation objective, nats", 70, 14);
   lines.forEach((line, i) => {
-    pen.strokeStyle = S.palette[i % S.palette.length]; pen.lineWidth = 2;
-    pen.beginPath();
-    line.forEach(([e, v], j) => (j ? pen.lineTo(x(e), y(v)) : pen.moveTo(x(e), y(v))));
-    pen.stroke();
+    ctx.strokeStyle = S.palette[i % S.palette.length]; ctx.lineWidth = 2;
+    ctx.beginPath();
+    line.forEach(([e, v], j) => (j ? ctx.lineTo(x(e), y(v)) : ctx.moveTo(x(e), y(v))));
+    ctx.stroke();
   });
   const table = document.createElement("table");
   const columns = ["run", "best epoch", "validation ELBO", "log-likelihood", "KL"];
   const keys = ["epoch", "validation_elbo", "validation_log_likelihood", "validation_kl"];
-  const line = (words, kind) => {
+  const line = (cells, kind) => {
     const tr = document.createElement("tr");
-    for (const word of words) { const cell = document.createElement(kind); cell.textContent = word; tr.append(cell); }
+    for (const text of cells) { const cell = document.createElement(kind); cell.textContent = text; tr.append(cell); }
     table.append(tr);
     return tr;
   };
@@ -681,10 +681,10 @@ async function showCurves() {
     const cells = keys.map((k) => (run.best[k] === undefined ? "-" : k === "epoch" ? run.best[k] : run.best[k].toFixed(2)));
     line([run.name, ...cells], "td").firstChild.style.borderLeft = `1em solid ${S.palette[i % S.palette.length]}`;
   });
-  $("numbers").replaceChildren(table);
+  $("metrics").replaceChildren(table);
 }
 
-// ---- putting it together
+// ---- start
 
 function options(select, values, names = values) {
   select.replaceChildren(...values.map((value, i) => new Option(names[i], value)));
@@ -697,21 +697,21 @@ function showDims() {
   const all = Array.from({ length: dim }, (_, d) => d);
   for (const [i, select] of [$("dim-x"), $("dim-y"), $("dim-z")].entries()) {
     options(select, i === 2 ? ["", ...all] : all, i === 2 ? ["-", ...all] : all);
-    const usual = dim === 3 ? i : i === 2 ? "" : dim === 2 ? i : order[i];
-    select.value = String(usual ?? 0);
+    const initial = dim === 3 ? i : i === 2 ? "" : dim === 2 ? i : order[i];
+    select.value = String(initial ?? 0);
   }
 }
 
 async function openRun(number) {
   S.run = number;
-  S.map = S.place = S.start = S.end = S.strip = S.scales = null;
+  S.map = S.point = S.start = S.end = S.strip = S.scales = null;
   S.hidden.clear();
-  const run = about(), names = run.latents.map((each) => each.name);
-  $("about").textContent = `${run.model} on ${run.data}, ${run.shape.join(" × ")}, ${run.points.toLocaleString("en")} test images`;
+  const run = currentRun(), names = run.latents.map((each) => each.name);
+  $("run-info").textContent = `${run.model} on ${run.data}, ${run.shape.join(" × ")}, ${run.test_images.toLocaleString("en")} test images`;
   options($("latent"), names);
   $("latent-label").hidden = names.length < 2;
-  const called = { dims: "dimensions", pca: "PCA", tsne: "t-SNE", umap: "UMAP" };
-  options($("method"), run.methods, run.methods.map((m) => called[m]));
+  const methodNames = { dims: "dimensions", pca: "PCA", tsne: "t-SNE", umap: "UMAP" };
+  options($("method"), run.methods, run.methods.map((m) => methodNames[m]));
   $("method").value = run.latents[0].dim <= 3 ? "dims" : "pca";
   $("label-label").hidden = !run.conditional;
   options($("label"), run.classes.map((_, i) => i), run.classes);
@@ -719,44 +719,44 @@ async function openRun(number) {
   options($("cluster"), ["", ...Array(run.clusters).keys()], ["any", ...Array(run.clusters).keys()]);
   $("colour").value = "labels";
   $("analogies").hidden = !run.conditional;
-  for (const id of ["nearest", "seen", "way"]) $(id).replaceChildren();
-  $("saved").textContent = "";
+  for (const id of ["nearest", "reconstructions", "strip"]) $(id).replaceChildren();
+  $("save-status").textContent = "";
   S.latents = Object.fromEntries(run.latents.map(({ name, mean }) => [name, [mean.map((v) => v ?? 0)]]));
   showDims();
   makeSliders();
   await loadMap();
-  choose(S.latents);
-  if (run.completes) $("caption").textContent = "This model completes images: its latents alone make none.";
+  setLatents(S.latents);
+  if (run.completes_images) $("caption").textContent = "This model completes images; it cannot decode latents alone.";
 }
 
-const quietly = (work) => (...words) => Promise.resolve(work(...words)).catch((error) => console.warn(error.message));
+const logErrors = (work) => (...args) => Promise.resolve(work(...args)).catch((error) => console.warn(error.message));
 
-async function begin() {
-  const found = await ask("api/runs");
-  S.runs = found.runs; S.palette = found.palette;
+async function init() {
+  const result = await request("api/runs");
+  S.runs = result.runs; S.palette = result.palette;
   options($("run"), S.runs.map((_, i) => i), S.runs.map((run) => run.name));
   setUpMap();
   setUpPad();
-  $("run").onchange = quietly(() => openRun(Number($("run").value)));
-  $("latent").onchange = quietly(() => { showDims(); return loadMap(); });
-  $("method").onchange = quietly(() => { showDims(); return loadMap(); });
-  for (const id of ["dim-x", "dim-y", "dim-z"]) $(id).onchange = quietly(loadMap);
-  $("colour").onchange = () => { S.hidden.clear(); makeLegend(); draw(); };
-  $("label").onchange = () => choose(S.latents);
-  $("reset").onclick = () => { if (S.map) wholeMap(); };
-  $("resample").onclick = quietly(() => resample(1));
-  $("many").onclick = quietly(() => resample(25));
-  $("set-a").onclick = quietly(() => { S.start = { latents: copy(S.latents), place: S.place }; draw(); return showWay(); });
-  $("set-b").onclick = quietly(() => { S.end = { latents: copy(S.latents), place: S.place }; draw(); return showWay(); });
-  $("analogies").onclick = quietly(async () => {
-    const shown = await ask(`${base()}/analogies`, { latents: S.latents });
-    stripOf(shown, (i) => about().classes[i]);
+  $("run").onchange = logErrors(() => openRun(Number($("run").value)));
+  $("latent").onchange = logErrors(() => { showDims(); return loadMap(); });
+  $("method").onchange = logErrors(() => { showDims(); return loadMap(); });
+  for (const id of ["dim-x", "dim-y", "dim-z"]) $(id).onchange = logErrors(loadMap);
+  $("colour").onchange = () => { S.hidden.clear(); makeLegend(); invalidate(); };
+  $("label").onchange = () => setLatents(S.latents);
+  $("reset").onclick = () => { if (S.map) resetView(); };
+  $("sample").onclick = logErrors(() => sample(1));
+  $("sample-25").onclick = logErrors(() => sample(25));
+  $("set-start").onclick = logErrors(() => { S.start = { latents: copy(S.latents), point: S.point }; invalidate(); return showInterpolation(); });
+  $("set-end").onclick = logErrors(() => { S.end = { latents: copy(S.latents), point: S.point }; invalidate(); return showInterpolation(); });
+  $("analogies").onclick = logErrors(async () => {
+    const shown = await request(`${base()}/analogies`, { latents: S.latents });
+    showStrip(shown, (i) => currentRun().classes[i]);
   });
-  $("save-png").onclick = quietly(() => save("png"));
-  $("save-gif").onclick = quietly(() => save("gif"));
-  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { draw(); quietly(showCurves)(); });
+  $("save-png").onclick = logErrors(() => save("png"));
+  $("save-gif").onclick = logErrors(() => save("gif"));
+  window.matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { invalidate(); logErrors(showCurves)(); });
   await openRun(0);
   await showCurves();
 }
 
-quietly(begin)();
+logErrors(init)();

@@ -1,0 +1,250 @@
+"""The verbs that work with images and latents: generate, reconstruct, encode, decode, export."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+from tyro.conf import Positional
+
+from ..support.errors import UserError, require
+from .words import RunArgument, print_stderr
+
+DataArgument = Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="[DATA ...]")]
+FileArgument = Annotated[Path, Positional, tyro.conf.arg(metavar="FILE")]
+
+
+def generate(
+    run: RunArgument,
+    count: int | None = None,
+    label: int | None = None,
+    cluster: int | None = None,
+    temperature: float = 1.0,
+    seed: int = 0,
+    latent: str | None = None,
+    data_dir: str | None = None,
+    out: str | None = None,
+) -> None:
+    """Sample new images from a run's prior, of one label or cluster, or decode one latent point.
+
+    Without --label or --cluster, a cvae gives one row per label, a gmvae one per cluster. A model with
+    --condition quadrants completes test images.
+
+    For example:
+      vaekit generate runs/vae-mnist-1 --count 100 --temperature 0.8
+      vaekit generate runs/cvae-mnist-1 --label 3
+      vaekit generate runs/gmvae-mnist-1 --cluster 0
+      vaekit generate runs/vae-mnist-1 --latent 0.3,-1.2 --out point.png
+
+    Args:
+        run: Run directory.
+        count: Images to sample, 64 by default; where there are rows, images per row, 10 by default.
+        label: Label to sample images of (models with --condition label).
+        cluster: Component of the mixture prior to sample from.
+        temperature: Below 1, closer to the prior's mean: cleaner and less varied.
+        seed: Seed of the samples.
+        latent: One latent point to decode, numbers separated by commas.
+        data_dir: Folder with the data set's files, where images are completed.
+        out: Picture to write, PNG, PDF or SVG; RUN/pictures/samples.png by default.
+    """
+    from .. import pictures
+    from ..inference import generation
+    from ..runs.directory import Run
+    from ..runs.load import load
+
+    place = Run(run)
+    model = load(place)
+    name, columns, names = "samples.png", 0, list[str]()
+    in_row = 10 if count is None else count
+    if latent is not None:
+        if cluster is not None or count is not None:
+            raise UserError("--latent is one point to decode; leave out --cluster and --count")
+        images, name = generation.decode_point(model, latent, label), "point.png"
+    elif place.blueprint.settings.condition.startswith("quadrants"):
+        if label is not None or cluster is not None:
+            raise UserError("the model completes images and has neither --label nor --cluster")
+        seen = generation.load_inputs(place, (), "test", 10, data_dir, print_stderr).images
+        images = generation.completions(model, seen, in_row, temperature, seed)
+        columns = in_row + 2
+    elif generation.has_classes_or_clusters(model) and label is None and cluster is None:
+        images, names = generation.generate_by_class(model, in_row, temperature, seed)
+        columns = in_row
+    else:
+        images = generation.generate(
+            model, 64 if count is None else count, temperature, seed, label, cluster
+        )
+    figure = pictures.image_grid(images, columns or max(1, round(len(images) ** 0.5)), names)
+    print(pictures.save(figure, Path(out) if out else place.pictures / name))
+
+
+def reconstruct(
+    run: RunArgument,
+    images: Positional[tuple[Path, ...]] = (),
+    split: Literal["train", "validation", "test"] = "test",
+    count: int = 40,
+    label: int | None = None,
+    analogies: bool = False,
+    data_dir: str | None = None,
+    out: str | None = None,
+) -> None:
+    """Show images above their reconstructions: your own files and folders, or a run's test images.
+
+    With --analogies (a cvae), each image is shown beside its latents decoded with every label.
+
+    For example:
+      vaekit reconstruct runs/vae-mnist-1
+      vaekit reconstruct runs/vae-mnist-1 digit.png photos/ --out pairs.png
+      vaekit reconstruct runs/cvae-mnist-1 --analogies --count 10
+
+    Args:
+        run: Run directory.
+        images: Image files or folders; without them, images of the split, evenly spaced.
+        split: Split to take images from.
+        count: Number of images to take from it.
+        label: Label of the image files, where the model is conditional on labels.
+        analogies: Decode with every label instead.
+        data_dir: Folder that holds the data set's files.
+        out: Picture to write, PNG, PDF or SVG; RUN/pictures/reconstructions.png by default.
+    """
+    from .. import pictures
+    from ..inference import generation
+    from ..runs.directory import Run
+    from ..runs.load import load
+
+    place = Run(run)
+    model = load(place)
+    if label is not None and not images:
+        raise UserError(
+            "--label is only for your own image files; images of the data set have labels"
+        )
+    given = generation.load_inputs(place, images, split, count, data_dir, print_stderr, label)
+    if analogies:
+        rows = generation.analogies(model, given.images, given.labels)
+        figure = pictures.image_grid(rows, model.blueprint.classes + 1)
+    else:
+        found = generation.reconstruct(model, given.images, given.labels)
+        figure = pictures.pairs(given.images, found)
+    name = "analogies.png" if analogies else "reconstructions.png"
+    print(pictures.save(figure, Path(out) if out else place.pictures / name))
+
+
+def encode(
+    run: RunArgument,
+    data: DataArgument = (),
+    out: str | None = None,
+    split: Literal["train", "validation", "test", "all"] = "test",
+    samples: int = 100,
+    seed: int = 0,
+    label: int | None = None,
+    data_dir: str | None = None,
+    device: str = "auto",
+) -> None:
+    """Write a table of latents, ELBO and NLL per image, ranked by how unusual each image is.
+
+    One line per image: split, index, path (of your own files), label; for every latent the mean and scale of the
+    posterior and a sample; ELBO and NLL in nats; rank, 1 for the most unusual image.
+
+    For example:
+      vaekit encode runs/vae-mnist-1 --out codes.csv
+      vaekit encode runs/vae-mnist-1 --split all --samples 10 --out codes.npz
+      vaekit encode runs/vae-mnist-1 photos/ digit.png --out mine.parquet
+
+    Args:
+        run: Run directory.
+        data: Image files, folders, or another data set; the run's own data by default.
+        out: File to write: .npz, .csv or .parquet.
+        split: Split of a data set to encode.
+        samples: Importance samples per image for the NLL.
+        seed: Seed of the samples.
+        label: Label of the image files, where the model is conditional on labels.
+        data_dir: Folder that holds the data set's files.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+    from ..inference.encoding import encode as encoded
+    from ..inference.tables import check_extension, write_table
+
+    if out is None:
+        raise UserError("`vaekit encode` lacks --out, a file such as codes.csv, .npz or .parquet")
+    check_extension(Path(out))
+    found: list[Path] | str | None = [Path(word) for word in data] or None
+    if len(data) == 1 and not Path(data[0]).exists():
+        found = data[0]
+    table = encoded(run, found, split, samples, seed, label, data_dir, device, progress=True)
+    print(f"{write_table(table, Path(out))}: {len(table['index']):,} images, {', '.join(table)}")
+
+
+def decode(
+    run: RunArgument,
+    file: FileArgument,
+    out: str | None = None,
+    column: Literal["mean", "sample"] = "mean",
+    label: int | None = None,
+) -> None:
+    """Decode latents from a file: a table of `vaekit encode`, or one of your own with columns z_0, z_1, ...
+
+    For example:
+      vaekit decode runs/vae-mnist-1 codes.csv --out images/
+      vaekit decode runs/vae-mnist-1 codes.npz --column sample --out images.npz
+      vaekit decode runs/cvae-mnist-1 mine.csv --label 3 --out grid.png
+
+    Args:
+        run: Run directory.
+        file: Latents: .npz, .csv or .parquet.
+        out: Folder for one PNG per image; or a .npz file with `images` (N, C, H, W) in [0, 1]; or a grid of all, .png,
+            .pdf or .svg; or an animated .gif.
+        column: Columns to decode, where the file has both.
+        label: Label to decode with, where the model is conditional on labels, instead of the column label.
+    """
+    from ..inference.encoding import decode as decoded
+    from ..inference.tables import read_table, write_images
+
+    if out is None:
+        raise UserError(
+            "`vaekit decode` lacks --out: a folder, or a file such as images.npz or grid.png"
+        )
+    images = decoded(run, read_table(file), column, label)
+    print(write_images(images, Path(out)))
+
+
+def export(run: RunArgument, onnx: str | None = None, torch: str | None = None) -> None:
+    """Export a model for other programs: encoder, decoder and prior, as functions of tensors.
+
+    Each file is run once and compared with the model. model.json describes their inputs and outputs. The prior takes
+    noise: standard normal numbers for each latent, and one number in [0, 1) to choose the component of a mixture.
+
+    For example:
+      vaekit export runs/vae-mnist-1 --onnx vae-onnx
+      vaekit export runs/vae-mnist-1 --torch vae-torch
+
+    Args:
+        run: Run directory.
+        onnx: Folder for encoder.onnx, decoder.onnx and prior.onnx.
+        torch: Folder for encoder.pt2, decoder.pt2 and prior.pt2, which torch.export.load reads.
+    """
+    from ..inference.export import Format
+    from ..inference.export import export as write
+
+    require(
+        bool(onnx or torch), "`vaekit export` lacks --onnx DIR or --torch DIR, where to write to"
+    )
+    wanted: dict[Format, str | None] = {"onnx": onnx, "torch": torch}
+    for format, folder in wanted.items():
+        if folder:
+            for file, about in write(run, folder, format).items():
+                given, found = (
+                    ", ".join(f"{k} ({', '.join(map(str, v))})" for k, v in about[kind].items())
+                    for kind in ("inputs", "outputs")
+                )
+                off = f"max. difference {about['largest_difference']:.0e}"
+                print(f"{Path(folder) / file}: {given} -> {found}; {off}")
+
+
+VERBS: dict[str, Callable[..., None]] = {
+    "generate": generate,
+    "reconstruct": reconstruct,
+    "encode": encode,
+    "decode": decode,
+    "export": export,
+}

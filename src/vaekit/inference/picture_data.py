@@ -1,0 +1,216 @@
+"""Images and latents that a run stores in RUN/picture_data.safetensors, so that pictures need no data set."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import safetensors
+import torch
+from safetensors.torch import save
+from torch import Tensor
+
+from ..data import Dataset, EvalSplit, Split, eval_split, reload
+from ..data.dataset import Batch, ResolvedBinarisation
+from ..data.splits import balanced_rows, evenly_spaced
+from ..likelihood.clusters import batch_responsibilities
+from ..likelihood.latent_use import batch_size, kl_per_dimension
+from ..model.distributions import GaussianMixture, stddev
+from ..model.graph import VAE
+from ..runs.data import evaluation_images
+from ..runs.directory import Run
+from ..support.atomic import write_bytes
+from ..support.devices import fast_float32, seeded
+from ..support.errors import UserError, one_line, require
+
+FILE_NAME = "picture_data.safetensors"
+OLD_FILE_NAME = "exhibits.safetensors"  # in runs from before November 2026
+SPLITS = ("train", "test")
+MAX_IMAGES = 200  # stored per split, fewer where they exceed MAX_BYTES
+MAX_BYTES = 2**23
+IMAGES_PER_CLASS = 10  # and per cluster
+MAX_CODES = 10_000  # test images whose latents are stored
+POSTERIOR_SAMPLES = 10  # per image, for p(cluster | x)
+MAX_CLUSTERS = 100  # with more components, p(cluster | x) is not stored
+SEED = 3
+
+
+@dataclass(frozen=True)
+class PictureData:
+    """Some training and test images as the model sees them, and the latents of many test images.
+
+    `batches`: by split (train, test), images (n, C, H, W) in [0, 1] with their labels; `rows`: their indices in the
+    split, (n,). `codes`: by latent, posterior means (N, D) of the test images `code_rows` (N,), whose
+    labels are `code_labels`; `scales`: their standard deviations. `kl`: by latent, (D,), nats (see latent_use).
+    For a mixture prior, `clusters` (N, K) is p(cluster | x), None with too many components, and `component_shares` (K,)
+    its mean over images.
+    """
+
+    batches: dict[str, Batch]
+    rows: dict[str, Tensor]
+    code_rows: Tensor
+    code_labels: Tensor | None
+    codes: dict[str, Tensor]
+    scales: dict[str, Tensor]
+    kl: dict[str, Tensor]
+    component_shares: Tensor | None
+    clusters: Tensor | None
+
+    def positions(self, rows: Tensor) -> Tensor:
+        """Indices in the codes of the test images `rows` (n,), all of which are in `code_rows`."""
+        return torch.searchsorted(self.code_rows, rows)
+
+
+def load_or_create(run: Run, model: VAE, data_dir: str | Path | None = None) -> PictureData:
+    """The picture data of a run: read from its file if that belongs to the current weights, else created from its data.
+
+    Raises UserError where neither is available.
+    """
+    path = run.path / FILE_NAME
+    for file in (path, run.path / OLD_FILE_NAME):
+        if file.is_file():
+            picture_data = read(file, file_sha256(run.weights_path))
+            if picture_data is not None:
+                return picture_data
+    try:
+        return create(run, model, data_dir=data_dir)
+    except UserError as error:
+        raise UserError(
+            f"{path} is missing or belongs to other weights, and creating it needs the data: {error}"
+        ) from None
+
+
+def create(
+    run: Run, model: VAE, data: Dataset | None = None, data_dir: str | Path | None = None
+) -> PictureData:
+    """Create a run's picture data from its data set, with `model` at the best weights, and write it to the run."""
+    if data is None:
+        data = reload(run.source, data_dir, str(run))
+    device = next(model.parameters()).device
+    model.eval()
+    test = evaluation_images(run, "test", data, None)
+    with torch.no_grad(), seeded(SEED, device), fast_float32(device):
+        picture_data = collect(model, data.train, test, run.data.binarisation)
+    content = save(to_tensors(picture_data), {"weights": file_sha256(run.weights_path)})
+    write_bytes(run.path / FILE_NAME, content)
+    return picture_data
+
+
+def collect(
+    model: VAE, train: Split, test: EvalSplit, binarisation: ResolvedBinarisation
+) -> PictureData:
+    """Choose images of the two splits, and encode the test images."""
+    device = next(model.parameters()).device
+    code_rows = evenly_spaced(len(test), MAX_CODES)
+    labels = None if test.labels is None else test.labels[code_rows]
+    codes: dict[str, list[Tensor]] = {}
+    scales: dict[str, list[Tensor]] = {}
+    kl: dict[str, Tensor] = {}
+    cluster_parts: list[Tensor] = []
+    for part in code_rows.split(batch_size(model)):
+        batch = test.take(part).to(device)[:]
+        values = model.given(batch.images, batch.labels)
+        for name, q in model.posteriors({**values}).items():
+            codes.setdefault(name, []).append(q.mean.cpu())
+            scales.setdefault(name, []).append(stddev(q).cpu())
+        for name, latent in model.infer({**values}, (len(batch),)).items():
+            share = len(batch) / len(code_rows)
+            kl[name] = kl.get(name, torch.zeros(())) + share * kl_per_dimension(latent).cpu()
+            if isinstance(latent.prior, GaussianMixture):
+                cluster_parts.append(batch_responsibilities(model, batch, POSTERIOR_SAMPLES).cpu())
+
+    count = num_images(test.split)
+    chosen = balanced_rows(labels, len(code_rows), count).sort().values
+    clusters = torch.cat(cluster_parts) if cluster_parts else None
+    component_shares = None if clusters is None else clusters.mean(0)
+    if clusters is not None and clusters.shape[1] > MAX_CLUSTERS:
+        clusters = None
+    if clusters is not None:
+        fitting = MAX_BYTES // (bytes_per_image(test.split) * clusters.shape[1])
+        per_cluster = max(1, min(IMAGES_PER_CLASS, len(code_rows), fitting))
+        most_confident = clusters.topk(per_cluster, dim=0).indices.flatten()
+        chosen = torch.cat([chosen, most_confident]).unique()
+    rows = {"train": evenly_spaced(len(train), count), "test": code_rows[chosen]}
+    # The rows are taken before binarisation, so that a large training split is not read for a few images.
+    train_batch = eval_split(train.take(rows["train"]), binarisation)[:]
+    return PictureData(
+        batches={"train": train_batch, "test": test[rows["test"]]},
+        rows=rows,
+        code_rows=code_rows,
+        code_labels=labels,
+        codes={name: torch.cat(parts) for name, parts in codes.items()},
+        scales={name: torch.cat(parts) for name, parts in scales.items()},
+        kl=kl,
+        component_shares=component_shares,
+        clusters=clusters,
+    )
+
+
+def num_images(images: Split) -> int:
+    """How many images of a split to store: fewer of large ones."""
+    return max(IMAGES_PER_CLASS, min(MAX_IMAGES, MAX_BYTES // bytes_per_image(images)))
+
+
+def bytes_per_image(images: Split) -> int:
+    """Bytes of one stored image."""
+    first = images[:1].images
+    return first.numel() * first.element_size()
+
+
+def to_tensors(picture_data: PictureData) -> dict[str, Tensor]:
+    """The picture data as tensors by name, with 8-bit pixels as uint8."""
+    tensors: dict[str, Tensor | None] = {
+        "code_rows": picture_data.code_rows,
+        "code_labels": picture_data.code_labels,
+        "use": picture_data.component_shares,
+        "clusters": picture_data.clusters,
+    }
+    for kind in ("codes", "scales", "kl"):
+        tensors |= {f"{kind}.{name}": value for name, value in getattr(picture_data, kind).items()}
+    for split, batch in picture_data.batches.items():
+        images = batch.images.cpu()
+        levels = (images * 255).round().to(torch.uint8)
+        exact = torch.equal(levels.float().div_(255), images)
+        tensors[f"images.{split}"] = levels if exact else images
+        tensors[f"labels.{split}"] = batch.labels
+        tensors[f"rows.{split}"] = picture_data.rows[split]
+    return {name: t.cpu().contiguous() for name, t in tensors.items() if t is not None}
+
+
+def read(path: Path, weights: str) -> PictureData | None:
+    """Read picture data from a file; None if it belongs to other weights. Raises UserError for a damaged file."""
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("weights") != weights:
+                return None
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        parts: dict[str, dict[str, Tensor]] = {}
+        for name, tensor in tensors.items():
+            kind, _, key = name.partition(".")
+            parts.setdefault(kind, {})[key] = tensor
+        labels = parts.get("labels", {})
+        images = {split: parts["images"][split] for split in SPLITS}
+        return PictureData(
+            batches={
+                split: Batch(x if x.is_floating_point() else x.float().div_(255), labels.get(split))
+                for split, x in images.items()
+            },
+            rows={split: parts["rows"][split] for split in SPLITS},
+            code_rows=tensors["code_rows"],
+            code_labels=tensors.get("code_labels"),
+            codes=parts["codes"],
+            scales=parts["scales"],
+            kl=parts["kl"],
+            component_shares=tensors.get("use"),
+            clusters=tensors.get("clusters"),
+        )
+    except (safetensors.SafetensorError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({one_line(error)}); remove it") from None
+
+
+def file_sha256(path: Path) -> str:
+    """sha256 of a weights file. Raises UserError where it is missing."""
+    require(path.is_file(), f"{path} is missing; the run has not saved any weights yet")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,69 @@
+"""Small models of every kind, for tests that go through all of them."""
+
+from typing import get_args
+
+import pytest
+import torch
+
+from vaekit import MODELS, build
+from vaekit.settings.model import Likelihood
+
+SHAPES = [(1, 28, 28), (1, 28, 20), (3, 32, 32), (3, 94, 94), (1, 7, 5), (1, 1, 1), (3, 64, 48)]
+LIKELIHOODS = [x for x in get_args(Likelihood) if x != "auto"]
+
+
+CLASSES = 4
+VAMP = {"pseudo_inputs": "noise", "components": 5}
+
+
+# Every model of the table, and variants by its settings: (model, settings).
+CASES = {
+    **{name: (name, VAMP if "vamp" in name else {}) for name in MODELS},
+    "learned-mixture": ("vae", {"prior": "learned-mixture", "components": 3}),
+    "conditional prior": ("cvae", {"prior": "conditional"}),
+    "quadrants": ("cvae", {"condition": "quadrants:2"}),
+    "convolutional cvae": ("cvae", {"network": "conv"}),
+    "convolutional quadrants": (
+        "cvae",
+        {"condition": "quadrants:1", "network": "conv", "prior": "conditional"},
+    ),
+    "convolutional hvampprior": ("hvampprior", {**VAMP, "network": "conv"}),
+    "hvae of labels": ("hvae", {"condition": "label", "prior": "conditional", "top_dim": 2}),
+    "gmvae of labels": ("gmvae", {"condition": "label", "w_dim": 2}),
+    "hvae of quadrants": ("hvae", {"condition": "quadrants:3"}),
+    "deterministic mmdvae": ("mmdvae", {"posterior": "deterministic"}),
+    "batch normalisation": ("convvae", {"normalisation": "batch"}),
+    "layer normalisation": ("convgmvae", {"normalisation": "layer"}),
+    "two encoders": ("hvae", {"two_encoders": True}),
+}
+
+
+NO_DENSITY = "a deterministic posterior has no density"
+
+
+def small(name, shape=(1, 9, 6), **settings):
+    model, extra = CASES.get(name, (name, {}))
+    sizes = {"latent_dim": 3, "hidden_dim": 16, "channels": 4}
+    return build(model, shape, **{"classes": CLASSES, **sizes, **extra, **settings})
+
+
+def images(count, shape, likelihood="bernoulli"):
+    generator = torch.Generator().manual_seed(1)
+    x = torch.rand(count, *shape, generator=generator)
+    return x.round() if likelihood == "bernoulli" else (x * 255).round() / 255
+
+
+def labels(count):
+    return torch.arange(count) % CLASSES
+
+
+def given(model, count):
+    """The condition of `sample`: labels, or images to complete."""
+    if model.blueprint.settings.condition.startswith("quadrants"):
+        return images(count, model.blueprint.shape)
+    return labels(count)
+
+
+def skip_without_density(model):
+    if model.blueprint.settings.posterior == "deterministic":
+        pytest.skip(NO_DENSITY)
