@@ -1,9 +1,9 @@
-"""Kingma and Welling 2014, Figure 2, with our curves over theirs: lower bound by training samples evaluated.
+"""Figure 2 of Kingma and Welling 2014, lower bound by training samples evaluated, with our curves added.
 
     python benchmarks/aevb_figure.py [--runs runs/reproduce] [--out docs/pictures/aevb]
 
-Draws what `vaekit reproduce aevb-mnist-3` and the other rows of the name left. Theirs were read from the figure's
-curves, to about 0.2 nats for MNIST and 3 for Frey faces.
+Reads the runs of `vaekit reproduce aevb-mnist-3` and the other rows of that name. The paper's values were digitised
+from the figure, to about 0.2 nats for MNIST and 3 for Frey faces.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from vaekit.pictures import save
 from vaekit.runs.directory import Run
 
 SAMPLES = [10.0**power for power in (6, 6.5, 7, 7.5, 8)]
-# By data set and dimensions: test, train.
+# By data set and latent dimensions: test and training bound, nats per image.
 PAPER: dict[str, dict[int, tuple[list[float], list[float]]]] = {
     "mnist": {
         3: ([-152.9, -143.4, -138.0, -134.8, -133.4], [-155.3, -144.4, -138.3, -133.7, -130.3]),
@@ -40,15 +40,17 @@ PAPER: dict[str, dict[int, tuple[list[float], list[float]]]] = {
 LIMITS = {"mnist": (-150, -90), "frey": (600, 1500)}
 
 
-def thinned(seen: Sequence[float], values: Sequence[float]) -> tuple[list[float], list[float]]:
-    """The curve's means in twenty parts of each power of ten."""
-    places = [int(20 * math.log10(x)) for x in seen]
-    rows = {place: [i for i, p in enumerate(places) if p == place] for place in set(places)}
+def average_bins(
+    samples: Sequence[float], values: Sequence[float]
+) -> tuple[list[float], list[float]]:
+    """The curve averaged in twenty bins per power of ten."""
+    bins = [int(20 * math.log10(x)) for x in samples]
+    rows = {bin_: [i for i, b in enumerate(bins) if b == bin_] for bin_ in set(bins)}
 
     def means(numbers: Sequence[float]) -> list[float]:
-        return [statistics.mean(numbers[i] for i in rows[place]) for place in sorted(rows)]
+        return [statistics.mean(numbers[i] for i in rows[bin_]) for bin_ in sorted(rows)]
 
-    return means(seen), means(values)
+    return means(samples), means(values)
 
 
 def draw(axes: Axes, name: str, dim: int, runs: Path) -> None:
@@ -61,14 +63,14 @@ def draw(axes: Axes, name: str, dim: int, runs: Path) -> None:
             continue
         run = Run(folder)
         images = run.section("data")["images"]["train"]
-        seen = [epoch["epoch"] * images for epoch in run.metrics]
-        called = "ours, Adam" if kind else "ours, Adagrad as the paper"
-        for key, style, what in (
+        samples = [epoch["epoch"] * images for epoch in run.metrics]
+        optimizer = "ours, Adam" if kind else "ours, Adagrad as in the paper"
+        for key, style, split in (
             ("train_elbo", "--", "training"),
             ("validation_elbo", "-", "validation"),
         ):
-            curve = thinned(seen, [epoch[key] for epoch in run.metrics])
-            axes.plot(*curve, style, color=colour, lw=1.2, label=f"{called}, {what} images")
+            curve = average_bins(samples, [epoch[key] for epoch in run.metrics])
+            axes.plot(*curve, style, color=colour, lw=1.2, label=f"{optimizer}, {split} images")
     axes.set_xscale("log")
     axes.set_xlim(1e5, 1e8)
     axes.set_ylim(*LIMITS[name])
@@ -81,22 +83,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--runs", type=Path, default=Path("runs/reproduce"))
     parser.add_argument("--out", default="docs/pictures/aevb")
-    given = parser.parse_args()
+    args = parser.parse_args()
     for name, rows in PAPER.items():
         figure = Figure(figsize=(3.2 * len(rows), 4), layout="constrained")
         panels = figure.subplots(1, len(rows), sharey=True)
         for axes, dim in zip(panels, rows, strict=True):
-            draw(axes, name, dim, given.runs)
-        panels[0].set_ylabel("lower bound, nats an image")
-        shown = {
+            draw(axes, name, dim, args.runs)
+        panels[0].set_ylabel("lower bound, nats per image")
+        legend = {
             label: handle
             for axes in panels
             for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
         figure.legend(
-            shown.values(), shown.keys(), loc="outside lower center", ncols=3, frameon=False
+            legend.values(), legend.keys(), loc="outside lower center", ncols=3, frameon=False
         )
-        print(save(figure, Path(f"{given.out}-{name}.png")))
+        print(save(figure, Path(f"{args.out}-{name}.png")))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How the cost of vaekit's step grows with the batch, the latent, the samples, the image and the data.
+"""Scaling of vaekit's step time with batch size, latent dimensions, samples, image side and number of images.
 
     python benchmarks/growth.py [--rounds 5] [--out docs/results/growth.png]
 
-The model is `vae` at its defaults, not compiled, on MNIST; images of other sizes are noise. The values of a series are
-timed in turn, a short epoch each. The slope is that of the last half of the values on logarithmic axes: at 1, cost
-grows in proportion.
+The model is `vae` at its defaults, uncompiled, on MNIST; images of other sizes are noise. The values of a series are
+timed in turn, one short epoch each. The slope is fitted to the second half of the points on logarithmic axes; at 1, the
+time is proportional.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from contestants import mnist
 from in_torch import dataset
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
+from tasks import mnist
 
 import vaekit
 from vaekit.pictures import save
@@ -38,20 +38,20 @@ CPU = torch.device("cpu")
 
 @dataclass(frozen=True)
 class Setting:
-    """One training to time."""
+    """The sizes of one training to time."""
 
     batch: int = BATCH
     latent: int = 20
-    samples: int | None = None  # of iwae; without, the objective is the ELBO
+    samples: int | None = None  # of iwae; None is the ELBO
     side: int = 28
-    images: int | None = None  # of an epoch; STEPS batches by default
+    images: int | None = None  # per epoch; STEPS batches by default
 
     @property
     def count(self) -> int:
         return self.images or STEPS * self.batch
 
     def epochs(self) -> Iterator[float]:
-        """Seconds of each epoch's training."""
+        """Training seconds of each epoch."""
         if self.side == 28:
             data = dataset(*mnist(self.count))
         else:
@@ -81,31 +81,31 @@ class Series:
     settings: dict[int, Setting]
 
     def times(self, rounds: int) -> list[float]:
-        """By value, milliseconds of a step, or seconds of an epoch of so many images."""
+        """Median time of each setting: milliseconds per step, or seconds per epoch."""
         loops = [setting.epochs() for setting in self.settings.values()]
         for loop in loops:
             next(loop)
-        turns = [[next(loop) for loop in loops] for _ in range(rounds)]
-        medians = [statistics.median(column) for column in zip(*turns, strict=True)]
-        return medians if self.unit == "s an epoch" else [1e3 * t / STEPS for t in medians]
+        times = [[next(loop) for loop in loops] for _ in range(rounds)]
+        medians = [statistics.median(column) for column in zip(*times, strict=True)]
+        return medians if self.unit == "s per epoch" else [1e3 * t / STEPS for t in medians]
 
 
-MS = "ms a step"
-ALL = [
+MS = "ms per step"
+SERIES = [
     Series("batch size", MS, {n: Setting(batch=n) for n in (25, 50, 100, 200, 400, 800)}),
     Series("latent dimensions", MS, {2**n: Setting(latent=2**n) for n in range(1, 10)}),
     Series("samples K (iwae)", MS, {2**n: Setting(samples=2**n) for n in range(7)}),
     Series("image side, pixels", MS, {n: Setting(side=n) for n in (14, 20, 28, 40, 56, 80, 112)}),
     Series(
         "training images",
-        "s an epoch",
+        "s per epoch",
         {n: Setting(images=n) for n in (1000, 2000, 5000, 10_000, 20_000, 50_000)},
     ),
 ]
 
 
 def slope(values: Sequence[float], times: Sequence[float]) -> float:
-    """Of the last half of the points on logarithmic axes."""
+    """Slope of the second half of the points on logarithmic axes."""
     half = len(values) // 2
     return float(np.polyfit(np.log(values[half:]), np.log(times[half:]), 1)[0])
 
@@ -115,8 +115,8 @@ def draw(axes: Axes, series: Series, times: Sequence[float]) -> None:
     axes.plot(values, times, color=BLUE, marker=".")
     axes.set(xscale="log", yscale="log", xlabel=series.title)
     axes.set_title(f"{series.unit}, slope {slope(values, times):.2f}", fontsize=10)
-    shown = values if len(values) < 7 else values[::2]
-    axes.set_xticks(shown, [f"{n // 1000}k" if n >= 1000 else str(n) for n in shown], fontsize=8)
+    ticks = values if len(values) < 7 else values[::2]
+    axes.set_xticks(ticks, [f"{n // 1000}k" if n >= 1000 else str(n) for n in ticks], fontsize=8)
     axes.xaxis.set_minor_locator(NullLocator())
     axes.set_ylim(min(times) / 1.5, max(times) * 1.5)
     axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -129,19 +129,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("docs/results/growth.png"))
-    given = parser.parse_args()
-    require_folder(given.out)
+    args = parser.parse_args()
+    require_folder(args.out)
     figure = Figure(figsize=(14, 2.9), dpi=100, layout="constrained")
-    for axes, series in zip(figure.subplots(1, len(ALL)), ALL, strict=True):
+    for axes, series in zip(figure.subplots(1, len(SERIES)), SERIES, strict=True):
         with fast_training(CPU):
-            times = series.times(given.rounds)
+            times = series.times(args.rounds)
         values = list(series.settings)
-        found = slope(values, times)
         print("|", " | ".join([series.title, *(f"{n:,}" for n in values), "slope"]), "|")
         print("|---" * (len(values) + 2) + "|")
-        print("|", " | ".join([series.unit, *(f"{t:.3g}" for t in times), f"{found:.2f}"]), "|\n")
+        print(
+            "|",
+            " | ".join([series.unit, *(f"{t:.3g}" for t in times), f"{slope(values, times):.2f}"]),
+            "|\n",
+        )
         draw(axes, series, times)
-    print(save(figure, given.out))
+    print(save(figure, args.out))
 
 
 if __name__ == "__main__":

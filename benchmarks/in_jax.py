@@ -1,11 +1,10 @@
-"""The raced models in JAX, without a library of networks or optimisers: vaekit's sizes, vaekit's losses.
+"""The tasks in JAX, without a library of networks or optimisers: the sizes and losses of vaekit.
 
-    python benchmarks/in_jax.py     # shows that sizes, losses and gradients are vaekit's
+    python benchmarks/in_jax.py     # checks sizes, losses and gradients against vaekit
 
-A short epoch is one compiled program, `lax.scan` over its batches with the state donated. Where there are
-convolutions, which XLA runs on one core inside a loop, a step is the program. What is quickest in JAX was taken: its
-default generator, 16 random bits a pixel, and the mixture's distances as float32 products, which lose digits (vaekit's
-are float64).
+A short epoch is one compiled program, `lax.scan` over its batches with the state donated; with convolutions, which XLA
+runs on one core inside a loop, each step is a program. The fastest options were chosen: JAX's default generator, 16
+random bits per pixel, and the mixture's distances as float32 products, which lose digits (vaekit uses float64).
 """
 
 from __future__ import annotations
@@ -18,12 +17,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from contestants import TASKS, mnist
 from jax import Array, lax
+from tasks import TASKS, mnist
 
-# Each layer's weight, in the order of vaekit's parameters; a bias follows, but not after pseudo-inputs. The letters are
-# networks: q(z | x), the decoder x, the prior p; r, b, j are the trunk, branch and joint layers of q(z1 | x, z2); c are
-# convolutions, d those of the decoder.
+# Shape of each layer's weight, in the order of vaekit's parameters; each has a bias, except the pseudo-inputs. The
+# letters are networks: q(z | x), the decoder x, the prior p; r, b, j are the trunk, branch and joint layers of
+# q(z1 | x, z2); c are convolutions, d those of the decoder.
 SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
     "dense": {"q0": (784, 500), "q1": (500, 40), "x0": (20, 500), "x1": (500, 784)},
     "vampprior": {
@@ -51,14 +50,14 @@ SHAPES: dict[str, dict[str, tuple[int, ...]]] = {
         **{"d3": (3, 3, 64, 32), "d4": (3, 3, 32, 1)},
     },
 }
-# Dimensions of each latent, in the order that they are drawn.
+# Dimensions of each latent, in sampling order.
 LATENTS = {"dense": (20,), "vampprior": (40,), "hvampprior": (40, 40), "gmvae": (2, 10), "conv": (2,)}  # fmt: skip
 DOUBLING = ("d1", "d3")
 
 Weights = dict[str, tuple[Array, ...]]
 Noise = tuple[Array, ...]
 Gaussian = tuple[Array, Array]  # location and scale
-FLOOR = 1e-4  # of the scales, which are 1 where a network says 0
+FLOOR = 1e-4  # of the scales; a network output of 0 gives a scale of 1
 OFFSET = math.log(math.expm1(1 - FLOOR))
 
 
@@ -73,7 +72,7 @@ def gated(x: Array) -> Array:
 
 
 def network(weights: Weights, letter: str, x: Array, activation: Callable[[Array], Array]) -> Array:
-    """All dense layers of a letter, the activation between them."""
+    """The dense layers of a letter, with the activation between them."""
     for i in range(sum(name[0] == letter and name != "pseudo" for name in weights)):
         weight, bias = weights[f"{letter}{i}"]
         x = (activation(x) if i else x) @ weight + bias
@@ -81,27 +80,27 @@ def network(weights: Weights, letter: str, x: Array, activation: Callable[[Array
 
 
 def convolution(weights: Weights, name: str, x: Array, stride: int = 1) -> Array:
-    """A convolution that keeps the size of images (B, H, W, C), or divides it by the stride; or doubles it."""
+    """A convolution of images (B, H, W, C): same size, divided by the stride, or doubled (transposed)."""
     weight, bias = weights[name]
     if name in DOUBLING:
-        return doubled(x, weight) + bias
+        return upsample(x, weight) + bias
     padding, layout = [(weight.shape[0] // 2,) * 2] * 2, ("NHWC", "HWIO", "NHWC")
     strides = (stride, stride)
     return lax.conv_general_dilated(x, weight, strides, padding, dimension_numbers=layout) + bias
 
 
-def doubled(x: Array, weight: Array) -> Array:
-    """A transposed convolution, 3 x 3 of stride 2, as one of 2 x 2 that gives the four pixels of each: XLA takes three
-    to five times as long for the gradient of lax.conv_transpose."""
+def upsample(x: Array, weight: Array) -> Array:
+    """A transposed 3 x 3 convolution of stride 2, as a 2 x 2 convolution that outputs four pixels per input pixel: the
+    gradient of lax.conv_transpose takes XLA three to five times as long."""
     _, height, width, inputs = x.shape
     outputs = weight.shape[-1]
-    # Along each side an even pixel is w1 x[i], an odd one w0 x[i] + w2 x[i + 1].
-    taps = jnp.array([1, 0, 3, 2])  # the one after the last is 0
-    four = jnp.pad(weight, ((0, 1), (0, 1), (0, 0), (0, 0)))[taps][:, taps]
-    four = four.reshape(2, 2, 2, 2, inputs, outputs).transpose(0, 2, 4, 1, 3, 5)
-    four = four.reshape(2, 2, inputs, 4 * outputs)
+    # In each dimension even pixels are w1 x[i], odd ones w0 x[i] + w2 x[i + 1].
+    taps = jnp.array([1, 0, 3, 2])  # index 3 is the zero padding
+    kernel = jnp.pad(weight, ((0, 1), (0, 1), (0, 0), (0, 0)))[taps][:, taps]
+    kernel = kernel.reshape(2, 2, 2, 2, inputs, outputs).transpose(0, 2, 4, 1, 3, 5)
+    kernel = kernel.reshape(2, 2, inputs, 4 * outputs)
     padding, layout = [(0, 1)] * 2, ("NHWC", "HWIO", "NHWC")
-    out = lax.conv_general_dilated(x, four, (1, 1), padding, dimension_numbers=layout)
+    out = lax.conv_general_dilated(x, kernel, (1, 1), padding, dimension_numbers=layout)
     out = out.reshape(-1, height, width, 2, 2, outputs).transpose(0, 1, 3, 2, 4, 5)
     return out.reshape(-1, 2 * height, 2 * width, outputs)
 
@@ -111,7 +110,7 @@ def gaussian(output: Array) -> Gaussian:
     return loc, FLOOR + softplus(raw + OFFSET)
 
 
-def draw(q: Gaussian, noise: Array) -> Array:
+def reparameterise(q: Gaussian, noise: Array) -> Array:
     return q[0] + q[1] * noise
 
 
@@ -122,7 +121,7 @@ def log_density(z: Array, p: Gaussian) -> Array:
 
 
 def log_mixture(z: Array, p: Gaussian) -> Array:
-    """Of equal weights; p is (K, D), the same for all images, or (B, K, D)."""
+    """Log-density of a mixture with equal weights; p is (K, D), shared by all images, or (B, K, D)."""
     loc, scale = p
     if loc.ndim == 2:
         precision = scale**-2
@@ -139,15 +138,15 @@ def kl(q: Gaussian, p: Gaussian | None = None) -> Array:
     return (0.5 * (loc**2 + scale**2 - 1) - jnp.log(scale)).sum(-1)
 
 
-def minus_elbo(x: Array, logits: Array, *kls: Array) -> Array:
-    """The mean over images, nats."""
+def negative_elbo(x: Array, logits: Array, *kls: Array) -> Array:
+    """Negative ELBO, mean over images, nats."""
     log_likelihood = (x * logits - softplus(logits)).reshape(len(x), -1).sum(-1)
     return (sum(kls) - log_likelihood).mean()
 
 
 def dense(weights: Weights, x: Array, noise: Noise) -> Array:
     q = gaussian(network(weights, "q", x, jax.nn.relu))
-    return minus_elbo(x, network(weights, "x", draw(q, noise[0]), jax.nn.relu), kl(q))
+    return negative_elbo(x, network(weights, "x", reparameterise(q, noise[0]), jax.nn.relu), kl(q))
 
 
 def pseudo_posterior(weights: Weights) -> Gaussian:
@@ -157,30 +156,30 @@ def pseudo_posterior(weights: Weights) -> Gaussian:
 
 def vampprior(weights: Weights, x: Array, noise: Noise) -> Array:
     q = gaussian(network(weights, "q", x, gated))
-    z = draw(q, noise[0])
+    z = reparameterise(q, noise[0])
     ratio = log_density(z, q) - log_mixture(z, pseudo_posterior(weights))
-    return minus_elbo(x, network(weights, "x", z, gated), ratio)
+    return negative_elbo(x, network(weights, "x", z, gated), ratio)
 
 
 def hvampprior(weights: Weights, x: Array, noise: Noise) -> Array:
     q2 = gaussian(network(weights, "q", x, gated))
-    z2 = draw(q2, noise[0])
+    z2 = reparameterise(q2, noise[0])
     ratio = log_density(z2, q2) - log_mixture(z2, pseudo_posterior(weights))
-    seen, branch = network(weights, "r", x, gated), network(weights, "b", z2, gated)
-    joined = jnp.concatenate([gated(seen), gated(branch)], axis=-1)
+    trunk, branch = network(weights, "r", x, gated), network(weights, "b", z2, gated)
+    joined = jnp.concatenate([gated(trunk), gated(branch)], axis=-1)
     q1 = gaussian(network(weights, "j", joined, gated))
     p1 = gaussian(network(weights, "p", z2, gated))
-    both = jnp.concatenate([draw(q1, noise[1]), z2], axis=-1)
-    return minus_elbo(x, network(weights, "x", both, gated), ratio, kl(q1, p1))
+    both = jnp.concatenate([reparameterise(q1, noise[1]), z2], axis=-1)
+    return negative_elbo(x, network(weights, "x", both, gated), ratio, kl(q1, p1))
 
 
 def gmvae(weights: Weights, x: Array, noise: Noise) -> Array:
     q_w = gaussian(network(weights, "w", x, jax.nn.silu))
     q = gaussian(network(weights, "q", x, jax.nn.silu))
-    w, z = draw(q_w, noise[0]), draw(q, noise[1])
+    w, z = reparameterise(q_w, noise[0]), reparameterise(q, noise[1])
     clusters = network(weights, "p", w, jnp.tanh).reshape(len(x), 10, -1)
     ratio = log_density(z, q) - log_mixture(z, gaussian(clusters))
-    return minus_elbo(x, network(weights, "x", z, jax.nn.silu), kl(q_w), ratio)
+    return negative_elbo(x, network(weights, "x", z, jax.nn.silu), kl(q_w), ratio)
 
 
 def conv(weights: Weights, x: Array, noise: Noise) -> Array:
@@ -188,14 +187,14 @@ def conv(weights: Weights, x: Array, noise: Noise) -> Array:
     out = image
     for name, stride in {"c0": 1, "c1": 2, "c2": 1, "c3": 2}.items():
         out = jax.nn.relu(convolution(weights, name, out, stride))
-    # Dense layers see channels first, as vaekit's do.
+    # Channels first for the dense layers, as in vaekit.
     features = out.transpose(0, 3, 1, 2).reshape(len(out), -1)
     q = gaussian(network(weights, "q", features, jax.nn.relu))
-    out = network(weights, "x", draw(q, noise[0]), jax.nn.relu)
+    out = network(weights, "x", reparameterise(q, noise[0]), jax.nn.relu)
     out = out.reshape(-1, 32, 7, 7).transpose(0, 2, 3, 1)
     for name in ("d0", "d1", "d2", "d3", "d4"):
         out = convolution(weights, name, jax.nn.relu(out))
-    return minus_elbo(image, out, kl(q))
+    return negative_elbo(image, out, kl(q))
 
 
 LOSSES: dict[str, Callable[[Weights, Array, Noise], Array]] = {
@@ -208,7 +207,7 @@ LOSSES: dict[str, Callable[[Weights, Array, Noise], Array]] = {
 
 
 class State(NamedTuple):
-    """All that a step changes; Adam's two means beside the weights."""
+    """Weights, Adam's two moments, step and random key."""
 
     weights: Weights
     mean: Weights
@@ -217,8 +216,8 @@ class State(NamedTuple):
     key: Array
 
 
-def first_state(model: str, seed: int = 0) -> State:
-    """Weights and biases drawn as torch does, within 1 / sqrt(inputs)."""
+def initial_state(model: str, seed: int = 0) -> State:
+    """Initial weights and biases, uniform within 1 / sqrt(inputs) as in torch."""
     random = np.random.default_rng(seed)
 
     def uniform(shape: tuple[int, ...], inputs: int) -> Array:
@@ -237,7 +236,7 @@ def train_step(model: str, state: State, images: Array) -> tuple[State, Array]:
     """One step of Adam on images (B, 784), uint8."""
     key, for_bits, *for_noise = jax.random.split(state.key, 2 + len(LATENTS[model]))
     if TASKS[model].dynamic:
-        # 257 x of 65,536 is x / 255, to 1 in 65,536.
+        # 257 x / 65,536 is x / 255 to within 1 / 65,536.
         bits = jax.random.bits(for_bits, images.shape, jnp.uint16)
         x = (bits < images.astype(jnp.uint16) * 257).astype(jnp.float32)
     else:
@@ -247,7 +246,7 @@ def train_step(model: str, state: State, images: Array) -> tuple[State, Array]:
     loss, gradient = jax.value_and_grad(LOSSES[model])(state.weights, x, noise)
 
     step = state.step + 1
-    rate, corrected = TASKS[model].rate / (1 - 0.9**step), 1 / (1 - 0.999**step)
+    rate, corrected = TASKS[model].learning_rate / (1 - 0.9**step), 1 / (1 - 0.999**step)
     mean = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, state.mean, gradient)
     square = jax.tree.map(lambda s, g: 0.999 * s + 0.001 * g * g, state.square, gradient)
     weights = jax.tree.map(
@@ -257,8 +256,8 @@ def train_step(model: str, state: State, images: Array) -> tuple[State, Array]:
 
 
 def train_epochs(model: str, images: np.ndarray) -> tuple[int, Iterator[float]]:
-    """How many weights there are, and a loop that yields the mean loss of an epoch; images (N, 28, 28), uint8."""
-    state = first_state(model)
+    """The number of weights, and a loop that yields the mean loss of each epoch; images (N, 28, 28), uint8."""
+    state = initial_state(model)
     return sum(leaf.size for leaf in jax.tree.leaves(state.weights)), loop(model, state, images)
 
 
@@ -271,23 +270,23 @@ def loop(model: str, state: State, images: np.ndarray) -> Iterator[float]:
     def scan(state: State, order: Array, stored: Array) -> tuple[State, Array]:
         return lax.scan(lambda state, rows: step(state, rows, stored), state, order)
 
-    one, whole = (jax.jit(program, donate_argnums=0) for program in (step, scan))
+    run_step, run_epoch = (jax.jit(program, donate_argnums=0) for program in (step, scan))
     random = np.random.default_rng(0)
     while True:
         order = random.permutation(len(images)).reshape(-1, TASKS[model].batch).astype(np.int32)
         if model == "conv":
             losses = []
             for rows in order:
-                state, loss = one(state, rows, stored)
+                state, loss = run_step(state, rows, stored)
                 losses.append(loss)
             yield float(jnp.stack(losses).mean())
         else:
-            state, losses_ = whole(state, order, stored)
+            state, losses_ = run_epoch(state, order, stored)
             yield float(losses_.mean())
 
 
 def from_vaekit(model: str, tensors: Iterable[Any]) -> Weights:
-    """Tensors of the shapes of vaekit's parameters, in their order, as weights here."""
+    """Tensors shaped and ordered as vaekit's parameters, in the layout of this module."""
     arrays = iter([tensor.detach().numpy() for tensor in tensors])
     weights: Weights = {}
     for name, shape in SHAPES[model].items():
@@ -299,19 +298,19 @@ def from_vaekit(model: str, tensors: Iterable[Any]) -> Weights:
         else:
             weight = weight.T if weight.ndim == 2 else weight.transpose(2, 3, 1, 0)
         assert weight.shape == shape, (model, name, weight.shape)
-        here = (weight,) if name == "pseudo" else (weight, next(arrays))
-        weights[name] = tuple(jnp.asarray(array) for array in here)
+        layer = (weight,) if name == "pseudo" else (weight, next(arrays))
+        weights[name] = tuple(jnp.asarray(array) for array in layer)
     assert next(arrays, None) is None, f"{model}: vaekit has more parameters"
     return weights
 
 
-def agreement(model: str) -> tuple[float, float]:
-    """How far the loss and the gradient of a batch are from vaekit's of the same weights, bits and noise, relative."""
+def relative_errors(model: str) -> tuple[float, float]:
+    """Relative differences of a batch's loss and gradient from vaekit's, with the same weights, pixels and noise."""
     import torch
-    from in_torch import raced_model
+    from in_torch import build_task
 
     images, labels = mnist(TASKS[model].batch)
-    theirs, objective = raced_model(model)
+    theirs, objective = build_task(model)
     x = images > 127 if TASKS[model].dynamic else images / np.float32(255)
     inference = theirs(torch.from_numpy(x.astype(np.float32))[:, None], torch.from_numpy(labels))
     loss = -objective(inference).mean()
@@ -321,23 +320,25 @@ def agreement(model: str) -> tuple[float, float]:
         q = latent.posterior.base_dist
         noise.append(jnp.asarray(((latent.z - q.loc) / q.scale).detach().numpy()))
     weights = from_vaekit(model, theirs.parameters())
-    assert jax.tree.map(jnp.shape, weights) == jax.tree.map(jnp.shape, first_state(model).weights)
+    assert jax.tree.map(jnp.shape, weights) == jax.tree.map(jnp.shape, initial_state(model).weights)
 
     flat = jnp.asarray(x.astype(np.float32).reshape(len(x), -1))
     value, gradient = jax.value_and_grad(LOSSES[model])(weights, flat, tuple(noise))
     expected = from_vaekit(model, (parameter.grad for parameter in theirs.parameters()))
-    apart = jax.tree.map(
+    errors = jax.tree.map(
         lambda a, b: jnp.linalg.norm(a - b) / (jnp.linalg.norm(b) + 1e-12), gradient, expected
     )
     relative = abs(float(value) / loss.item() - 1)
-    return relative, max(float(leaf) for leaf in jax.tree.leaves(apart))
+    return relative, max(float(leaf) for leaf in jax.tree.leaves(errors))
 
 
 def main() -> None:
     for model, shapes in SHAPES.items():
-        loss, gradient = agreement(model)
+        loss, gradient = relative_errors(model)
         assert loss < 1e-4 and gradient < 1e-2, (model, loss, gradient)  # noqa: PT018
-        print(f"{model}: {len(shapes)} layers; loss {loss:.1e} and gradient {gradient:.1e} apart")
+        print(
+            f"{model}: {len(shapes)} layers; relative difference: loss {loss:.1e}, gradient {gradient:.1e}"
+        )
 
 
 if __name__ == "__main__":

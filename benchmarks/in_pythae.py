@@ -1,6 +1,6 @@
-"""The raced models in pythae: its VAE and VAMP on vaekit's networks, trained by its own BaseTrainer.
+"""The tasks in pythae: its VAE and VAMP with vaekit's networks, trained by its own BaseTrainer.
 
-VAMP has one level, and stands in for a hierarchy too. Its pseudo-inputs are a dense layer of 500 units, with biases.
+VAMP has one level, and also stands in for the hierarchy. Its pseudo-inputs are a dense layer of 500 units with biases.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from contestants import TASKS
 from pythae.data.datasets import BaseDataset
 from pythae.models import VAE, VAMP, VAEConfig, VAMPConfig
 from pythae.models.base.base_utils import ModelOutput
 from pythae.models.nn import BaseDecoder, BaseEncoder
 from pythae.trainers import BaseTrainer, BaseTrainerConfig
+from tasks import TASKS
 from torch import Tensor, nn
 
 SHAPE = (1, 28, 28)
@@ -36,7 +36,7 @@ class Encoder(BaseEncoder):
 
 
 class Decoder(BaseDecoder):
-    """Hidden layers, then the probabilities of pixels."""
+    """Hidden layers, then pixel probabilities."""
 
     def __init__(self, hidden: nn.Module, width: int) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ class Decoder(BaseDecoder):
 
 
 def gated(inputs: int) -> nn.Module:
-    """Two layers of 300 linear units, each times a sigmoid gate."""
+    """Two layers of 300 gated linear units."""
     return nn.Sequential(nn.Linear(inputs, 600), nn.GLU(), nn.Linear(300, 600), nn.GLU())
 
 
@@ -66,8 +66,8 @@ def build(model: str) -> VAE:
 
 
 def train_epochs(model: str, images: np.ndarray, labels: np.ndarray) -> tuple[int, Iterator[None]]:
-    """How many weights there are, and what pythae's train() does in an epoch, but for copies of the best weights."""
-    built = build(model)
+    """The number of weights, and the epochs of pythae's train(), without its copies of the best weights."""
+    vae = build(model)
     pixels = torch.from_numpy(images)[:, None].float() / 255
     data = BaseDataset(pixels, torch.from_numpy(labels))
 
@@ -76,9 +76,9 @@ def train_epochs(model: str, images: np.ndarray, labels: np.ndarray) -> tuple[in
             config = BaseTrainerConfig(
                 output_dir=folder,
                 per_device_train_batch_size=TASKS[model].batch,
-                learning_rate=TASKS[model].rate,
+                learning_rate=TASKS[model].learning_rate,
             )
-            trainer = BaseTrainer(built, data, training_config=config)
+            trainer = BaseTrainer(vae, data, training_config=config)
             trainer.prepare_training()
             callbacks = trainer.callback_handler
             callbacks.on_train_begin(training_config=config, model_config=trainer.model_config)
@@ -91,4 +91,4 @@ def train_epochs(model: str, images: np.ndarray, labels: np.ndarray) -> tuple[in
                 callbacks.on_epoch_end(training_config=config)
                 yield
 
-    return sum(parameter.numel() for parameter in built.parameters()), loop()
+    return sum(parameter.numel() for parameter in vae.parameters()), loop()

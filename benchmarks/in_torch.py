@@ -1,4 +1,4 @@
-"""The raced models in PyTorch: vaekit's training, its models in an ordinary loop, and PyTorch's own example."""
+"""The tasks in PyTorch: vaekit's training loop, its models in a hand-written loop, and PyTorch's VAE example."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from contestants import TASKS, mnist
 from PIL import Image
+from tasks import TASKS, mnist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import vaekit
-from vaekit.data.dataset import Settled, pixels
+from vaekit.data.dataset import ResolvedBinarisation, pixels
 from vaekit.model.build import objective_of
 from vaekit.model.objectives import Objective
 from vaekit.settings.catalog import MODELS
@@ -33,18 +33,18 @@ PRESETS = {
 
 
 def dataset(images: np.ndarray, labels: np.ndarray) -> vaekit.Dataset:
-    """Images to train on; of validation and test one stays."""
+    """A data set of training images; validation and test are one image each."""
     train = vaekit.Split(torch.from_numpy(images)[:, None], torch.from_numpy(labels))
     one = vaekit.Split(train.images[:1], train[:1].labels)
     return vaekit.Dataset("mnist", train, one, one, black_and_white=True)
 
 
-def raced_model(name: str) -> tuple[vaekit.VAE, Objective]:
-    """vaekit's model, its weights drawn anew; the pseudo-inputs of a VampPrior start from images."""
+def build_task(name: str) -> tuple[vaekit.VAE, Objective]:
+    """vaekit's model of a task, newly initialised, and its objective; a VampPrior's pseudo-inputs start from images."""
     data = dataset(*mnist(50_000))
     if name in PRESETS:
-        found = preset(PRESETS[name])
-        model = vaekit.build(found.model, data, **found.settings)
+        chosen = preset(PRESETS[name])
+        model = vaekit.build(chosen.model, data, **chosen.settings)
     elif name == "dense":
         model = vaekit.build("vae", data, hidden_dim=500, num_layers=1, activation="relu")
     else:
@@ -52,45 +52,45 @@ def raced_model(name: str) -> tuple[vaekit.VAE, Objective]:
     return model, objective_of(model.blueprint)
 
 
-def size(model: nn.Module) -> int:
+def count_weights(model: nn.Module) -> int:
     return sum(parameter.numel() for parameter in model.parameters())
 
 
-def binarisation(name: str) -> Settled:
+def binarisation(name: str) -> ResolvedBinarisation:
     return "dynamic" if TASKS[name].dynamic else "none"
 
 
 def vaekit_epochs(
     name: str, images: np.ndarray, labels: np.ndarray, settings: dict[str, Any]
 ) -> tuple[int, Iterator[None]]:
-    """vaekit's training loop, with settings of its training; no rate and no weight changes as it goes."""
-    model, objective = raced_model(name)
+    """vaekit's training loop with the given training settings, a constant learning rate and no KL warm-up."""
+    model, objective = build_task(name)
     config = dataclasses.replace(
         MODELS[model.blueprint.model].training,
         epochs=2**31,
         batch_size=TASKS[name].batch,
-        learning_rate=TASKS[name].rate,
+        learning_rate=TASKS[name].learning_rate,
         schedule="constant",
         kl_warmup=0.0,
         **settings,
     )
 
     def loop() -> Iterator[None]:
-        with fast_training(CPU) as tidy:
+        with fast_training(CPU) as trim_memory:
             for _ in train_epochs(
                 Learner(model, config, CPU), dataset(images, labels), objective, binarisation(name)
             ):
-                tidy()
+                trim_memory()
                 yield
 
-    return size(model), loop()
+    return count_weights(model), loop()
 
 
 def eager_epochs(name: str, images: np.ndarray) -> tuple[int, Iterator[None]]:
-    """vaekit's model in a loop that a careful user would write: data in memory, nothing read back before the end."""
-    model, objective = raced_model(name)
+    """vaekit's model in a carefully written loop: data in memory, no synchronisation before the end of an epoch."""
+    model, objective = build_task(name)
     task, stored = TASKS[name], torch.from_numpy(images)[:, None]
-    optimizer = torch.optim.Adam(model.parameters(), lr=task.rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=task.learning_rate)
 
     def loop() -> Iterator[None]:
         while True:
@@ -104,7 +104,7 @@ def eager_epochs(name: str, images: np.ndarray) -> tuple[int, Iterator[None]]:
             float(total)
             yield
 
-    return size(model), loop()
+    return count_weights(model), loop()
 
 
 class ExampleVAE(nn.Module):
@@ -127,7 +127,7 @@ class ExampleVAE(nn.Module):
 
 
 class Images(Dataset):
-    """What torchvision's MNIST gives with ToTensor: a float image, through Pillow, and its label."""
+    """As torchvision's MNIST with ToTensor: a float image, by way of Pillow, and its label."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
         self.images, self.labels = images, labels
@@ -141,11 +141,11 @@ class Images(Dataset):
 
 
 def tutorial_epochs(images: np.ndarray, labels: np.ndarray) -> tuple[int, Iterator[None]]:
-    """The train() of PyTorch's example; only its source of images is replaced, by an array."""
+    """The train() of PyTorch's example, with images from an array."""
     task = TASKS["dense"]
     train_loader = DataLoader(Images(images, labels), batch_size=task.batch, shuffle=True)
     model = ExampleVAE()
-    optimizer = torch.optim.Adam(model.parameters(), lr=task.rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=task.learning_rate)
 
     def loop() -> Iterator[None]:
         while True:
@@ -162,4 +162,4 @@ def tutorial_epochs(images: np.ndarray, labels: np.ndarray) -> tuple[int, Iterat
                 optimizer.step()
             yield
 
-    return size(model), loop()
+    return count_weights(model), loop()

@@ -1,8 +1,8 @@
-"""The most memory that a training on MNIST, and the evaluation of what came out, have resident.
+"""Peak resident memory of training on MNIST and of the evaluation.
 
     python benchmarks/memory.py [--models vae hvampprior] [--compile yes] [--samples 5000] [--limit 500]
 
-Of whole processes, Python and torch among it; one epoch, and --samples draws of --limit images for the NLL.
+Of whole processes, including Python and torch: one epoch, then the NLL of --limit images from --samples samples each.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from speed import print_row, processor
 from vaekit.settings.catalog import MODELS
 
 
-def peak(*arguments: str) -> float:
-    """Most bytes resident while `vaekit ARGUMENTS` runs."""
+def peak_memory(*arguments: str) -> float:
+    """Peak resident bytes of `vaekit ARGUMENTS`."""
     command = [sys.executable, "-m", "vaekit", *arguments]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    _, status, used = os.wait4(process.pid, 0)
+    _, status, usage = os.wait4(process.pid, 0)
     if status:
-        raise SystemExit(f"this has failed; alone it says why: {shlex.join(command)}")
-    return used.ru_maxrss * 1024.0
+        raise SystemExit(f"this command has failed; run it alone to see why: {shlex.join(command)}")
+    return usage.ru_maxrss * 1024.0
 
 
 def main() -> None:
@@ -37,19 +37,19 @@ def main() -> None:
     parser.add_argument("--compile", default="no")
     parser.add_argument("--samples", default="5000")
     parser.add_argument("--limit", default="500")
-    given = parser.parse_args()
+    args = parser.parse_args()
     print(f"{time.strftime('%Y-%m-%d')}, {processor()}, `{shlex.join(['python', *sys.argv])}`\n")
     print_row(["model", "training, MB", "evaluation, MB"])
     print_row(["---"] * 3)
-    for model in given.models:
+    for model in args.models:
         with tempfile.TemporaryDirectory() as folder:
             run = str(Path(folder) / "run")
-            training = ["--epochs", "1", "--kl-warmup", "0", "--compile", given.compile]
+            training = ["--epochs", "1", "--kl-warmup", "0", "--compile", args.compile]
             if model.endswith("gmvae"):
                 training += ["--start-epochs", "0"]
-            trained = peak("train", model, "--out", run, *training)
-            limits = ["--samples", given.samples, "--limit", given.limit]
-            evaluated = peak("evaluate", run, *limits)
+            trained = peak_memory("train", model, "--out", run, *training)
+            options = ["--samples", args.samples, "--limit", args.limit]
+            evaluated = peak_memory("evaluate", run, *options)
         print_row([model, f"{trained / 1e6:,.0f}", f"{evaluated / 1e6:,.0f}"])
         sys.stdout.flush()
 

@@ -1,9 +1,9 @@
-"""Training speed of every model at its defaults on MNIST, in one run, interleaved: images/s, and the ratio to `vae`.
+"""Training speed of every model at its defaults on MNIST, interleaved: images/s and the ratio to `vae`.
 
     python benchmarks/models_speed.py [--rounds 5]
 
-A round is 5,000 images in batches of the model's own size. Not counted: validation, compilation (there is none), and
-the start of the clusters of a gmvae.
+A round is 5,000 images in the model's default batches, uncompiled. Validation and the initialisation of a gmvae's
+clusters are excluded.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from side_by_side import compare, rounds_wanted, vaekit_loop
+from side_by_side import compare, parse_rounds, training_loop
 
 import vaekit
 from vaekit.model.build import objective_of
@@ -21,16 +21,16 @@ IMAGES = 5000
 
 
 def epochs_of(name: str, data: vaekit.Dataset, epochs: int) -> Iterator[None]:
-    """vaekit's training loop on few images, an epoch at each `next`."""
+    """The training loop of a model on IMAGES images, one epoch at each `next`."""
     model = vaekit.build(name, data)
     config = dataclasses.replace(MODELS[name].training, epochs=epochs)
-    config = config.settle(model.blueprint.settings)
-    few = dataclasses.replace(data, train=data.train[:IMAGES])
-    return vaekit_loop(model, few, config, objective_of(model.blueprint), "dynamic")
+    config = config.resolve(model.blueprint.settings)
+    subset = dataclasses.replace(data, train=data.train[:IMAGES])
+    return training_loop(model, subset, config, objective_of(model.blueprint), "dynamic")
 
 
 def main() -> None:
-    rounds = rounds_wanted(__doc__, 5)
+    rounds = parse_rounds(__doc__, 5)
     data = vaekit.load_data("mnist")
     compare({name: epochs_of(name, data, rounds + 1) for name in MODELS}, IMAGES, rounds)
 

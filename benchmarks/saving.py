@@ -1,9 +1,9 @@
-"""What keeping its state, for --resume, takes of a training at its default settings.
+"""Cost of saving the training state for --resume, as a share of a training at default settings.
 
     python benchmarks/saving.py [--models vae hvampprior] [--epochs 30]
 
-Of a whole `train` on MNIST: the time inside Keeper.keep (looking for NaN, copying, hashing, writing, fsync), and what
-asking the clock at each step takes, measured apart over 100,000 steps of nothing.
+For a complete `train` on MNIST: the time inside Checkpointer.save (checking for NaN, copying, hashing, writing, fsync),
+and the time to read the clock at each step, measured separately over 100,000 empty steps.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from speed import print_row, processor
 import vaekit
 from vaekit.runs.directory import STATE, Run
 from vaekit.settings.catalog import MODELS
-from vaekit.training.checkpoint import Keeper, Signals
+from vaekit.training.checkpoint import Checkpointer, StopSignals
 from vaekit.training.learner import Learner
 
 STEPS = 100_000
 
 
-class Clocked:
-    """Takes the time of each saving while it is entered."""
+class SaveTimer:
+    """A context manager that records the seconds of every Checkpointer.save."""
 
     def __enter__(self) -> list[float]:
-        self.keep, taken = Keeper.keep, list[float]()
+        self.save, times = Checkpointer.save, list[float]()
 
-        def keep(keeper: Keeper, learner: Learner) -> None:
+        def timed_save(checkpointer: Checkpointer, learner: Learner) -> None:
             started = time.perf_counter()
-            self.keep(keeper, learner)
-            taken.append(time.perf_counter() - started)
+            self.save(checkpointer, learner)
+            times.append(time.perf_counter() - started)
 
-        Keeper.keep = keep  # type: ignore[method-assign,assignment]
-        return taken
+        Checkpointer.save = timed_save  # type: ignore[method-assign,assignment]
+        return times
 
     def __exit__(self, *error: object) -> None:
-        Keeper.keep = self.keep  # type: ignore[method-assign]
+        Checkpointer.save = self.save  # type: ignore[method-assign]
 
 
-def asking(run: Run, learner: Learner) -> float:
-    """Seconds that a step takes to find out whether it is time to save."""
-    keeper = Keeper(run, 1e6, Signals())
+def clock_seconds(run: Run, learner: Learner) -> float:
+    """Seconds per step to check whether a state is due."""
+    checkpointer = Checkpointer(run, 1e6, StopSignals())
     started = time.perf_counter()
-    for _ in keeper.track(learner, [()] * STEPS):  # type: ignore[list-item]
+    for _ in checkpointer.track(learner, [()] * STEPS):  # type: ignore[list-item]
         pass
     return (time.perf_counter() - started) / STEPS
 
@@ -56,36 +56,44 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--models", nargs="+", choices=MODELS, default=list(MODELS))
     parser.add_argument("--epochs", type=int, default=30)
-    given = parser.parse_args()
+    args = parser.parse_args()
     print(
         f"{time.strftime('%Y-%m-%d')}, {processor()}, {torch.get_num_threads()} threads, torch {torch.__version__}, "
-        f"{given.epochs} epochs\n"
+        f"{args.epochs} epochs\n"
     )
     print_row(
-        ["model", "training, s", "states", "MB", "s a state", "asking, us a step", "of the time"]
+        [
+            "model",
+            "training, s",
+            "states",
+            "MB",
+            "s per state",
+            "clock, us per step",
+            "share of the time",
+        ]
     )
     print_row(["---"] * 7)
     data = vaekit.load_data("mnist")
-    for name in given.models:
+    for name in args.models:
         model = vaekit.build(name, data)
-        with tempfile.TemporaryDirectory() as folder, Clocked() as taken:
+        with tempfile.TemporaryDirectory() as folder, SaveTimer() as times:
             started = time.perf_counter()
             run = vaekit.train(
-                model, data, out=Path(folder) / "run", epochs=given.epochs, progress=False
+                model, data, out=Path(folder) / "run", epochs=args.epochs, progress=False
             )
             seconds = time.perf_counter() - started
             size = (run.path / STATE).stat().st_size
-            each = asking(run, Learner(model, run.training, torch.device("cpu")))
-            steps = given.epochs * run.training.steps(len(data.train))
-        share = (sum(taken) + steps * each) / seconds
+            clock = clock_seconds(run, Learner(model, run.training, torch.device("cpu")))
+            steps = args.epochs * run.training.steps(len(data.train))
+        share = (sum(times) + steps * clock) / seconds
         print_row(
             [
                 name,
                 f"{seconds:.0f}",
-                str(len(taken)),
+                str(len(times)),
                 f"{size / 1e6:.1f}",
-                f"{sum(taken) / len(taken):.3f}",
-                f"{1e6 * each:.1f}",
+                f"{sum(times) / len(times):.3f}",
+                f"{1e6 * clock:.1f}",
                 f"{share:.2%}",
             ]
         )

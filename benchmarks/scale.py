@@ -1,10 +1,10 @@
-"""What a second process brings, and whether a model of compute against communication foresees it.
+"""Speed of data-parallel training with several processes, and the error of a model of compute and communication.
 
     python benchmarks/scale.py [--models vae vampprior] [--processes 2] [--rounds 5]
 
-One process with all threads, against several with a thread each, over loopback; the same batch of 100, and one of 100 a
-process. In each round the processes also do a step's parts alone: its computation without the sum of gradients, and
-that sum.
+One process with all threads is compared with several of one thread each over loopback, at a total batch of 100 and at
+100 per process. In each round the processes also run the two parts of a step separately: the computation without the
+all-reduce of the gradients, and the all-reduce.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from speed import print_row, processor
 import vaekit
 from vaekit.model.build import objective_of
 from vaekit.settings.catalog import MODELS
-from vaekit.support import distributed as ranks
+from vaekit.support import distributed
 from vaekit.support.devices import fast_training
 from vaekit.training.learner import Learner
 from vaekit.training.loop import train_epochs
@@ -37,17 +37,19 @@ STEPS = 40
 
 
 def worker(name: str, batch: int, rounds: int) -> None:
-    """Times of a step, each part alone, as JSON from the first process."""
+    """Print the times of a step and of its two parts as JSON, from rank 0."""
     data = vaekit.load_data("mnist")
     data = dataclasses.replace(
         data, train=data.train[: batch * STEPS], validation=data.validation[:1]
     )
-    with ranks.joined(CPU), fast_training(CPU):
-        join = ranks.join
-        whole, alone, summing = list[float](), list[float](), list[float]()
-        for turn in range(rounds + 1):
-            for kind, times in (("whole", whole), ("alone", alone)):
-                ranks.join = join if kind == "whole" else lambda model, share, wish: wish
+    with distributed.process_group(CPU), fast_training(CPU):
+        all_reduce = distributed.all_reduce_gradients
+        step, computing, summing = list[float](), list[float](), list[float]()
+        for round_ in range(rounds + 1):
+            for kind, times in (("step", step), ("computing", computing)):
+                distributed.all_reduce_gradients = (
+                    all_reduce if kind == "step" else lambda model, weight, request: request
+                )
                 model = vaekit.build(name, data)
                 config = dataclasses.replace(
                     MODELS[name].training, epochs=1, batch_size=batch, compile="no", kl_warmup=0.0
@@ -56,11 +58,15 @@ def worker(name: str, batch: int, rounds: int) -> None:
                 ((epoch, _),) = train_epochs(
                     learner, data, objective_of(model.blueprint), "dynamic"
                 )
-                times.append(batch / epoch.images_per_second if turn else 0.0)
-            summing.append(seconds(partial(join, model, 1.0, 0.0)) if ranks.count() > 1 else 0.0)
-        if ranks.number() == 0:
-            found = [statistics.median(times[1:]) for times in (whole, alone, summing)]
-            print(json.dumps([*found, 4 * sum(p.numel() for p in model.parameters())]))
+                times.append(batch / epoch.images_per_second if round_ else 0.0)
+            summing.append(
+                seconds(partial(all_reduce, model, 1.0, 0.0))
+                if distributed.world_size() > 1
+                else 0.0
+            )
+        if distributed.rank() == 0:
+            medians = [statistics.median(times[1:]) for times in (step, computing, summing)]
+            print(json.dumps([*medians, 4 * sum(p.numel() for p in model.parameters())]))
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -70,8 +76,8 @@ def seconds(work: Callable[[], object]) -> float:
     return (time.perf_counter() - started) / STEPS
 
 
-def measured(name: str, processes: int, threads: int, batch: int, rounds: int) -> list[float]:
-    """Seconds of a step, of its computation, of its sum of gradients; bytes of these."""
+def measure(name: str, processes: int, threads: int, batch: int, rounds: int) -> list[float]:
+    """Seconds per step, of its computation and of its all-reduce; bytes of the gradients."""
     script = [str(Path(__file__)), "--worker", name, str(batch), "--rounds", str(rounds)]
     command = [sys.executable, *script]
     if processes > 1:
@@ -90,27 +96,27 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--worker", nargs=2, metavar=("MODEL", "BATCH"))
-    given = parser.parse_args()
-    if given.worker:
-        return worker(given.worker[0], int(given.worker[1]), given.rounds)
-    n, cores = given.processes, torch.get_num_threads()
+    args = parser.parse_args()
+    if args.worker:
+        return worker(args.worker[0], int(args.worker[1]), args.rounds)
+    n, cores = args.processes, torch.get_num_threads()
     print(f"{time.strftime('%Y-%m-%d')}, {processor()}, {cores} cores, torch {torch.__version__}\n")
     columns = [
         "model",
         "batch",
         f"1 process, {cores} threads: ms",
         f"{n} processes: ms",
-        "images/s of one, of all",
+        f"images/s: 1 process, {n} processes",
     ]
-    columns += ["computing, ms", "summing, ms", "MB", "foreseen, ms", "off by"]
+    columns += ["computing, ms", "summing, ms", "MB", "predicted, ms", "error"]
     print_row(columns)
     print_row(["---"] * len(columns))
-    for name in given.models:
+    for name in args.models:
         for batch in (100, 100 * n):
-            one, *_ = measured(name, 1, cores, batch, given.rounds)
-            several, alone, summing, size = measured(name, n, cores // n, batch, given.rounds)
-            foreseen = alone + summing
-            times = [f"{1e3 * t:.2f}" for t in (one, several, alone, summing, foreseen)]
+            one, *_ = measure(name, 1, cores, batch, args.rounds)
+            several, computing, summing, size = measure(name, n, cores // n, batch, args.rounds)
+            predicted = computing + summing
+            times = [f"{1e3 * t:.2f}" for t in (one, several, computing, summing, predicted)]
             speeds = f"{batch / one:,.0f}, {batch / several:,.0f}"
             print_row(
                 [
@@ -121,7 +127,7 @@ def main() -> None:
                     *times[2:4],
                     f"{size / 1e6:.1f}",
                     times[4],
-                    f"{several / foreseen - 1:+.0%}",
+                    f"{several / predicted - 1:+.0%}",
                 ]
             )
     return None

@@ -1,4 +1,4 @@
-"""Training loops timed in turn, so that what else the machine does hits all alike, and their table."""
+"""Interleaved timing of training loops, so that other load on the machine affects all alike, and their table."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import torch
 
 import vaekit
-from vaekit.data.dataset import Settled
+from vaekit.data.dataset import ResolvedBinarisation
 from vaekit.model.objectives import Objective
 from vaekit.settings.training import TrainConfig
 from vaekit.support.devices import fast_training
@@ -20,14 +20,14 @@ from vaekit.training.learner import Learner
 from vaekit.training.loop import train_epochs
 
 
-def vaekit_loop(
+def training_loop(
     model: vaekit.VAE,
     data: vaekit.Dataset,
     config: TrainConfig,
     objective: Objective,
-    binarisation: Settled,
+    binarisation: ResolvedBinarisation,
 ) -> Iterator[None]:
-    """vaekit's training loop, an epoch at each `next`; of its validation, which is not timed, one image stays."""
+    """vaekit's training loop, one epoch at each `next`; validation is reduced to one image."""
     data = dataclasses.replace(data, validation=data.validation[:1])
     device = torch.device("cpu")
     loop = train_epochs(Learner(model, config, device), data, objective, binarisation)
@@ -37,20 +37,20 @@ def vaekit_loop(
         yield
 
 
-def rounds_wanted(about: str, default: int) -> int:
-    """--rounds of the command line."""
-    parser = argparse.ArgumentParser(description=about.split("\n")[0])
+def parse_rounds(description: str, default: int) -> int:
+    """The --rounds of the command line."""
+    parser = argparse.ArgumentParser(description=description.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=default)
     return parser.parse_args().rounds
 
 
-def compare(contestants: dict[str, Iterator[None]], images: int, rounds: int) -> None:
-    """Print the images/s of loops that train on `images` images at each `next`; ratios are to the first."""
-    speeds: dict[str, list[float]] = {name: [] for name in contestants}
+def compare(loops: dict[str, Iterator[None]], images: int, rounds: int) -> None:
+    """Print the images/s of loops that train on `images` images at each `next`, and the ratios to the first loop."""
+    speeds: dict[str, list[float]] = {name: [] for name in loops}
     for round_ in range(rounds + 1):
-        for name, epochs in contestants.items():
+        for name, loop in loops.items():
             started = time.perf_counter()
-            next(epochs)
+            next(loop)
             if round_:  # the first is a warm-up
                 speeds[name].append(images / (time.perf_counter() - started))
 
@@ -59,8 +59,8 @@ def compare(contestants: dict[str, Iterator[None]], images: int, rounds: int) ->
     first = next(iter(speeds))
     print(f"| loop | images/s (median) | lowest | highest | ratio to {first} |")
     print("|---|---|---|---|---|")
-    base = statistics.median(speeds[first])
+    baseline = statistics.median(speeds[first])
     for name, values in speeds.items():
         median = statistics.median(values)
-        spread = f"{min(values):,.0f} | {max(values):,.0f}"
-        print(f"| {name} | {median:,.0f} | {spread} | {median / base:.2f} |")
+        extremes = f"{min(values):,.0f} | {max(values):,.0f}"
+        print(f"| {name} | {median:,.0f} | {extremes} | {median / baseline:.2f} |")

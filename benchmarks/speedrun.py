@@ -1,10 +1,9 @@
-"""How soon does a VAE reach a published number? Wall-clock of `vaekit train` to a level of the test NLL or ELBO.
+"""The speedrun: wall-clock time of `vaekit train` to reach a published test NLL or ELBO.
 
     python benchmarks/speedrun.py 90 [--seeds 1 2 3] [--out runs/speedrun]
 
-Runs the record's command for each seed, one after the other, and measures what came out. The rules are in
-docs/speedrun.md: time counts from the start of the process to its end, the compiler's cache empty, validation included;
-the measurement of the test images comes afterwards and does not count.
+Runs the record's command for each seed in turn, then evaluates the runs. The rules are in docs/speedrun.md: the time of
+the whole process counts, with an empty compiler cache and with validation; the evaluation on test images does not.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ TWO_LEVELS = (
     "hvampprior --latent-dim 40 --top-dim 40 --hidden-dim 400 --num-layers 1 --components 300 "
     "--learning-rate 5e-3 --clip-gradient 30"
 )
-# Level -> the arguments of `vaekit train`. A level named "elbo..." is of the test ELBO with 20 latents.
+# Level -> arguments of `vaekit train`. Levels "elbo..." are a test ELBO with 20 latent dimensions, others a test NLL.
 RECORDS = {
     "elbo-100": f"{SMALL} --epochs 4 --learning-rate 1e-2 --compile no {FAST}",
     "95": f"{SMALL} --epochs 5 --learning-rate 1e-2 --compile no {FAST}",
@@ -45,7 +44,7 @@ RECORDS = {
 
 @dataclass(frozen=True)
 class Attempt:
-    """One training and what it came to, nats."""
+    """One training: its seconds, test ELBO and test NLL in nats."""
 
     level: str
     seed: int
@@ -64,24 +63,26 @@ def train(level: str, seed: int, run: Path) -> float:
         return time.perf_counter() - started
 
 
-def measure(level: str, seed: int, seconds: float, run: Path) -> Attempt:
+def evaluate_run(level: str, seed: int, seconds: float, run: Path) -> Attempt:
     settings: dict[str, Any] = {"metrics": ("elbo",)}
     if not level.startswith("elbo"):
         settings = {"metrics": ("elbo", "nll"), "samples": 5000, "limit": 10_000}
-    found = evaluate(run, **settings)
-    return Attempt(level, seed, round(seconds, 1), found["elbo"], found.get("nll"))
+    metrics = evaluate(run, **settings)
+    return Attempt(level, seed, round(seconds, 1), metrics["elbo"], metrics.get("nll"))
 
 
-def report(level: str, found: list[Attempt], out: Path) -> str:
-    """The record as markdown: what was run, where, what came out, and how each training went."""
+def report(level: str, attempts: list[Attempt], out: Path) -> str:
+    """The record as markdown: command, machine, results, and the curve of each training."""
     by_elbo = level.startswith("elbo")
-    values = [a.elbo if by_elbo else a.nll for a in found]
+    values = [a.elbo if by_elbo else a.nll for a in attempts]
     mean = statistics.mean(value for value in values if value is not None)
     limit = float(level.removeprefix("elbo"))
-    first = Run(out / f"{level}-{found[0].seed}")
-    held = mean >= limit if by_elbo else mean <= limit
+    first = Run(out / f"{level}-{attempts[0].seed}")
+    reached = mean >= limit if by_elbo else mean <= limit
     lines = [
-        f"# {level}: {max(a.seconds for a in found):.0f} s" if held else f"# {level}: not reached",
+        f"# {level}: {max(a.seconds for a in attempts):.0f} s"
+        if reached
+        else f"# {level}: not reached",
         "",
         f"{time.strftime('%Y-%m-%d')}, {processor()}, {torch.get_num_threads()} threads, "
         f"{matrix_rate() / 1e9:.0f} GFLOP/s in float32 (100x784 @ 784x500), torch {torch.__version__}, "
@@ -89,22 +90,25 @@ def report(level: str, found: list[Attempt], out: Path) -> str:
         "",
         f"    vaekit train {RECORDS[level]} --seed SEED",
         "",
-        f"| seed | seconds | test {'ELBO' if by_elbo else 'NLL (5,000 draws, 10,000 images)'}, nats |",
+        f"| seed | seconds | test {'ELBO' if by_elbo else 'NLL (5,000 samples, 10,000 images)'}, nats |",
         "|---|---|---|",
-        *(f"| {a.seed} | {a.seconds:.1f} | {v:.3f} |" for a, v in zip(found, values, strict=True)),
-        f"| slowest, mean | {max(a.seconds for a in found):.1f} | {mean:.3f} |",
+        *(
+            f"| {a.seed} | {a.seconds:.1f} | {v:.3f} |"
+            for a, v in zip(attempts, values, strict=True)
+        ),
+        f"| slowest, mean | {max(a.seconds for a in attempts):.1f} | {mean:.3f} |",
         "",
-        "Epoch, seconds of training, validation objective, of each seed:",
+        "Per seed: epoch, seconds of training, validation objective:",
         "",
     ]
-    for a in found:
+    for a in attempts:
         epochs = Run(out / f"{level}-{a.seed}").metrics
         lines.append(f"    seed {a.seed}")
         seconds = 0.0
         for epoch in epochs:
             seconds += epoch["seconds"]
-            shown = f"{epoch['epoch']:4}  {seconds:7.1f}  {epoch['validation_objective']:8.2f}"
-            lines.append(f"    {shown}")
+            line = f"{epoch['epoch']:4}  {seconds:7.1f}  {epoch['validation_objective']:8.2f}"
+            lines.append(f"    {line}")
     return "\n".join(lines) + "\n"
 
 
@@ -114,17 +118,17 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--out", type=Path, default=Path("runs/speedrun"))
     parser.add_argument("--report", type=Path, default=Path("docs/results/speedrun"))
-    given = parser.parse_args()
-    runs = {seed: given.out / f"{given.level}-{seed}" for seed in given.seeds}
-    # All trainings first: measuring would leave the machine hot, and the page cache other.
-    seconds = {seed: train(given.level, seed, run) for seed, run in runs.items()}
-    found = []
+    args = parser.parse_args()
+    runs = {seed: args.out / f"{args.level}-{seed}" for seed in args.seeds}
+    # All trainings first: an evaluation in between would change the machine's temperature and page cache.
+    seconds = {seed: train(args.level, seed, run) for seed, run in runs.items()}
+    attempts = []
     for seed, run in runs.items():
-        found.append(measure(given.level, seed, seconds[seed], run))
-        print(found[-1], flush=True)
-    text = report(given.level, found, given.out)
-    given.report.mkdir(parents=True, exist_ok=True)
-    (given.report / f"{given.level}.md").write_text(text)
+        attempts.append(evaluate_run(args.level, seed, seconds[seed], run))
+        print(attempts[-1], flush=True)
+    text = report(args.level, attempts, args.out)
+    args.report.mkdir(parents=True, exist_ok=True)
+    (args.report / f"{args.level}.md").write_text(text)
     print(text)
 
 
