@@ -1,4 +1,4 @@
-"""Pages of the site that are made when it is built: every command, and the notebooks."""
+"""Pages that are generated when the site is built: the commands, and the notebooks."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 
 
 def write_commands(path: Path) -> None:
-    """A section for each verb, for `train` that of a vae."""
+    """A section per command; for `train`, that of a vae."""
     from vaekit.cli.main import VERBS
 
     verbs = ["train vae", "train --resume RUN", "sweep vae", *VERBS]
-    parts = ["# Every command\n", "What `--help` says, verb by verb.\n"]
+    parts = ["# Commands\n", "The output of `--help` for every command.\n"]
     for verb in verbs:
         parts.append(f"## vaekit {verb}\n\n```text\n{help_of(verb.split())}\n```\n")
     path.write_text("\n".join(parts))
 
 
 def help_of(words: list[str]) -> str:
-    """The help page of a verb, 100 letters wide, without colours and frames."""
+    """The help page of a command, 100 columns wide, without colours."""
     from vaekit.cli.main import run_app
 
     os.environ["COLUMNS"] = "100"
@@ -35,7 +35,7 @@ def help_of(words: list[str]) -> str:
 
 
 def write_notebook(path: Path) -> None:
-    """A notebook as a page beside it, its code as it stands."""
+    """Write a notebook as a Markdown page beside it."""
     parts = [f"*The notebook itself: [{path.name}](path:{path.name}).*\n"]
     for cell in json.loads(path.read_text())["cells"]:
         text = "".join(cell["source"])
