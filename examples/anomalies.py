@@ -1,9 +1,9 @@
-"""Which digits are not what the model was trained on? Anomaly scores from log p(x), beside scikit-learn's own.
+"""Anomaly detection on digits with scores log p(x), compared with scikit-learn's estimators.
 
     python examples/anomalies.py [--epochs 100]
 
-Trains on the 8 x 8 digits 0 to 4, half of them, and ranks the other half among the digits 5 to 9: the area under the
-ROC curve is the chance that one of those looks more unusual than one of these (0.5: no better than guessing).
+Trains on half of the 8 x 8 digits 0 to 4 and scores the other half and the digits 5 to 9. The area under the ROC curve
+is the probability that a digit 5 to 9 has a lower log p(x) than a digit 0 to 4 (0.5: chance).
 """
 
 import argparse
@@ -21,14 +21,14 @@ from vaekit.sklearn import VAETransformer
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--epochs", type=int, default=100)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     images, labels = load_digits(return_X_y=True)
-    known, unknown = images[labels < 5], images[labels >= 5]
-    train, test = train_test_split(known, test_size=0.5, random_state=0)
-    truth = [0] * len(test) + [1] * len(unknown)
+    normal, anomalies = images[labels < 5], images[labels >= 5]
+    train, test = train_test_split(normal, test_size=0.5, random_state=0)
+    truth = [0] * len(test) + [1] * len(anomalies)
     models = {
         "vaekit VAE": VAETransformer(
-            latent_dim=10, hidden_dim=200, epochs=given.epochs, batch_size=20, random_state=0
+            latent_dim=10, hidden_dim=200, epochs=arguments.epochs, batch_size=20, random_state=0
         ),
         "IsolationForest": IsolationForest(random_state=0),
         "GaussianMixture": GaussianMixture(5, reg_covar=1.0, random_state=0),
@@ -36,8 +36,8 @@ def main() -> None:
     }
     for name, model in models.items():
         model.fit(train)
-        unusual = [*-model.score_samples(test), *-model.score_samples(unknown)]
-        print(f"{name:16} {roc_auc_score(truth, unusual):.3f}")
+        scores = [*-model.score_samples(test), *-model.score_samples(anomalies)]
+        print(f"{name:16} {roc_auc_score(truth, scores):.3f}")
 
 
 if __name__ == "__main__":
