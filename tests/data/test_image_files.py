@@ -1,5 +1,6 @@
 """The user's own image files: folder layouts, splits, sizes and colours, the cache, unreadable files."""
 
+import gc
 import io
 import itertools
 import json
@@ -7,6 +8,7 @@ import multiprocessing
 import os
 import re
 import shutil
+import sys
 import tarfile
 import time
 import zipfile
@@ -789,6 +791,22 @@ def test_an_invalid_folder_is_refused(names, message, tmp_path):
         load(folder)
     assert str(folder) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc lists the open files of a process")
+def test_a_file_of_images_is_closed_when_its_data_are_no_longer_needed(tmp_path):
+    def open_files():
+        gc.collect()
+        return len(os.listdir("/proc/self/fd"))
+
+    for i in range(5):
+        save_image(tmp_path / "d" / f"{i}.png")
+    load(tmp_path / "d", in_memory="no")
+    before = open_files()
+    data = load(tmp_path / "d", in_memory="no")
+    assert open_files() == before + 1
+    del data
+    assert open_files() == before
 
 
 def test_all_images_bad(tmp_path):
