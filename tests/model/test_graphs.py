@@ -32,11 +32,17 @@ from vaekit.model.distributions import (
     independent,
     posterior_head,
     sample_with_temperature,
+    stddev,
 )
 from vaekit.model.graph import VAE, Inference, Latent
 from vaekit.model.mmd import Kernel, squared_mmd
-from vaekit.model.objectives import capacity, elbo, infovae, iwae, weighted_kl
-from vaekit.model.pixels import CategoricalPixels, MaskedPixels, likelihood_head
+from vaekit.model.objectives import capacity, elbo, from_text, infovae, iwae, weighted_kl
+from vaekit.model.pixels import (
+    CategoricalPixels,
+    DiscretisedLogistic,
+    MaskedPixels,
+    likelihood_head,
+)
 from vaekit.model.priors import FixedMixture, LearnedMixture, StandardNormal, VampPrior
 from vaekit.settings.catalog import MODELS
 from vaekit.settings.model import Blueprint, ModelConfig
@@ -472,6 +478,9 @@ def test_the_value_of_both_gradients_is_the_bound():
     model = tiny("vae")
     inference = model(ALL_2X2, samples=(5,))
     assert torch.allclose(iwae(5, "dreg")(inference), iwae(5)(inference), atol=1e-12)
+    with torch.no_grad():
+        inference = model(ALL_2X2, samples=(5,))
+    assert torch.allclose(iwae(5, "dreg")(inference), iwae(5)(inference), atol=1e-12)
 
 
 def test_doubly_reparameterised_gradients_are_refused_where_they_do_not_hold():
@@ -479,6 +488,56 @@ def test_doubly_reparameterised_gradients_are_refused_where_they_do_not_hold():
         iwae(3, "dreg")(tiny("hvae", top_dim=1)(ALL_2X2, samples=(3,)))
     with pytest.raises(UserError, match="leave out --kl-warmup"):
         iwae(3, "dreg")(tiny("vae")(ALL_2X2, samples=(3,)), 0.5)
+
+
+# What is refused, and what is read back
+
+
+@pytest.mark.parametrize(
+    "objective", [elbo(), elbo(beta=2.5), capacity(3.0), iwae(4, "dreg"), infovae()], ids=repr
+)
+def test_an_objective_is_read_back_from_its_text(objective):
+    assert from_text(repr(objective)) == objective
+
+
+@pytest.mark.parametrize(
+    "text", ["print(1)", "elbo(beta=", "elbo(gamma=1.0)", "iwae(k=0)", "elbo", ""]
+)
+def test_text_that_is_not_an_objective_is_refused(text):
+    with pytest.raises(UserError, match="is not an objective of vaekit"):
+        from_text(text)
+
+
+def test_a_model_conditional_on_a_part_of_the_image_needs_the_image():
+    with pytest.raises(UserError, match="pass images"):
+        Quadrants(1, 2, 2)(None, None)
+
+
+def test_the_number_of_classes_must_be_a_whole_number():
+    for classes in (-1, 2.5, 2**20 + 1):
+        with pytest.raises(UserError, match="classes is"):
+            build("cvae", (1, 2, 2), classes=classes)
+
+
+def test_a_head_needs_a_chosen_likelihood():
+    with pytest.raises(UserError, match="choose"):
+        likelihood_head(ModelConfig())
+
+
+def test_a_standard_deviation_that_is_not_known_is_nan():
+    class MeanOnly(torch.distributions.Distribution):
+        mean = torch.zeros(2, 3)
+
+    assert stddev(MeanOnly(validate_args=False)).isnan().all()
+    assert torch.equal(stddev(Normal(torch.zeros(2), torch.full((2,), 3.0))), torch.full((2,), 3.0))
+
+
+def test_an_expanded_logistic_pixel_has_the_same_probabilities():
+    pixel = DiscretisedLogistic(torch.tensor([0.3]), torch.tensor([0.1]))
+    expanded = pixel.expand(torch.Size([4, 256]))
+    assert torch.equal(
+        expanded.log_prob(LEVELS.expand(4, 256)), pixel.log_prob(LEVELS).expand(4, 256)
+    )
 
 
 # MMD

@@ -314,6 +314,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_with_a_message(tmp_path):
     assert not (tmp_path / "a" / "model.safetensors").exists()
 
 
+def test_a_state_that_lacks_tensors_is_refused():
+    model = build("vae", random_dataset(), latent_dim=2, hidden_dim=4)
+    learner = Learner(model, TrainConfig(), torch.device("cpu"))
+    state = learner.state()
+    del state.tensors["epoch.order"]
+    with pytest.raises(UserError, match="does not fit the training"):
+        learner.restore(state)
+
+
 def test_a_step_does_not_synchronise_the_device():
     """The totals are read once per epoch, whatever the number of steps."""
     data = random_dataset(count=300)
