@@ -13,7 +13,7 @@ from vaekit.inference.export import prior as prior_of
 from vaekit.inference.export import run_onnx
 from vaekit.settings.catalog import MODELS
 
-SHORT = ["hvampprior"]
+SHORT = ["vampprior"]
 CASES = [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in MODELS]
 
 
