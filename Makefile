@@ -21,7 +21,6 @@ test-long: lint
 	$(BIN)/pytest $(WORKERS)
 
 coverage: $(VENV)/installed-dev
-	$(BIN)/coverage erase
 	$(BIN)/pytest -m "not long" $(WORKERS) --cov --cov-report=
 	$(BIN)/python tests/coverage_table.py
 

@@ -9,7 +9,9 @@ arrow A -> B means that A imports B; arrows that follow from others (A -> B -> C
 from __future__ import annotations
 
 import ast
+import itertools
 import sys
+import textwrap
 import tomllib
 from collections import Counter
 from html import escape
@@ -35,13 +37,13 @@ def layers() -> list[list[str]]:
 def imports(parts: list[str]) -> set[tuple[str, str]]:
     """(A, B) where some module of A imports one of B."""
     graph = grimp.build_graph("vaekit")
-    found = set()
-    for module in graph.modules:
-        for target in graph.find_modules_directly_imported_by(module):
-            names = [name.split(".")[1] for name in (module, target) if "." in name]
-            if len(names) == 2 and names[0] != names[1] and set(names) <= set(parts):
-                found.add((names[0], names[1]))
-    return found
+    return {
+        (a, b)
+        for a, b in itertools.permutations(parts, 2)
+        if graph.direct_import_exists(
+            importer=f"vaekit.{a}", imported=f"vaekit.{b}", as_packages=True
+        )
+    }
 
 
 def reduced(edges: set[tuple[str, str]], order: list[str]) -> list[tuple[str, str]]:
@@ -58,20 +60,11 @@ def reduced(edges: set[tuple[str, str]], order: list[str]) -> list[tuple[str, st
 
 
 def sentence(part: str) -> str:
-    """The first sentence of a part's docstring."""
+    """The first paragraph of a part's docstring."""
     path = PACKAGE / part / "__init__.py"
     path = path if path.exists() else PACKAGE / f"{part}.py"
     text = ast.get_docstring(ast.parse(path.read_text())) or ""
     return " ".join(text.split("\n\n")[0].split())
-
-
-def wrapped(text: str, length: int) -> list[str]:
-    lines = [""]
-    for word in text.split():
-        if len(lines[-1]) + len(word) >= length:
-            lines.append("")
-        lines[-1] = f"{lines[-1]} {word}".strip()
-    return lines[:3]
 
 
 def svg() -> str:
@@ -102,7 +95,7 @@ def svg() -> str:
         x, y, width = boxes[part]
         shapes.append(f'<rect x="{x:.0f}" y="{y}" width="{width:.0f}" height="{HEIGHT}" rx="5"/>')
         shapes.append(f'<text class="name" x="{x + 12:.0f}" y="{y + 26}">{part}</text>')
-        lines = wrapped(sentence(part).replace("`", ""), round((width - 130) / 6))
+        lines = textwrap.wrap(sentence(part).replace("`", ""), round((width - 130) / 6))[:3]
         top = y + HEIGHT / 2 - LINE * (len(lines) - 1) / 2 + 4
         for i, line in enumerate(lines):
             text = f'<text x="{x + 118:.0f}" y="{top + i * LINE:.0f}">{escape(line)}</text>'

@@ -110,12 +110,17 @@ def mnist() -> Dataset:
     return load_data("mnist")
 
 
-@pytest.fixture
-def small_mnist(monkeypatch, mnist) -> Dataset:
-    """MNIST with 600 / 200 / 200 images, for whoever loads "mnist" in this test."""
-    small = dataclasses.replace(
+def shortened(mnist: Dataset) -> Dataset:
+    """MNIST with 600 / 200 / 200 images."""
+    return dataclasses.replace(
         mnist, train=mnist.train[:600], validation=mnist.validation[:200], test=mnist.test[:200]
     )
+
+
+@pytest.fixture
+def small_mnist(monkeypatch, mnist) -> Dataset:
+    """MNIST cut short, for whoever loads "mnist" in this test."""
+    small = shortened(mnist)
     monkeypatch.setitem(READERS, "mnist", lambda *_: small)
     return small
 
@@ -125,9 +130,7 @@ def small_run(tmp_path_factory, mnist) -> Path:
     """A run directory of a small VAE, trained for two epochs on MNIST cut short. Not to be changed."""
     from vaekit import build, train
 
-    small = dataclasses.replace(
-        mnist, train=mnist.train[:600], validation=mnist.validation[:200], test=mnist.test[:200]
-    )
+    small = shortened(mnist)
     out = tmp_path_factory.mktemp("runs") / "small"
     train(
         build("vae", small, latent_dim=3, hidden_dim=32), small, out=out, epochs=2, progress=False

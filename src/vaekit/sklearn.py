@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -178,7 +178,6 @@ class VAETransformer(
             rows.append(self.model_.decode(**latents).mean)
         return self._unscaled(torch.cat(rows))
 
-    @torch.no_grad()
     def score_samples(self, X: Any) -> np.ndarray:
         """log p(x) of each row (N,), nats, as a density in the units of X; low for unusual rows.
 
@@ -186,13 +185,13 @@ class VAETransformer(
         """
         check_is_fitted(self)
         require(self.model_.blueprint.settings.posterior == "gaussian", NO_DENSITY)
-        model, parts = self._with_shared_noise(), []
-        for images in self._images(X, max(1, MAX_ROWS // self.samples)):
-            with seeded(NOISE_SEED):
-                weights = model(images, samples=(self.samples,)).log_weight
-            parts.append(weights.logsumexp(0) - math.log(self.samples))
+
+        def log_likelihoods(model: VAE, images: Tensor) -> Tensor:
+            weights = model(images, samples=(self.samples,)).log_weight
+            return weights.logsumexp(0) - math.log(self.samples)
+
         units = 0.0 if self._binarisation == "threshold" else math.log(self._range())
-        return torch.cat(parts).numpy() - self.n_features_in_ * units
+        return self._map_with_shared_noise(X, log_likelihoods) - self.n_features_in_ * units
 
     def score(self, X: Any, y: Any = None) -> float:
         """The mean of `score_samples`."""
@@ -229,11 +228,19 @@ class VAETransformer(
         for part in self._scaled(X).unflatten(1, shape).split(rows):
             yield pixels(part, self._binarisation)
 
-    def _with_shared_noise(self) -> VAE:
-        """The model with posteriors whose samples have the same noise for every image."""
+    @torch.no_grad()
+    def _map_with_shared_noise(
+        self, X: Any, measure: Callable[[VAE, Tensor], Tensor]
+    ) -> np.ndarray:
+        """`measure` of the model and the images of X, in batches, with the same noise for every image."""
         model = prepare_for_inference(self.model_, "float32")
         posteriors = {name: SharedNoisePosterior(q) for name, q in model.posterior.items()}
-        return VAE(dict(model.prior.items()), posteriors, model.decoder, model.blueprint)
+        model = VAE(dict(model.prior.items()), posteriors, model.decoder, model.blueprint)
+        parts = []
+        for images in self._images(X, max(1, MAX_ROWS // self.samples)):
+            with seeded(NOISE_SEED):
+                parts.append(measure(model, images))
+        return torch.cat(parts).numpy()
 
 
 class VAEClusterer(ClusterMixin, VAETransformer):
@@ -300,14 +307,11 @@ class VAEClusterer(ClusterMixin, VAETransformer):
         check_is_fitted(self)
         return self._responsibilities(X)[:, self.order_]
 
-    @torch.no_grad()
     def _responsibilities(self, X: Any) -> np.ndarray:
         """p(cluster | x), (N, n_clusters), with clusters in the order of `model_`."""
-        model, parts = self._with_shared_noise(), []
-        for images in self._images(X, max(1, MAX_ROWS // self.samples)):
-            with seeded(NOISE_SEED):
-                parts.append(batch_responsibilities(model, Batch(images), self.samples))
-        return torch.cat(parts).numpy()
+        return self._map_with_shared_noise(
+            X, lambda model, images: batch_responsibilities(model, Batch(images), self.samples)
+        )
 
     def predict(self, X: Any) -> np.ndarray:
         """The most probable cluster of each row, (N,)."""

@@ -8,17 +8,14 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from PIL import Image
 
-from vaekit import UserError, evaluate, load_data, train
+from image_folders import load
+from vaekit import UserError, evaluate, train
 from vaekit import build as build_model
 from vaekit.data.sources.arrays import as_images, parse_array_names
 
 RNG = np.random.default_rng(2)
 IMAGES = RNG.integers(0, 256, (20, 6, 5, 3), dtype=np.uint8)
 LABELS = np.arange(20) % 4
-
-
-def load(data, **options):
-    return load_data(data, progress=False, **options)
 
 
 def sorted_images(data) -> list[bytes]:

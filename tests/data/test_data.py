@@ -1,7 +1,6 @@
 """Dataset and Split: the packaged MNIST, pixels and binarisation; valid and damaged IDX files and image files."""
 
 import gzip
-import struct
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import torch
 from PIL import Image
 
 from conftest import random_dataset
+from made_files import idx_bytes
 from vaekit import Dataset, Split, UserError, load_data
 from vaekit.data import eval_split, pixels
 from vaekit.data.dataset import bernoulli_from_bytes, binarise
@@ -159,14 +159,6 @@ def test_auto_binarisation_depends_on_the_likelihood():
 
 
 # IDX files
-
-
-def idx_bytes(array: np.ndarray) -> bytes:
-    return (
-        bytes([0, 0, 8, array.ndim])
-        + struct.pack(f">{array.ndim}I", *array.shape)
-        + array.tobytes()
-    )
 
 
 ARRAY = np.arange(24, dtype=np.uint8).reshape(2, 3, 4)

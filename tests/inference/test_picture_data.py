@@ -92,6 +92,15 @@ def test_a_run_without_picture_data_creates_it_from_its_data(small_run, small_mn
     assert torch.equal(first.batches["test"].images, again.batches["test"].images)
 
 
+def test_the_file_of_an_earlier_version_is_read(tmp_path):
+    run = fit(tmp_path / "run", random_dataset())
+    first = load_or_create(run, load(run))
+    (run.path / FILE_NAME).rename(run.path / "exhibits.safetensors")
+    again = load_or_create(run, load(run))  # its data are gone, so that it cannot create them
+    assert torch.equal(first.codes["z"], again.codes["z"])
+    assert not (run.path / FILE_NAME).exists()
+
+
 def test_a_damaged_file_is_reported(small_run, tmp_path):
     run = Run(shutil.copytree(small_run, tmp_path / "run"))
     path = run.path / FILE_NAME

@@ -4,7 +4,6 @@ A statistical test here fixes its seed; its bound of 4 standard errors would be 
 """
 
 import dataclasses
-import itertools
 import math
 from typing import get_args
 
@@ -16,6 +15,7 @@ from torch import nn
 from torch.distributions import Independent, Normal
 
 from conftest import random_dataset
+from exact import ALL_2X2
 from vaekit import UserError, build
 from vaekit.data import Split
 from vaekit.inference.generation import completions
@@ -52,8 +52,6 @@ from vaekit.training.preflight import check_labels
 from vaekit.training.step import Loss
 
 LEVELS = torch.arange(256, dtype=torch.float64) / 255
-ALL_2X2 = torch.tensor(list(itertools.product([0.0, 1.0], repeat=4)), dtype=torch.float64)
-ALL_2X2 = ALL_2X2.view(-1, 1, 2, 2)
 
 
 pytestmark = pytest.mark.usefixtures("float64")

@@ -219,6 +219,20 @@ def test_runs_of_other_formats_are_refused(tmp_path, number, remedy):
         load(tmp_path / "a")
 
 
+def test_monitoring_settings_of_an_earlier_version_are_read(copy):
+    file = copy / "config.json"
+    config = json.loads(file.read_text())
+    config["monitor"]["pictures_every"] = 3
+    for name in ("monitor", "watch"):
+        config[name] = config.pop("monitor")
+        file.write_text(json.dumps(config))
+        assert Run(copy).monitor.pictures_every == 3
+    del config["watch"]
+    file.write_text(json.dumps(config))
+    with pytest.raises(UserError, match="'monitor'"):
+        _ = Run(copy).monitor
+
+
 def test_settings_of_the_training_are_checked_except_those_added_later(copy):
     """A missing setting is an error: resuming with its default could change the result."""
     config = json.loads((copy / "config.json").read_text())

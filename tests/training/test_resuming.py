@@ -200,7 +200,6 @@ def test_runs_that_cannot_resume_are_refused(tmp_path, monkeypatch):
     other = random_dataset(count=40)
     with pytest.raises(UserError, match="is not the one"):
         resume(run, other, progress=False)
-    _, wider = prepare(tmp_path / "b")
     wider = train(
         build("vae", data, latent_dim=3, hidden_dim=8),
         data,

@@ -14,9 +14,7 @@ from ..settings.objective import ObjectiveConfig
 from ..settings.training import MonitorConfig, TrainConfig
 from ..support.errors import UserError, did_you_mean, flag_name
 
-Verbs = Mapping[
-    str, Callable[..., None]
-]  # all but train and sweep, by name: "evaluate", "data get"
+Verbs = Mapping[str, Callable[..., None]]  # all but train and sweep: "evaluate", "data get"
 TRAINING_VERBS = ("train", "sweep")
 VERB_GROUPS = (*TRAINING_VERBS, "data")
 RESUME_FLAGS = "--epochs, --data-dir and --allow-inexact"

@@ -130,9 +130,9 @@ def plot(
     from ..gallery.context import PictureContext
     from ..gallery.draw import write_pictures
 
-    scene = PictureContext.of(run, settings, data_dir)
-    folder = scene.run.pictures if out is None else Path(out)
-    for path in write_pictures(scene, names, folder, format):
+    context = PictureContext.of(run, settings, data_dir)
+    folder = context.run.pictures if out is None else Path(out)
+    for path in write_pictures(context, names, folder, format):
         print(path, flush=True)
 
 

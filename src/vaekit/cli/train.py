@@ -76,7 +76,7 @@ def make_train(name: str, entry: ModelEntry) -> Callable[..., None]:
     return train
 
 
-def make_sweep(name: str, entry: ModelEntry, found: list[SweepRequest]) -> Callable[..., None]:
+def make_sweep(name: str, entry: ModelEntry, requests: list[SweepRequest]) -> Callable[..., None]:
     """Like make_train, with the flags of SweepConfig; each call appends a request to `requests`."""
 
     def sweep(
@@ -91,7 +91,7 @@ def make_sweep(name: str, entry: ModelEntry, found: list[SweepRequest]) -> Calla
         init: str | None = None,
     ) -> None:
         plan = Plan(name, model, objective, data, training, monitor, init, entry.objective)
-        found.append((plan, measure, out, run_name))
+        requests.append((plan, measure, out, run_name))
 
     sweep.__annotations__["model"] = type(entry.settings)
     sweep.__doc__ = SWEEP_HELP.format(name=name, summary=entry.summary)
@@ -100,27 +100,27 @@ def make_sweep(name: str, entry: ModelEntry, found: list[SweepRequest]) -> Calla
 
 def sweep(arguments: list[str], read: Callable[[list[str], list[SweepRequest]], None]) -> None:
     """Train and evaluate every combination of the settings with several values; `read` parses a command line."""
-    found: list[SweepRequest] = []
+    requests: list[SweepRequest] = []
     plans: dict[str, Plan] = {}
     for grid, each in words.expand_grid(arguments):
         if "model" in grid:
             model_entry(grid["model"])
-        read(each, found)
-        if len(found) <= len(plans):
+        read(each, requests)
+        if len(requests) <= len(plans):
             return  # it was --help
-        name = words.run_name(grid) or found[-1][0].model
+        name = words.run_name(grid) or requests[-1][0].model
         require(
             name not in plans,
             f"two of the runs would have the one folder {name}; make a sweep of each",
         )
-        plans[name] = found[-1][0]
+        plans[name] = requests[-1][0]
     from rich.console import Console
 
     from ..studies.compare import as_terminal, rank
     from ..studies.sweep import SweepIncomplete
     from ..studies.sweep import sweep as carry_out_all
 
-    plan, measure, out, name = found[0]
+    plan, measure, out, name = requests[0]
     models = "-".join(dict.fromkeys(each.model for each in plans.values()))
     stem = "-".join(filter(None, (models, Path(plan.data.data).stem, name, "sweep")))
     folder = Path(out or f"runs/{stem}")

@@ -94,3 +94,14 @@ def balanced_rows(labels: Tensor | None, total: int, count: int) -> Tensor:
     longest = max(map(len, by_class))
     interleaved = [rows[i] for i in range(longest) for rows in by_class if i < len(rows)]
     return torch.stack(interleaved[:count])
+
+
+def random_rows(count: int, limit: int | None, seed: int) -> Tensor:
+    """`limit` of `count` rows, or all, in a random order that follows from the seed."""
+    order = np.random.default_rng(seed).permutation(count)
+    return torch.from_numpy(order[:limit])
+
+
+def sorted_random_rows(count: int, limit: int | None, seed: int) -> Tensor:
+    """`limit` of `count` rows chosen by the seed, or all, sorted, so that a file is read in order."""
+    return random_rows(count, limit, seed).sort().values

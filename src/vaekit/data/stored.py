@@ -26,6 +26,7 @@ from ..support.atomic import atomic_write
 from ..support.errors import UserError, one_line, require
 
 CHUNK_BYTES = 2**24
+Chunk = tuple[np.ndarray, np.ndarray | None, np.ndarray]  # images, labels, split indices
 SPLITS = ("train", "validation", "test")
 FORMAT = 1
 
@@ -186,7 +187,7 @@ def write_store(
     name: str,
     classes: list[str] | None,
     shape: tuple[int, int, int],
-    chunks: Iterable[tuple[np.ndarray, np.ndarray | None, np.ndarray]],
+    chunks: Iterable[Chunk],
     bad: list[str],
 ) -> None:
     """Write chunks of images (n, C, H, W), labels (n,) and split indices (n,) in bounded memory, atomically.

@@ -6,7 +6,6 @@ import math
 import re
 from pathlib import Path
 
-import numpy as np
 import torch
 from rich.markup import escape
 from rich.table import Table
@@ -18,6 +17,7 @@ from ..support.errors import printable, require, require_count
 from .dataset import Dataset, get_split, pixels
 from .sources.files import open_source
 from .sources.image_files import prepare
+from .splits import sorted_random_rows
 from .stored import open_store
 
 SAMPLED_IMAGES = 2000  # per split, for the pixel statistics
@@ -64,21 +64,16 @@ def class_name(dataset: Dataset, label: int) -> str:
 def pixel_statistics(dataset: Dataset, split: str) -> list[float]:
     """Minimum, maximum, mean and standard deviation of the pixels, of up to SAMPLED_IMAGES images."""
     images = get_split(dataset, split)
-    rows = torch.from_numpy(random_rows(len(images), SAMPLED_IMAGES))
+    rows = sorted_random_rows(len(images), SAMPLED_IMAGES, 0)
     x = pixels(images[rows].images, "none").double()
     return [float(value) for value in (x.min(), x.max(), x.mean(), x.std(correction=0))]
-
-
-def random_rows(total: int, count: int) -> np.ndarray:
-    """Up to `count` random rows of `total`, in order, with a fixed seed."""
-    return np.sort(np.random.default_rng(0).permutation(total)[:count])
 
 
 def sample_images(dataset: Dataset, split: str, count: int) -> tuple[Tensor, list[str]]:
     """Random images in [0, 1] of a split, sorted by class where there are labels, and their class names."""
     require_count("count", count, largest=2000)
     images = get_split(dataset, split)
-    rows = torch.from_numpy(random_rows(len(images), count))
+    rows = sorted_random_rows(len(images), count, 0)
     if images.labels is not None:
         rows = rows[images.labels[rows].argsort(stable=True)]
     batch = images[rows]

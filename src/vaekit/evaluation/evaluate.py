@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -16,7 +15,9 @@ import torch
 from torch import Tensor
 
 from ..data import Dataset, EvalSplit, eval_split
+from ..data.splits import random_rows
 from ..inference.generation import latent_sizes
+from ..inference.picture_data import file_sha256
 from ..likelihood.aggregate import measure_aggregate
 from ..likelihood.annealing import (
     HMC_SAMPLES,
@@ -27,7 +28,7 @@ from ..likelihood.annealing import (
 from ..likelihood.elbo import ELBO_SAMPLES, image_chunks, measure_elbo, modelled_pixels
 from ..likelihood.importance import ImportanceEstimate, measure_nll
 from ..model.graph import VAE
-from ..runs.data import load_run_data, random_rows, run_images
+from ..runs.data import load_run_data, run_images
 from ..runs.directory import Run
 from ..runs.load import load
 from ..settings.analysis import EvaluateConfig
@@ -141,7 +142,7 @@ def evaluate(
     result |= {
         "missing": missing,
         "settings": comparable_settings(config),
-        "weights": weights_hash(run),
+        "weights": file_sha256(run.weights_path),
         "metrics": [name for name in METRIC_GROUPS if name in evaluated],
         "units": {m.key: m.unit for group in METRIC_GROUPS.values() for m in group if m.unit},
         "estimator": config.estimator,
@@ -193,7 +194,7 @@ def comparable_settings(config: EvaluateConfig) -> dict[str, Any]:
 def earlier_evaluation(run: Run, config: EvaluateConfig) -> dict[str, Any]:
     """The stored evaluation of the same weights with the same settings; {} where there is none."""
     try:
-        stored, weights = run.evaluation, weights_hash(run)
+        stored, weights = run.evaluation, file_sha256(run.weights_path)
     except UserError:  # there is none, or it is damaged: it is written anew
         return {}
     valid = isinstance(stored.get("missing"), dict) and isinstance(stored.get("metrics"), list)
@@ -201,12 +202,6 @@ def earlier_evaluation(run: Run, config: EvaluateConfig) -> dict[str, Any]:
         stored.get("settings") == comparable_settings(config) and stored.get("weights") == weights
     )
     return stored if valid and same else {}
-
-
-def weights_hash(run: Run) -> str:
-    """sha256 of the weights file. Raises UserError where there is none."""
-    require(run.weights_path.is_file(), f"{run.weights_path} is missing; train the model again")
-    return hashlib.sha256(run.weights_path.read_bytes()).hexdigest()
 
 
 def elbo_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[str, Any]:

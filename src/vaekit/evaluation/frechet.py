@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from ..data import Dataset, EvalSplit, eval_split
 from ..data.cache import cache_dir, cache_lock
 from ..data.dataset import ResolvedBinarisation, get_split
+from ..data.splits import sorted_random_rows
 from ..likelihood.latent_use import batch_size
 from ..model.conditions import Quadrants
 from ..model.graph import VAE
 from ..model.layers import num_halvings
-from ..runs.data import random_rows
 from ..runs.directory import load_weights
 from ..support.atomic import write_bytes
 from ..support.console import ProgressBar
@@ -278,8 +278,3 @@ def frechet(
         classifier_accuracy=classifier.accuracy,
         classifier_weights=classifier.digest()[:8],
     )
-
-
-def sorted_random_rows(total: int, count: int, seed: int) -> Tensor:
-    """`count` of `total` rows chosen by the seed, sorted, so that a file is read in order."""
-    return random_rows(total, count, seed).sort().values

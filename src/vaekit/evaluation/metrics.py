@@ -107,7 +107,7 @@ METRIC_GROUPS: dict[str, tuple[Metric, ...]] = {
     "gap": (
         Metric("elbo_train", "ELBO of training images", "nats", "of as many training images",
                depends_on=("images",)),
-        Metric("elbo_gap", "train - test ELBO", "nats", "overfitting (train minus test ELBO)"),
+        Metric("elbo_gap", "ELBO gap", "nats", "overfitting (ELBO of training images minus that of the split)"),
     ),
 }  # fmt: skip
 METRICS: tuple[Metric, ...] = tuple(metric for group in METRIC_GROUPS.values() for metric in group)

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from ..data.splits import evenly_spaced
 from ..gallery.context import PictureContext
+from ..gallery.latents import MAX_EMBEDDED_POINTS
 from ..inference.latent_space import neighbour_embedding, principal_axes
 from ..inference.picture_data import file_sha256
 from ..pictures.scatters import CONTOUR_MASSES
@@ -25,7 +26,6 @@ from ..support.atomic import write_bytes
 from ..support.errors import UserError, one_line, require
 
 Method = Literal["dims", "pca", "tsne", "umap"]
-MAX_EMBEDDED_POINTS = 2000  # points of a t-SNE or UMAP
 CONTOUR_SIDE = 120
 
 
@@ -57,12 +57,16 @@ class LatentMaps:
             self.principal[latent] = principal_axes(self.context.picture_data.codes[latent])
         return self.principal[latent]
 
+    def dim(self, latent: str) -> int:
+        """The dimension of a latent."""
+        return self.context.picture_data.codes[latent].shape[1]
+
     def map_data(self, latent: str, method: Method, dims: Sequence[int]) -> dict[str, Any]:
         """A map of the test images as JSON values; a linear map in 2-D also has the prior's contours and components.
 
         For t-SNE and UMAP, `state` is "computing" until the map is ready. Raises UserError.
         """
-        dim = self.context.picture_data.codes[latent].shape[1]
+        dim = self.dim(latent)
         require(
             method != "dims" or (1 <= len(set(dims)) == len(dims) <= 3 and max(dims) < dim),
             f"{latent} has {dim} dimensions; choose one to three different ones",
@@ -211,7 +215,7 @@ class LatentMaps:
 
     def require_dims(self, latent: str, dims: Sequence[int]) -> None:
         """Raises UserError for dimensions that the latent does not have."""
-        dim = self.context.picture_data.codes[latent].shape[1]
+        dim = self.dim(latent)
         require(all(d < dim for d in dims), f"{latent} has {dim} dimensions")
 
     def finished_map(self, latent: str, method: Method) -> LatentMap:

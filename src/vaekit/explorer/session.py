@@ -28,6 +28,7 @@ from ..inference.generation import class_labels, repeat_label
 from ..inference.latent_space import decode_latents, decoder_latents, interpolate
 from ..inference.picture_data import MAX_CODES
 from ..inference.tables import Table, write_images, write_table
+from ..likelihood.elbo import ELBO_SAMPLES
 from ..likelihood.latent_use import batch_size
 from ..model.distributions import stddev
 from ..runs.data import load_run_data
@@ -39,7 +40,6 @@ from ..support.errors import UserError, require
 from .maps import LatentMaps, Method, json_numbers
 
 Latents = Mapping[str, Tensor]
-ELBO_SAMPLES = 10
 MAX_NEIGHBOUR_BYTES = 2**28  # memory for the training images that are searched for neighbours
 CURVE_KEYS = (
     "epoch",
@@ -98,7 +98,7 @@ class ExplorerSession:
 
     @cached_property
     def dims(self) -> dict[str, int]:
-        return {name: self.context.picture_data.codes[name].shape[1] for name in self.latents}
+        return {name: self.maps.dim(name) for name in self.latents}
 
     def describe(self) -> dict[str, Any]:
         """The properties of the run that the page needs for its controls."""

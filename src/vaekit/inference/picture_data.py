@@ -68,11 +68,12 @@ def load_or_create(run: Run, model: VAE, data_dir: str | Path | None = None) -> 
     Raises UserError where neither is available.
     """
     path = run.path / FILE_NAME
-    for file in (path, run.path / OLD_FILE_NAME):
-        if file.is_file():
-            picture_data = read(file, file_sha256(run.weights_path))
-            if picture_data is not None:
-                return picture_data
+    files = [file for file in (path, run.path / OLD_FILE_NAME) if file.is_file()]
+    weights = file_sha256(run.weights_path) if files else ""
+    for file in files:
+        picture_data = read(file, weights)
+        if picture_data is not None:
+            return picture_data
     try:
         return create(run, model, data_dir=data_dir)
     except UserError as error:

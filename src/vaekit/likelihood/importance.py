@@ -15,7 +15,7 @@ from ..data import EvalSplit
 from ..model.build import decoder_outputs
 from ..model.distributions import Conditional, GaussianMixture
 from ..model.graph import VAE, Values
-from ..model.priors import VampPrior
+from ..model.priors import ConstantMixture, VampPrior
 from ..support.console import ProgressBar
 from ..support.devices import eval_mode, keep_freed_memory, seeded
 from ..support.errors import UserError, parse_memory
@@ -165,22 +165,6 @@ def sum_of_logs(factors: tuple[Tensor, Tensor]) -> Tensor:
     return groups.log_().sum(-1) + rest.log().sum(-1)
 
 
-class CachedMixture(nn.Module):
-    """The mixture of a VampPrior, computed once."""
-
-    loc: Tensor
-    scale: Tensor
-
-    def __init__(self, mixture: GaussianMixture) -> None:
-        super().__init__()
-        # Buffers, so that the mixture is exported with the model.
-        self.register_buffer("loc", mixture.loc.detach(), persistent=False)
-        self.register_buffer("scale", mixture.scale.detach(), persistent=False)
-
-    def forward(self, values: Values) -> Distribution:
-        return GaussianMixture(self.loc, self.scale)
-
-
 class Bfloat16Network(nn.Module):
     """A network that computes in bfloat16, with float32 inputs and outputs."""
 
@@ -195,10 +179,12 @@ class Bfloat16Network(nn.Module):
 def prepare_for_inference(model: VAE, precision: str) -> VAE:
     """The model with its VampPrior's pseudo-inputs encoded once, and with a decoder whose networks compute in
     `precision`."""
-    priors = {
-        name: CachedMixture(prior({})) if isinstance(prior, VampPrior) else prior
-        for name, prior in model.prior.items()
-    }
+    priors: dict[str, nn.Module] = dict(model.prior.items())
+    for name, prior in priors.items():
+        if isinstance(prior, VampPrior):
+            mixture = prior({})
+            # Buffers, so that the mixture is exported with the model.
+            priors[name] = ConstantMixture(mixture.loc.detach(), mixture.scale.detach())
     decoder = model.decoder
     if precision == "bfloat16":
         decoder = copy.deepcopy(decoder)

@@ -146,9 +146,9 @@ class VAE(nn.Module):
     def sample_latents(
         self,
         count: int,
-        y: Tensor | None = None,
-        temperature: float = 1.0,
-        cluster: Tensor | None = None,
+        y: Tensor | None,
+        temperature: float,
+        cluster: Tensor | None,
     ) -> Values:
         """The values that `sample` decodes: the condition, and each latent (count, D)."""
         values, has_mixture = self.given(None, y), False

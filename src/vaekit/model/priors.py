@@ -25,21 +25,29 @@ class StandardNormal(nn.Module):
         return independent(gaussian(self.loc, self.scale), 1)
 
 
-class FixedMixture(nn.Module):
-    """p(z) = 1/K sum_k N(m_k 1, I/2), m = 0, 1, -1, 2, -2 ... in every dimension (psanch21/VAE-GMVAE, model3)."""
+class ConstantMixture(nn.Module):
+    """p(z) = 1/K sum_k N(loc_k, scale_k^2), neither trained nor saved; loc and scale (K, dim)."""
 
     loc: Tensor
     scale: Tensor
 
-    def __init__(self, components: int, dim: int) -> None:
+    def __init__(self, loc: Tensor, scale: Tensor) -> None:
         super().__init__()
-        k = torch.arange(components)
-        means = (k + 1).div(2, rounding_mode="floor") * torch.where(k % 2 == 0, -1, 1)
-        self.register_buffer("loc", means[:, None].expand(-1, dim).float(), persistent=False)
-        self.register_buffer("scale", torch.full((components, dim), 0.5**0.5), persistent=False)
+        self.register_buffer("loc", loc, persistent=False)
+        self.register_buffer("scale", scale, persistent=False)
 
     def forward(self, values: dict[str, Tensor | None]) -> Distribution:
         return GaussianMixture(self.loc, self.scale)
+
+
+class FixedMixture(ConstantMixture):
+    """p(z) = 1/K sum_k N(m_k 1, I/2), m = 0, 1, -1, 2, -2 ... in every dimension (psanch21/VAE-GMVAE, model3)."""
+
+    def __init__(self, components: int, dim: int) -> None:
+        k = torch.arange(components)
+        means = (k + 1).div(2, rounding_mode="floor") * torch.where(k % 2 == 0, -1, 1)
+        scale = torch.full((components, dim), 0.5**0.5)
+        super().__init__(means[:, None].expand(-1, dim).float(), scale)
 
 
 class LearnedMixture(nn.Module):

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import torch
-from torch import Tensor
-
 from ..data import Dataset, EvalSplit, eval_split, reload
 from ..data.dataset import get_split
 from ..support.errors import require
@@ -29,12 +25,6 @@ def load_run_data(run: Run, data: Dataset | None, data_dir: str | Path | None) -
 def run_images(run: Run, data: Dataset, split: str) -> EvalSplit:
     """A split of a run's data set with the binarisation of the run, fixed."""
     return eval_split(get_split(data, split), run.data.binarisation)
-
-
-def random_rows(count: int, limit: int | None, seed: int) -> Tensor:
-    """`limit` of `count` rows, or all, in a random order that follows from the seed."""
-    order = np.random.default_rng(seed).permutation(count)
-    return torch.from_numpy(order[:limit])
 
 
 def evaluation_images(

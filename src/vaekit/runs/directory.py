@@ -210,7 +210,7 @@ class Run:
     @property
     def monitor(self) -> MonitorConfig:
         """The monitoring settings of the training."""
-        name = "monitor" if "monitor" in self.config else "watch"  # its name before November 2026
+        name = "watch" if "watch" in self.config else "monitor"  # its name before November 2026
         where = str(self.path / "config.json")
         return settings_from_dict(MonitorConfig, self.section(name), where)
 
@@ -333,9 +333,8 @@ def git_revision() -> str | None:
         return done.stdout.strip()
 
     try:
-        git(
-            "ls-files", "--error-unmatch", Path(__file__).name
-        )  # not the checkout of a project that uses vaekit
+        # It may also be the checkout of a project that uses vaekit.
+        git("ls-files", "--error-unmatch", Path(__file__).name)
         return git("describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
     except (OSError, subprocess.SubprocessError):
         return None

@@ -54,21 +54,21 @@ class ObjectiveConfig:
             f"{1 - self.alpha:g}, or the MMD would be maximised",
         )
 
-    def resolve(self, row: ObjectiveConfig) -> ObjectiveConfig:
-        """Drop what `row`, the model's defaults, sets for another objective, or for a KL without capacity.
+    def resolve(self, defaults: ObjectiveConfig) -> ObjectiveConfig:
+        """Drop what the model's `defaults` set for another objective, or for a KL without capacity.
 
         Raises UserError for settings that were chosen and have no effect.
         """
         meant = {"objective", "samples", *OBJECTIVE_SETTINGS[self.objective]}
         plain: dict[str, Any] = {}
         for field in fields(self):
-            given, own = getattr(self, field.name), getattr(row, field.name)
+            given, own = getattr(self, field.name), getattr(defaults, field.name)
             if field.name not in meant and given != field.default:
                 require(
                     given == own,
                     f"{flag_name(field.name)} {given} has no effect for --objective {self.objective}; leave it out",
                 )
                 plain[field.name] = field.default
-        if self.capacity is not None and row.capacity is None and self.beta == row.beta:
+        if self.capacity is not None and defaults.capacity is None and self.beta == defaults.beta:
             plain["beta"] = None
         return replace(self, **plain)

@@ -36,14 +36,14 @@ class Preset:
     @property
     def entry(self) -> ModelEntry:
         """The catalogue entry of its model, with these settings."""
-        row = model_entry(self.model)
+        entry = model_entry(self.model)
         plain = {"schedule": "constant", **self.training}
         return dataclasses.replace(
-            row,
+            entry,
             summary=self.summary,
-            settings=with_changes(row.settings, self.settings, "preset"),
-            objective=with_changes(row.objective, self.objective, "preset"),
-            training=with_changes(row.training, plain, "preset"),
+            settings=with_changes(entry.settings, self.settings, "preset"),
+            objective=with_changes(entry.objective, self.objective, "preset"),
+            training=with_changes(entry.training, plain, "preset"),
             data=with_changes(DataConfig(), self.data, "preset"),
         )
 

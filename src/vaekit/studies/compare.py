@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..evaluation.metrics import COMPARED_METRICS, Metric
 from ..runs.directory import Run
-from ..support.atomic import write_bytes as write_file
+from ..support.atomic import write_bytes
 from ..support.errors import require, require_folder
 from .curves import (
     comparability,
@@ -36,11 +36,8 @@ LATEX_ESCAPES = str.maketrans(
     {
         **{c: "\\" + c for c in "&%$#_{}"},
         **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-        **{
-            "<": r"\textless{}",
-            ">": r"\textgreater{}",
-            "[": "{[}",
-        },  # \\ would read [ as its argument
+        # \\ would read [ as its argument.
+        **{"<": r"\textless{}", ">": r"\textgreater{}", "[": "{[}"},
         **{"±": r"$\pm$", "\N{MINUS SIGN}": "$-$", PAD: r"\phantom{0}"},
     }
 )
@@ -375,5 +372,5 @@ def write(table: ComparisonTable, path: str | Path) -> Path:
         f"cannot write {path}: its ending must be one of {', '.join(WRITERS)}",
     )
     require_folder(path)
-    write_file(path, WRITERS[path.suffix.lower()](table).encode())
+    write_bytes(path, WRITERS[path.suffix.lower()](table).encode())
     return path

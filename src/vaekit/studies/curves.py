@@ -45,7 +45,7 @@ def compare(runs: Sequence[Run | str | Path]) -> Figure:
 
 def unique_runs(runs: Sequence[Run | str | Path]) -> list[Run]:
     """The runs without repeated directories. Raises UserError where there are none."""
-    unique = list({Run.of(run).path.resolve(): Run.of(run) for run in runs}.values())
+    unique = list({run.path.resolve(): run for run in map(Run.of, runs)}.values())
     require(len(unique) >= 1, "there are no runs to compare")
     return unique
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from filelock import FileLock
 
 from ..evaluation.metrics import METRIC_GROUPS
@@ -24,6 +25,7 @@ from ..runs.directory import Run
 from ..support.atomic import atomic_write, parse_json, write_json
 from ..support.console import ProgressBar
 from ..support.errors import UserError, did_you_mean, is_whole, require, require_count
+from ..support.version import __version__
 from ..training.plan import Plan
 
 if TYPE_CHECKING:
@@ -385,10 +387,6 @@ def check_report(report: Path) -> None:
 
 def append_to_report(outcome: Reproduction, report: Path) -> None:
     """Append a line to the report, which is created with HEADER where missing."""
-    import torch
-
-    from ..support.version import __version__
-
     published = PUBLISHED_RESULTS[outcome.name]
     epochs = (
         f"{outcome.epochs:,}"
@@ -409,9 +407,8 @@ def append_to_report(outcome: Reproduction, report: Path) -> None:
         f"{os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}",
     ]
     report.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(
-        report.with_name(f".{report.name}.lock")
-    ):  # two concurrent writers would lose a line
+    # Two concurrent writers would lose a line.
+    with FileLock(report.with_name(f".{report.name}.lock")):
         content = (report.read_bytes() if report.exists() else b"") or HEADER.encode()
         if not content.endswith(b"\n"):
             content += b"\n"

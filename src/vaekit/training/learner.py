@@ -67,7 +67,7 @@ class Learner:
         self.kl_weight = torch.ones((), device=device)
         self.position = Position(clip_gradient=config.clip_gradient)
         self.order = torch.zeros(0, dtype=torch.int64)
-        self.totals = epoch_totals(3, device)
+        self.totals = epoch_totals(device)
         self.started = self.allow_inexact = False
         self.rng_states: dict[str, Tensor] = {}
         self.request = 0.0  # see checkpoint.Checkpointer

@@ -145,7 +145,7 @@ def validate(loss: Loss, split: EvalSplit) -> list[float]:
     """
     device = split.device
     with eval_mode(loss.model), seeded(VALIDATION_SEED, device):
-        totals = epoch_totals(3, device)
+        totals = epoch_totals(device)
         per_image = decoder_outputs(loss.model.blueprint) * math.prod(loss.objective.samples)
         size = max(1, min(VALIDATION_BATCH, MAX_VALIDATION_OUTPUTS // per_image))
         for start in range(0, len(split), size):

@@ -39,8 +39,8 @@ class Monitor:
         config: TrainConfig,
         settings: MonitorConfig,
         device: torch.device,
-        history: Sequence[Mapping[str, Any]] = (),
-        steps_done: int = 0,
+        history: Sequence[Mapping[str, Any]],
+        steps_done: int,
     ) -> None:
         """`history`: the earlier epochs of metrics.jsonl of a resumed training; `steps_done`: its steps so far."""
         self.run, self.config, self.settings = run, config, settings
@@ -114,9 +114,7 @@ def check_monitor(settings: MonitorConfig) -> MonitorConfig:
 class MovieRecorder:
     """Records samples of the same prior noise while a model trains, often at first, then ever more rarely."""
 
-    def __init__(
-        self, run: Run, model: VAE, examples: Batch, steps: int, steps_done: int = 0
-    ) -> None:
+    def __init__(self, run: Run, model: VAE, examples: Batch, steps: int, steps_done: int) -> None:
         self.run, self.model, self.examples = run, model, examples
         self.steps, self.step = frame_steps(steps), steps_done
 

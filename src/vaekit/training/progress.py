@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import rich.progress
 from rich.table import Column
@@ -17,9 +17,6 @@ from ..support.console import ProgressBar, format_duration
 if TYPE_CHECKING:
     from ..data.dataset import Batch
     from .loop import Epoch
-
-
-T = TypeVar("T")
 
 
 class TimeLeftColumn(rich.progress.ProgressColumn):

@@ -74,9 +74,9 @@ def kl_warmup_weight(model: VAE, config: TrainConfig, kl_weight: Tensor) -> Weig
     return {name: kl_weight if name == config.kl_warmup_of else 1.0 for name in names}
 
 
-def epoch_totals(count: int, device: torch.device) -> Tensor:
+def epoch_totals(device: torch.device) -> Tensor:
     """Zeros in which to sum over an epoch: float64, except on MPS, which lacks it."""
-    return torch.zeros(count, device=device, dtype=None if device.type == "mps" else torch.float64)
+    return torch.zeros(3, device=device, dtype=None if device.type == "mps" else torch.float64)
 
 
 def learning_rate(epochs: float, config: TrainConfig) -> float:

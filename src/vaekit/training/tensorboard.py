@@ -57,7 +57,7 @@ def writer_class() -> Any:
 class TensorBoardLogger:
     """Writes scalars, histograms and images in `on_epoch`, and the projector in `finish`."""
 
-    def __init__(self, run: Run, model: VAE, examples: Batch, epochs: int = 0) -> None:
+    def __init__(self, run: Run, model: VAE, examples: Batch, epochs: int) -> None:
         """`epochs`: finished epochs of a resumed training; entries of later ones are hidden."""
         self.examples = examples
         purge = epochs + 1 if epochs else None

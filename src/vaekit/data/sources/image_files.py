@@ -20,7 +20,7 @@ from ...support.errors import UserError, printable, require
 from ..cache import cached_file
 from ..dataset import Dataset, Split
 from ..splits import split_rows
-from ..stored import ImageStore, open_store, write_store
+from ..stored import Chunk, ImageStore, open_store, write_store
 from .files import ImageSource
 from .images import (
     MAX_FILE_BYTES,
@@ -41,7 +41,6 @@ QUEUED_BYTES = 2**27  # of files waiting to be decoded
 CHUNK_BYTES = 2**24
 SMALL_FILE = 8192  # bytes; files smaller than this on average are decoded in one thread
 T = TypeVar("T")
-Chunk = tuple[np.ndarray, np.ndarray | None, np.ndarray]
 DECODER_VERSION = 1  # increment when the same files would be decoded to other pixels
 
 

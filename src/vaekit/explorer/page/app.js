@@ -116,20 +116,20 @@ function latentText() {
   return parts.join("  ");
 }
 
-function setLatents(latents, { text = null, point = null, decode = true, scales = null } = {}) {
+function setLatents(latents, { point = null, decode = true, scales = null } = {}) {
   S.latents = latents;
   S.scales = scales;
   syncSliders();
   if (point) S.point = point; else locatePoint();
-  if (decode) decodePoint(text);
+  if (decode) decodePoint();
   updateNearest();
   requestRedraw();
 }
 
-const decodePoint = latestOnly(async (text) => {
+const decodePoint = latestOnly(async () => {
   if (currentRun().completes_images) return;
   const run = S.run, result = await request(`${base()}/decode`, { latents: S.latents, label: label() });
-  if (run === S.run) showImage(result, text ?? latentText());
+  if (run === S.run) showImage(result, latentText());
 });
 
 const locatePoint = latestOnly(async () => {
