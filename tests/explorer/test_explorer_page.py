@@ -216,6 +216,19 @@ def test_maps_of_twenty_dimensions(page):
     until(page, "explorer.map && explorer.map.axis_names[0] === 'z[7]'")
 
 
+def test_a_late_answer_does_not_replace_the_map_chosen_after_it(page):
+    choose_run(page, CONVVAE)
+    page.evaluate("""() => { const send = window.fetch; window.late = 0; window.fetch = async (url, options) => {
+        const response = await send(url, options), late = url.includes("dims&") && !url.includes("dims=7");
+        if (late) { await new Promise((done) => setTimeout(done, 1000)); setTimeout(() => window.late++, 100); }
+        return response; }; }""")
+    page.select_option("#method", "dims")
+    page.select_option("#dim-x", "7")
+    until(page, "explorer.map && explorer.map.axis_names[0] === 'z[7]'")
+    until(page, "window.late === 1")
+    assert state(page, "map.axis_names[0]") == "z[7]"
+
+
 def test_a_3d_map_rotates_and_a_point_is_selected(page):
     choose_run(page, CVAE)
     assert len(state(page, "map.points[0]")) == 3

@@ -222,16 +222,20 @@ function mapSettings() {
 
 const latentOf = (name) => currentRun().latents.find((each) => each.name === name);
 
-async function loadMap() {
-  const run = S.run, { method, dims } = mapSettings();
+function mapAddress() {
+  const { method, dims } = mapSettings();
   const query = new URLSearchParams([["latent", $("latent").value], ["method", method], ...dims.map((d) => ["dims", d])]);
-  const result = await request(`${base()}/map?${query}`);
-  if (run !== S.run || method !== $("method").value) return;
+  return `${base()}/map?${query}`;
+}
+
+async function loadMap() {
+  const address = mapAddress(), result = await request(address);
+  if (address !== mapAddress()) return; // answers may arrive out of order; another map was chosen meanwhile
   if (result.state === "computing") {
-    $("map-status").textContent = `computing ${method === "tsne" ? "t-SNE" : "UMAP"} …`;
+    $("map-status").textContent = `computing ${$("method").value === "tsne" ? "t-SNE" : "UMAP"} …`;
     $("map-status").hidden = false;
     S.map = null; invalidate();
-    setTimeout(() => { if (run === S.run && method === $("method").value) loadMap().catch(() => {}); }, 700);
+    setTimeout(() => { if (address === mapAddress()) loadMap().catch(() => {}); }, 700);
     return;
   }
   $("map-status").hidden = true;
