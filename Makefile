@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 # Test processes, each with one torch thread.
 WORKERS ?= --numprocesses auto --no-loadscope-reorder
+# The processes that tests start find the package compiled.
+export PYTHONDONTWRITEBYTECODE =
 
 .PHONY: demo test tests test-long lint coverage bench docs clean
 

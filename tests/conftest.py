@@ -1,6 +1,7 @@
 """Shared by all tests: small data sets, and MNIST cut short so that a training takes a second."""
 
 import dataclasses
+import gc
 import os
 import sys
 from functools import cache
@@ -30,6 +31,12 @@ SLOW = ("test_data_parallel.py", "test_sklearn.py", "test_export.py", "test_expl
 
 def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.name not in SLOW)
+
+
+def pytest_collection_finish():
+    """What is imported by now stays: the garbage collector need not go through it again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 class ByFile(LoadScopeScheduling):

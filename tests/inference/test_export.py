@@ -96,7 +96,7 @@ def test_torch_export_computes_the_same_as_the_model(tmp_path):
     assert about["prior.pt2"]["inputs"] == {"z2_noise": ["batch", 3], "z1_noise": ["batch", 2]}
 
 
-@pytest.mark.parametrize("model", ["cvae", "convvae"])
+@pytest.mark.parametrize("model", ["cvae", pytest.param("convvae", marks=pytest.mark.long)])
 def test_models_that_complete_images_and_convolutional_models_are_exported(tmp_path, model):
     more = {"condition": "quadrants:1"} if model == "cvae" else {}
     run = trained(tmp_path / "run", model, **more)

@@ -10,10 +10,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextPath
+from matplotlib.textpath import text_to_path
 from torch import Tensor
 
-from .style import ORANGE, escape_math, shorten
+from .style import ORANGE, escape_math, ignore_missing_glyphs, shorten
 
 GAP = 2  # pixels between images
 MAX_FIGURE_PIXELS = 1600  # pixels per side of a figure, unless the images are larger
@@ -97,10 +97,11 @@ def canvas(images: Tensor, columns: int, marked: Collection[int] = ()) -> np.nda
 
 def text_width(text: str) -> float:
     """Width of a line of text in pixels."""
-    if not text:
-        return 0.0
-    path = TextPath((0, 0), escape_math(text), size=FONT_SIZE, prop=FontProperties())
-    return path.get_extents().width * DPI / 72
+    with ignore_missing_glyphs():
+        width, _, _ = text_to_path.get_text_width_height_descent(
+            text, FontProperties(size=FONT_SIZE), ismath=False
+        )
+    return width * DPI / 72
 
 
 def contact_sheet(images: Tensor, names: Sequence[str], columns: int = 10) -> Figure:
