@@ -45,7 +45,7 @@ from vaekit.model.pixels import (
 )
 from vaekit.model.priors import FixedMixture, LearnedMixture, StandardNormal, VampPrior
 from vaekit.settings.catalog import MODELS
-from vaekit.settings.model import Blueprint, ModelConfig
+from vaekit.settings.model import Blueprint, Likelihood, ModelConfig
 from vaekit.settings.objective import ObjectiveConfig
 from vaekit.support.console import ProgressBar
 from vaekit.training.preflight import check_labels
@@ -700,6 +700,52 @@ def test_continuous_bernoulli_keeps_its_digits_in_float32():
         single = head(torch.full((1, 1, 1, 1), logit).float())
         assert torch.allclose(single.log_prob(x.float()).double(), exact.log_prob(x), atol=1e-5)
         assert single.mean.item() == pytest.approx(exact.mean.item(), abs=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("likelihood", [x for x in get_args(Likelihood) if x != "auto"])
+@pytest.mark.parametrize("output", [-1e4, -200.0, -50.0, -20.0, -0.3, 0.0, 0.01, 4.0, 50.0, 1e3])
+def test_draws_have_the_mean_and_variance_of_their_pixels(likelihood, output, dtype):
+    """Saturated too, where probabilities are 0 or 1 in float32. 5 standard errors, and as much of the variance, whose
+    error is that of (x - mean)^2: 1 of 10,000 seeds would fail one of these 100."""
+    head = likelihood_head(ModelConfig(likelihood=likelihood)).to(dtype)
+    outputs = torch.zeros(1, head.outputs, 1, 1, dtype=dtype)
+    outputs[:, 0] = output
+    pixels, count = head(outputs), 20_000
+    draws = pixels.sample((count,)).double()
+    mean = pixels.mean.double()
+    if likelihood in ("logistic", "categorical"):
+        levels = LEVELS.to(dtype).view(-1, 1, 1, 1)
+        p = pixels.expand((256,)).log_prob(levels).exp().double()
+        variance = (p * (LEVELS - mean.item()) ** 2).sum()
+    else:
+        variance = pixels.variance.double()
+        assert pixels.stddev.item() == pytest.approx(variance.sqrt().item(), rel=1e-6)
+    assert draws.isfinite().all()
+    rounding = 10 * torch.finfo(dtype).eps * (1 + draws.abs().max())
+    error = (variance / count).sqrt()
+    assert (draws.mean(0) - mean).abs() <= 5 * error + rounding
+    squares = (draws - mean) ** 2
+    error = squares.std(0) / math.sqrt(count) + 1e-4 * (variance < 1e-4 / count)  # too rare to see
+    assert (squares.mean(0) - variance).abs() <= 5 * error + 1e-3 * variance
+
+
+def test_the_continuous_bernoulli_has_its_closed_form_mean_and_variance():
+    """At a logit of 50 torch's draws have the mean 0.937 and the standard deviation 0.03; right are 0.98 and 0.02."""
+    head = likelihood_head(ModelConfig(likelihood="continuous-bernoulli"))
+    for logit in (-1000.0, 50.0, 1000.0):
+        mean = 1 - 1 / abs(logit) if logit > 0 else 1 / abs(logit)
+        p = head(torch.full((1, 1, 1, 1), logit).float())
+        assert p.mean.item() == pytest.approx(mean, rel=1e-6)
+        assert p.stddev.item() == pytest.approx(1 / abs(logit), rel=1e-6)
+        draws = p.sample((20_000,))
+        assert draws.mean().item() == pytest.approx(mean, abs=5 / abs(logit) / math.sqrt(20_000))
+    x = torch.linspace(0, 1, 20_001)
+    for logit in (-3.0, -0.51, -0.49, 0.0, 1e-3, 0.7, 30.0):
+        p = head(torch.full((1, 1, 1, 1), logit))
+        density = p.log_prob(x.view(-1, 1, 1, 1)).exp().flatten()
+        variance = torch.trapezoid(density * (x - p.mean.item()) ** 2, x).item()
+        assert p.variance.item() == pytest.approx(variance, abs=1e-7)
 
 
 # Combinations without meaning are refused with the reason
