@@ -446,7 +446,8 @@ def test_iwae_weights_are_the_normalised_weights_the_best_sample_the_heaviest():
     ],
     ids=str,
 )
-def test_doubly_reparameterised_gradients_have_the_plain_ones_mean_and_less_noise(settings):
+def test_doubly_reparameterised_gradients_have_the_plain_ones_mean_and_other_noise(settings):
+    """Less, but for a VampPrior, which shares the encoder: there a training refuses it."""
     model = tiny("vae", **settings)
     count, k, x = 4000, 8, ALL_2X2[3:4]
     keys, parameters = zip(*model.named_parameters(), strict=True)
@@ -468,8 +469,8 @@ def test_doubly_reparameterised_gradients_have_the_plain_ones_mean_and_less_nois
     encoder = torch.cat(
         [torch.full((n,), "posterior" in key) for key, n in zip(keys, sizes, strict=True)]
     )
-    if not settings:  # where the prior shares the encoder, the prior's noise is added
-        assert doubly.var(0)[encoder].sum() < 0.7 * plain.var(0)[encoder].sum()
+    ratio = doubly.var(0)[encoder].sum() / plain.var(0)[encoder].sum()
+    assert ratio < 0.7 or "pseudo_inputs" in settings
 
 
 def test_the_value_of_both_gradients_is_the_bound():

@@ -77,8 +77,9 @@ class iwae:
 
     Burda et al. 2016, eq. 8. During KL warm-up log w = log p(x | z) + warmup log p(z) / q(z | x). The doubly
     reparameterised `gradient` "dreg" has the same mean and less variance for the posterior (Tucker et al. 2019, eq. 8);
-    it raises UserError for a hierarchy and during KL warm-up, where it does not hold. It scales the gradient through
-    the Inference's z, so do not use that Inference again.
+    it raises UserError for a hierarchy and during KL warm-up, where it does not hold. With a VampPrior, which shares
+    the posterior's weights, it has more variance. It scales the gradient through the Inference's z, so do not use that
+    Inference again.
     """
 
     k: int

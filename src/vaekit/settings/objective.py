@@ -28,7 +28,8 @@ class ObjectiveConfig:
     capacity: float | None = None
     """Target the KL at this many nats, by beta |KL - capacity|; it rises from 0 over --kl-warmup (elbo)."""
     gradient: Literal["plain", "dreg"] = "plain"
-    """Gradient of iwae: plain, or doubly reparameterised, whose noise falls as K grows (one latent)."""
+    """Gradient of iwae: plain, or doubly reparameterised, whose noise falls as K grows (one latent, no
+    VampPrior)."""
     alpha: float = 0.0
     """alpha of infovae: the KL has weight 1 - alpha; 1 leaves it out."""
     mmd_weight: float = 1000.0

@@ -10,6 +10,7 @@ from ..model.build import NO_DENSITY
 from ..model.distributions import GaussianMixture
 from ..model.graph import VAE
 from ..model.objectives import Objective, Weight, infovae
+from ..model.priors import VampPrior
 from ..settings.data import Binarisation
 from ..settings.model import DISCRETE, Blueprint
 from ..settings.training import Precision, TrainConfig
@@ -109,6 +110,12 @@ def check_objective(
         model.blueprint.settings.posterior == "gaussian"
         or (isinstance(objective, infovae) and objective.alpha == 1),
         NO_DENSITY,
+    )
+    require(
+        getattr(objective, "gradient", "plain") == "plain"
+        or not any(isinstance(prior, VampPrior) for prior in model.prior.values()),
+        "--gradient dreg with a VampPrior has several times the noise of plain, since the prior shares the encoder; "
+        "choose --gradient plain",
     )
     device = next(model.parameters()).device
     batch = data.train[:2]
