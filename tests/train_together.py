@@ -2,7 +2,8 @@
 
     torchrun --nproc-per-node 2 tests/train_together.py OUT [die] JOB ...
 
-A job is a model, or MODEL+no-all-reduce or MODEL+own-noise, and trains in OUT/JOB. Unless it has own noise, each
+A job is a model, or MODEL+no-all-reduce, MODEL+own-noise or MODEL+last-N, whose last batch has N images; it trains in
+OUT/JOB. Unless it has own noise, each
 process draws the noise of the whole batch and takes its part, so that the result is that of a single process.
 """
 
@@ -91,9 +92,11 @@ def main() -> None:
             distributed.all_reduce_gradients = all_reduce
             if kind == "no-all-reduce":
                 distributed.all_reduce_gradients = lambda model, weight, request: request
+            last = kind.removeprefix("last-")
+            batch_size = len(data.train) - int(last) if last != kind else BATCH
             with contextlib.nullcontext() if own else noise:
                 train(
-                    model, data, out=out / job, epochs=2, batch_size=BATCH, learning_rate=1e-2,
+                    model, data, out=out / job, epochs=2, batch_size=batch_size, learning_rate=1e-2,
                     clip_gradient=20.0, kl_warmup=0.0, progress=False, state_every=1e-9,
                 )  # fmt: skip
 

@@ -4,14 +4,21 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+import types
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 
 from conftest import TIMING, random_dataset
 from vaekit import Run, resume
+from vaekit.model.graph import Inference, Latent
+from vaekit.model.objectives import infovae
 from vaekit.settings.catalog import MODELS
+from vaekit.support import distributed
 from vaekit.training.loop import Epoch
 
 HERE = Path(__file__).parents[1]
@@ -68,6 +75,85 @@ def test_several_processes_equal_one_for_every_model(count, tmp_path):
     for name in MODELS:
         one, several = (metrics(tmp_path / n / name) for n in ("one", "several"))
         assert difference(several, one) < 1e-4, name
+
+
+@pytest.mark.long
+def test_three_processes_equal_one_whatever_the_size_of_the_last_batch(tmp_path):
+    """Also if it has fewer rows than there are processes. (One code has no MMD, so infovae refuses a batch of one.)"""
+    jobs = ["vae+last-1", *(f"{name}+last-{n}" for name in ("vae", "infovae") for n in (2, 3))]
+    train_together(1, tmp_path / "one", *jobs)
+    train_together(3, tmp_path / "several", *jobs)
+    for job in jobs:
+        one, several = (metrics(tmp_path / n / job) for n in ("one", "several"))
+        assert difference(several, one) < 1e-5, job
+
+
+class Processes:
+    """Threads in the place of processes: each calls `work(rank)` with torch.distributed among them."""
+
+    def __init__(self, count, monkeypatch):
+        self.count, self.local = count, threading.local()
+        self.barrier, self.slots = threading.Barrier(count), [None] * count
+        monkeypatch.setattr(dist, "is_initialized", lambda: hasattr(self.local, "rank"))
+        monkeypatch.setattr(dist, "get_world_size", lambda: count)
+        monkeypatch.setattr(dist, "get_rank", lambda: self.local.rank)
+        monkeypatch.setattr(dist, "get_backend", lambda: "gloo")
+        monkeypatch.setattr(dist, "all_gather", self.all_gather)
+        monkeypatch.setattr(dist, "all_reduce", self.all_reduce)
+
+    def exchange(self, tensor):
+        self.slots[self.local.rank] = tensor.clone()
+        self.barrier.wait(timeout=10)
+        gathered = list(self.slots)
+        self.barrier.wait(timeout=10)
+        return gathered
+
+    def all_gather(self, gathered, tensor):
+        for own, other in zip(gathered, self.exchange(tensor), strict=True):
+            own.copy_(other)
+
+    def all_reduce(self, tensor):
+        tensor.copy_(sum(self.exchange(tensor)))
+
+    def run(self, work):
+        def as_rank(rank):
+            self.local.rank = rank
+            return work(rank)
+
+        with ThreadPoolExecutor(self.count) as pool:
+            return list(pool.map(as_rank, range(self.count)))
+
+
+@pytest.mark.parametrize("biased", [False, True])
+@pytest.mark.parametrize("count", [2, 3, 5])
+def test_the_mmd_of_several_processes_has_the_gradient_of_one(count, biased, monkeypatch, float64):
+    """Up to rounding, for every number of rows from 1 on: in a batch smaller than the processes, some have none."""
+    x, prior_z, encoder = torch.randn(2 * count, 4), torch.randn(2 * count, 2), torch.randn(4, 2)
+
+    def step(batch):
+        """The rows of this process as in training.loop, the encoder's gradient summed over processes, and the loss."""
+        model, rows = torch.nn.Linear(4, 2, bias=False), distributed.local_rows(batch)
+        model.weight.data = encoder.mT.clone()
+        z, local = model(x[rows]), distributed.local_count(batch)
+        sample = types.SimpleNamespace(sample=lambda: prior_z[rows])
+        prior = types.SimpleNamespace(mean=prior_z, expand=lambda shape: sample)
+        inference = Inference(x[rows], None, {"z": Latent(z, None, prior)})
+        inference.__dict__["log_likelihood"] = -(z**2).sum(-1)
+        with distributed.rows_in_batch(local):
+            value = infovae(alpha=1.0, lambda_=20.0, biased=biased)(inference).mean()
+        value.backward()
+        if distributed.world_size() > 1:
+            distributed.all_reduce_gradients(model, local / len(batch), 0.0)
+        return model.weight.grad, local / len(batch) * value.detach()
+
+    together = Processes(count, monkeypatch)
+    for size in range(1, 2 * count + 1):
+        batch = torch.arange(size)
+        gradient, value = step(batch)
+        results = together.run(lambda rank, batch=batch: step(batch))
+        assert sum(part for _, part in results).item() == pytest.approx(value.item(), abs=1e-12)
+        for each, _ in results:
+            assert torch.allclose(each, gradient, atol=1e-12), size
 
 
 def test_without_all_reduce_they_differ(outcomes):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import timedelta
 
 import torch
@@ -70,6 +71,19 @@ def local_count(rows: Tensor) -> int:
     return len(rows) if world_size() == 1 else len(rows.tensor_split(world_size())[rank()])
 
 
+_rows_in_batch: ContextVar[int | None] = ContextVar("rows_in_batch", default=None)
+
+
+@contextmanager
+def rows_in_batch(count: int) -> Iterator[None]:
+    """Inside, only the first `count` of this process's rows are of the batch; see `local_rows`."""
+    token = _rows_in_batch.set(count)
+    try:
+        yield
+    finally:
+        _rows_in_batch.reset(token)
+
+
 def all_reduce_gradients(model: nn.Module, weight: float, request: float) -> float:
     """Replace the gradients by their weighted sum over the processes, and return the sum of their requests.
 
@@ -123,11 +137,13 @@ def all_gather_latents(z: Tensor) -> Tensor:
     them has the gradient of a single process. Without gradients, z itself: all validate the same images."""
     if world_size() == 1 or not torch.is_grad_enabled():
         return z
-    sizes = [int(size) for size in all_gather(torch.tensor(z.shape[-2]))]
-    padded = nn.functional.pad(z.detach(), (0, 0, 0, max(sizes) - z.shape[-2]))
+    z = z[..., : _rows_in_batch.get(), :]
+    count = z.shape[-2]
+    sizes = [int(size) for size in all_gather(torch.tensor(count))]
+    padded = nn.functional.pad(z.detach(), (0, 0, 0, max(sizes) - count))
     parts = [codes[..., :size, :] for codes, size in zip(all_gather(padded), sizes, strict=True)]
-    scale = sum(sizes) / z.shape[-2]
-    parts[rank()] = z.detach() + scale * (z - z.detach())
+    if count:
+        parts[rank()] = z.detach() + sum(sizes) / count * (z - z.detach())
     return torch.cat(parts, dim=-2)
 
 

@@ -95,7 +95,8 @@ def train_epochs(
                 kl_weight.fill_(min(1.0, done / config.kl_warmup))
 
             local = distributed.local_count(rows[at.batch])
-            learner.totals.add_(backward(batch, warmup), alpha=local)
+            with distributed.rows_in_batch(local):
+                learner.totals.add_(backward(batch, warmup), alpha=local)
             if distributed.world_size() > 1:
                 learner.request = distributed.all_reduce_gradients(
                     model, local / len(rows[at.batch]), learner.request
