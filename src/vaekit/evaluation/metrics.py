@@ -45,7 +45,7 @@ METRIC_GROUPS: dict[str, tuple[Metric, ...]] = {
         Metric("kl", "KL", "nats", "KL(q || p), subtracted in the ELBO: information in the latent",
                null_reason=NO_DENSITY),
         Metric("active_units", "active units", None, "latent dimensions that respond to the image", digits=0,
-               null_reason=TOO_FEW_IMAGES),
+               null_reason="it takes 2 images, and 2 samples where a latent depends on another"),
         Metric("minimum_scale", "minimum scale", "pixels in [0, 1]", "smallest scale of a Gaussian pixel", digits=4),
         Metric("share_at_floor", "pixels at the floor", "share", "pixels whose scale is the smallest allowed",
                digits=3),

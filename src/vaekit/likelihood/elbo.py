@@ -48,6 +48,7 @@ def measure_elbo(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar) 
     """The ELBO from `samples` per image, its parts, and the active units."""
     totals = torch.zeros(2, dtype=torch.float64)
     means: list[Tensor] = []
+    spreads: list[Tensor] = []
     scales = []
     kls: dict[str, Tensor] = {}
     settings = model.blueprint.settings
@@ -60,11 +61,10 @@ def measure_elbo(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar) 
         for name, latent in inference.latents.items():
             if isinstance(latent.prior, Independent):
                 kls[name] = kls.get(name, 0) + kl_per_dimension(latent) * size / len(images)
-        latents = inference.latents.values()
-        # The posterior of a lower latent differs between samples of the upper one: the image's mean is their average.
-        q_means = (v.posterior.mean for v in latents)
-        image_means = [mean if mean.ndim == 2 else mean.mean(0) for mean in q_means]
-        means.append(torch.cat(image_means, dim=-1).cpu())
+        q_means = [latent.posterior.mean for latent in inference.latents.values()]
+        averages, variances = zip(*map(over_samples, q_means), strict=True)
+        means.append(torch.cat(averages, dim=-1).cpu())
+        spreads.append(torch.cat(variances, dim=-1).cpu())
         if gaussian:
             scale = inference.likelihood.base_dist.scale
             if isinstance(model.condition, Quadrants):
@@ -72,7 +72,7 @@ def measure_elbo(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar) 
             at_floor = (scale < 1.01 * SCALE_FLOOR).float().mean() * size
             scales.append(torch.stack([scale.min(), at_floor]).cpu())
     log_likelihood, kl = (totals / len(images)).tolist()
-    variance = torch.cat(means).var(0, correction=0)
+    active = active_units(torch.cat(means), torch.cat(spreads), samples)
     has_density = settings.posterior != "deterministic"
     kl_lists = {name: value.tolist() for name, value in kls.items() if not value.isnan().any()}
     return ElboEstimate(
@@ -80,11 +80,35 @@ def measure_elbo(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar) 
         log_likelihood,
         kl if has_density else None,
         kl_lists or None,
-        active_units=int((variance > ACTIVE_VARIANCE).sum()) if len(images) > 1 else None,
-        latent_units=len(variance),
+        active_units=active,
+        latent_units=means[0].shape[-1],
         minimum_scale=float(torch.stack(scales)[:, 0].min()) if gaussian else None,
         share_at_floor=float(torch.stack(scales)[:, 1].sum()) / len(images) if gaussian else None,
     )
+
+
+def over_samples(mean: Tensor) -> tuple[Tensor, Tensor]:
+    """Average and variance (B, D) of posterior means over samples of the latents above: (S, B, D), or (B, D) of the
+    first latent, which has none above. The variance of one sample is NaN."""
+    if mean.ndim == 2:
+        return mean, torch.zeros_like(mean)
+    variance = mean.var(0) if len(mean) > 1 else torch.full_like(mean[0], torch.nan)
+    return mean.mean(0), variance
+
+
+def active_units(means: Tensor, spreads: Tensor, samples: int) -> int | None:
+    """The number of latent dimensions whose posterior mean varies over images by more than ACTIVE_VARIANCE, and by more
+    than 3 standard errors of an idle one. None for one image, and for one sample of a latent below another.
+
+    `means` (N, D) are averages over `samples` of the latents above, which vary by `spreads` (N, D): their variance over
+    images is too large by that of the average, which is subtracted.
+    """
+    count, noise = len(means), spreads.mean(0)
+    if count < 2 or noise.isnan().any():
+        return None
+    variance = means.var(0, correction=0) - (1 - 1 / count) * noise / samples
+    error = noise * math.sqrt(2 / (count * samples * max(1, samples - 1)))
+    return int((variance > (3 * error).clamp(min=ACTIVE_VARIANCE)).sum())
 
 
 def modelled_pixels(model: VAE) -> int:
