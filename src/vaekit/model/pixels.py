@@ -67,17 +67,19 @@ class StableContinuousBernoulli(torch.distributions.ContinuousBernoulli):
     """
 
     def log_prob(self, value: Tensor) -> Tensor:
-        small = self.logits.abs() < 1e-2
+        small, square = self.logits.abs() < 0.1, self.logits**2
         safe = torch.where(small, 1.0, self.logits)
-        series = math.log(2) + self.logits**2 / 12
+        series = math.log(2) + square * (1 / 12 - square * (7 / 1440 - square * 31 / 90720))
         normaliser = torch.where(small, series, torch.log(safe / torch.tanh(safe / 2)))
-        return value * self.logits - F.softplus(self.logits) + normaliser
+        # torch's softplus drops log1p(exp(-l)) above its threshold, 20 by default: 2e-9.
+        return value * self.logits - F.softplus(self.logits, threshold=40) + normaliser
 
     @property
     def mean(self) -> Tensor:
-        small = self.logits.abs() < 1e-2
+        small, square = self.logits.abs() < 0.1, self.logits**2
         safe = torch.where(small, 1.0, self.logits)
-        return torch.where(small, 0.5 + self.logits / 12, -1 / torch.expm1(-safe) - 1 / safe)
+        series = 0.5 + self.logits * (1 / 12 - square * (1 / 720 - square / 30240))
+        return torch.where(small, series, -1 / torch.expm1(-safe) - 1 / safe)
 
     @property
     def variance(self) -> Tensor:
