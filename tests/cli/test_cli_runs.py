@@ -1,10 +1,13 @@
 """The verbs that look at runs, as users call them: files where they belong, and one line for every mistake."""
 
+import math
 import shutil
 
 import pytest
+import torch
 from PIL import Image
 
+from vaekit import Run, load
 from vaekit.gallery.catalog import PICTURES
 from vaekit.inference.tables import read_table
 
@@ -140,3 +143,32 @@ def test_mistakes_are_one_line(vaekit, small_run, small_mnist, tmp_path, words, 
     assert err.count("\n") == 1, err
     assert said in err
     assert {path.name for path in tmp_path.iterdir()} == {"FILE"}
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("generate", "RUN"),
+        ("generate", "RUN", "--latent", "0,0,0"),
+        ("reconstruct", "RUN"),
+        ("encode", "RUN", "--out", "codes.csv"),
+        ("decode", "RUN", "codes.csv", "--out", "pictures"),
+        ("plot", "RUN", "samples"),
+        ("evaluate", "RUN"),
+    ],
+    ids=" ".join,
+)
+def test_weights_that_are_not_finite_are_refused(vaekit, small_run, small_mnist, tmp_path, words):
+    run = tmp_path / "run"
+    shutil.copytree(small_run, run)
+    model = load(run)
+    with torch.no_grad():
+        next(model.decoder.parameters())[0] = math.nan
+    Run(run).save_weights(model)
+    (tmp_path / "codes.csv").write_text("z_0,z_1,z_2\n0,0,0\n")
+    before = sorted(tmp_path.rglob("*"))
+    code, _, err = vaekit(*(run if word == "RUN" else word for word in words))
+    assert code == 2
+    assert "are not finite: its training diverged, or they are damaged; train again" in err
+    assert err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before

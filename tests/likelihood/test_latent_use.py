@@ -173,6 +173,14 @@ def test_each_warning_names_its_remedy(settings, use, expected):
     assert re.search(expected, text), text
 
 
+def test_no_remedy_is_what_the_run_has_already():
+    (text,) = warnings_of(config=TrainConfig(epochs=40, kl_warmup=15.0), epoch=20, kl=0.0)
+    assert "try --kl-warmup 30" in text
+    for settings, named in ((ModelConfig(), False), (ModelConfig(scale="each"), True)):
+        (text,) = warnings_of(settings, floor=0.3)
+        assert ("--scale shared" in text) == named
+
+
 def test_falling_units_differ_from_few_and_each_warning_is_given_once():
     warnings = LatentWarnings(ModelConfig(), TrainConfig(epochs=20), 1000)
     assert warnings.check(2, 5.0, latent_use(active=8)) == []

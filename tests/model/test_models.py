@@ -461,6 +461,10 @@ def test_the_likelihood_follows_the_data():
         (lambda: build("vae", (1, 8, 8), likelihood="gaussian", scale=-0.1), "positive"),
         (lambda: build("vae", (1, 8, 8), likelihood="bernoulli", scale=0.1), "no effect"),
         (lambda: build("vae", (1, 8, 8), activation="swish"), "relu or silu"),
+        (
+            lambda: build("convvae", (1, 8, 8), encoder="8@3/2", decoder="8x @3*2", dropout=0.2),
+            "--dropout acts on dense hidden layers, and these networks have none",
+        ),
     ],
 )
 def test_bad_settings_are_named(call, message):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import sys
 
 import numpy as np
@@ -10,10 +11,15 @@ import torch
 from PIL import Image
 
 from conftest import random_dataset, timeless
-from vaekit import UserError, build, load, train
+from vaekit import UserError, build, elbo, load, resume, train
 from vaekit.data import eval_split
 from vaekit.inference.generation import fixed_samples
-from vaekit.training.monitor import MOVIE_FRAMES, frame_steps, movie_frames
+from vaekit.training.monitor import (
+    MOVIE_FRAMES,
+    frame_steps,
+    movie_frames,
+    untrained_log_likelihood,
+)
 
 
 def fit(out, model="vae", data=None, **settings):
@@ -301,3 +307,45 @@ def test_the_sprite_of_grey_images_is_not_inverted(tmp_path):
     with Image.open(sprite) as image:
         first = np.asarray(image.convert("L"))[:6, :5]
     assert np.abs(first - data.test.images[0, 0].numpy().astype(int)).max() <= 2
+
+
+def test_a_training_worse_than_none_is_warned_of_once_with_a_remedy(tmp_path, capsys):
+    """At a learning rate of 10 the ELBO is finite, and thousands of nats below that of the initial weights."""
+    data = random_dataset()
+    model = build("vae", data, latent_dim=2, hidden_dim=8)
+    options = {"batch_size": 8, "clip_gradient": 5.0, "progress": True}
+    run = train(model, data, out=tmp_path / "a", epochs=3, learning_rate=10.0, **options)
+    (text,) = [t for epoch in run.metrics for t in epoch.get("warnings", []) if "diverged" in t]
+    assert text.endswith("; try --learning-rate 0.001, or --clip-gradient 0.5")
+    assert f"untrained model has about {-30 * math.log(2):.4g}" in text  # 30 pixels of one bit
+    assert text in capsys.readouterr().err
+    resumed = resume(run, data, epochs=5, progress=False)
+    assert sum("diverged" in t for epoch in resumed.metrics for t in epoch.get("warnings", [])) == 1
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "expected"),
+    [
+        ("bernoulli", -30 * math.log(2)),
+        ("categorical", -30 * math.log(256)),
+        ("continuous-bernoulli", 0.0),
+        ("gaussian", -30 * (math.log(0.25) + 0.5 * math.log(2 * math.pi) + 0.5 * (0.5 / 0.25) ** 2)),
+    ],
+)  # fmt: skip
+def test_what_an_untrained_model_knows_of_black_images(likelihood, expected):
+    model = build("vae", (1, 6, 5), likelihood=likelihood, latent_dim=2, hidden_dim=8)
+    found = untrained_log_likelihood(model, torch.zeros(3, 1, 6, 5))
+    assert found == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_large_kl_is_no_divergence_where_the_objective_does_not_weigh_it(tmp_path):
+    """At beta 0 the codes may lie far from the prior; with it weighed, the same ELBO is worse than no training."""
+    data = random_dataset()
+    model = build("vae", data, latent_dim=2, hidden_dim=8)
+    with torch.no_grad():
+        model.posterior["z"].network.head.last.bias[:2] = 30.0  # a KL of about 900 nats
+    for beta, warned in ((0.0, False), (1.0, True)):
+        out = tmp_path / str(beta)
+        options = {"epochs": 1, "learning_rate": 1e-6, "progress": False}
+        run = train(model, data, objective=elbo(beta), out=out, **options)
+        assert any("diverged" in t for t in run.metrics[0]["warnings"]) == warned

@@ -305,6 +305,28 @@ def test_an_image_with_a_nan_pixel_is_named(tmp_path):
         train(model, data, out=tmp_path / "a", epochs=2, batch_size=8, progress=False)
 
 
+def test_the_advice_after_failed_recoveries_is_smaller_than_what_failed(tmp_path, monkeypatch):
+    """Every third step makes weights NaN, whatever its size."""
+    step, calls = Adam.step, []
+
+    def faulty(self, closure=None):
+        result = step(self, closure)
+        calls.append(1)
+        if len(calls) % 3 == 0:
+            self.param_groups[0]["params"][0].data.fill_(math.nan)
+        return result
+
+    monkeypatch.setattr(Adam, "step", faulty)
+    _, work = prepare(tmp_path / "a", clip_gradient=5.0)
+    with pytest.raises(UserError, match="not finite") as caught:
+        work()
+    last = Run(tmp_path / "a").load_state().scalars
+    pattern = r"try --learning-rate ([\d.e-]+), or --clip-gradient ([\d.e-]+) "
+    rate, clip = map(float, re.search(pattern, str(caught.value)).groups())
+    assert rate < last["rate_factor"] * TrainConfig().learning_rate
+    assert clip < last["clip_gradient"] <= 5.0
+
+
 def test_initial_weights_that_are_not_finite_are_refused(tmp_path):
     data, _ = prepare(tmp_path / "a")
     model = build("vae", data, **SMALL)

@@ -113,10 +113,6 @@ def evaluate(
     config = with_changes(EvaluateConfig(), settings, "evaluate()")
     run, device, bar = Run.of(run), resolve_device(config.device), ProgressBar(progress)
     model = load(run).to(device)
-    require(
-        all(bool(weight.isfinite().all()) for weight in model.parameters()),
-        f"the weights of {run} are not finite: its training diverged, or they are damaged",
-    )
     groups: tuple[str, ...] = tuple(dict.fromkeys(config.metrics)) or tuple(METRIC_GROUPS)
     if config.estimator == "hmc" and "nll" in groups:
         check_dimensions(sum(latent_sizes(model.blueprint).values()))

@@ -165,11 +165,12 @@ class LatentWarnings:
     def conditions(self, kl: float, use: LatentUse) -> Iterator[tuple[str, str]]:
         """The warnings that hold, by key."""
         settings, active, units = self.settings, use.active_units, use.latent_units
+        kl_warmup = f"--kl-warmup {max(10, 2 * (self.config.kl_warmup or 0)):g}"  # not the one that is there
         if active == 0 or kl < 0.1:
             kl_text = "" if math.isnan(kl) else f"the KL is {max(kl, 0):.2f} nats and "
             count_text = "few" if active is None else active
             remedy = (
-                "--kl-warmup 10, a smaller --beta where it is above 1, or a smaller --learning-rate"
+                f"{kl_warmup}, a smaller --beta where it is above 1, or a smaller --learning-rate"
             )
             if settings.posterior == "deterministic":
                 remedy = "a smaller --mmd-weight or --learning-rate"
@@ -182,7 +183,7 @@ class LatentWarnings:
             yield (
                 "falling",
                 f"active units fell from {self.most_active} to {active} of {units}; if the ELBO falls too, try "
-                "--kl-warmup 10 or a smaller --learning-rate",
+                f"{kl_warmup} or a smaller --learning-rate",
             )
         if use.components is not None and use.components_used is not None:
             used, count = use.components_used, use.components
@@ -207,10 +208,11 @@ class LatentWarnings:
                     "--start-epochs or a longer --kl-warmup",
                 )
         if use.share_at_floor is not None and use.share_at_floor > 0.1:
+            shared = ", or --scale shared" if settings.scale == "each" else ""
             yield (
                 "floor",
                 f"{use.share_at_floor:.0%} of the pixels have the smallest scale allowed, 1/256: the likelihood "
-                "measures that floor rather than the images; try --likelihood logistic, or --scale shared",
+                f"measures that floor rather than the images; try --likelihood logistic{shared}",
             )
 
 

@@ -21,7 +21,7 @@ from .conditions import MaskedDecoder, OneHot, Quadrants
 from .distributions import Conditional, Deterministic, Head, MixtureHead, posterior_head
 from .graph import VAE
 from .layers import Layer, Layers, check_dense, default_layers, parse
-from .networks import MLP, Decoder, Encoder, LayerStyle, ParallelNetworks
+from .networks import MLP, Decoder, Dropout, Encoder, LayerStyle, ParallelNetworks
 from .objectives import Objective, capacity, elbo, infovae, iwae
 from .pixels import likelihood_head
 from .priors import FixedMixture, LearnedMixture, StandardNormal, VampPrior
@@ -83,6 +83,12 @@ def build(
         raise UserError(f"classes is {classes!r}; it must be 0 or a positive whole number")
     blueprint = Blueprint(name, (channels, height, width), config, int(seed), classes)
     model = build_from(blueprint)
+    require(
+        not config.dropout
+        or name in BUILDERS
+        or any(isinstance(m, Dropout) for m in model.modules()),
+        "--dropout acts on dense hidden layers, and these networks have none; leave it out, or add one",
+    )
     prior = next(iter(model.prior.values()))
     if isinstance(prior, VampPrior) and config.pseudo_inputs == "data":
         init_pseudo_inputs(prior, dataset, seed)

@@ -58,7 +58,7 @@ class ModelConfig:
     normalisation: Literal["none", "layer", "batch"] = "none"
     """Normalisation before each activation."""
     dropout: float = 0.0
-    """Dropout probability of hidden units."""
+    """Dropout probability of the units of dense hidden layers."""
     likelihood: Likelihood = "auto"
     """Distribution of the pixels; auto follows the data: bernoulli for MNIST and similar sets, logistic
     (discretised, 256 levels) for other 8-bit images, gaussian for float arrays."""

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from ..data import Dataset, eval_split
 from ..data.dataset import Batch, ResolvedBinarisation
 from ..data.splits import balanced_rows, evenly_spaced
 from ..inference import generation
+from ..likelihood.elbo import modelled_pixels
 from ..likelihood.latent_use import MAX_IMAGES, LatentWarnings, measure_latent_use, metrics_record
 from ..model.graph import VAE
+from ..model.pixels import likelihood_head
 from ..runs.directory import Run
 from ..settings.training import MonitorConfig, TrainConfig
 from ..support.devices import eval_mode
+from .learner import Position
+from .recovery import smaller_steps
 
 if TYPE_CHECKING:
     from ..pictures import Movie
@@ -24,6 +30,7 @@ if TYPE_CHECKING:
 
 MOVIE_FRAMES = 24
 MIN_STEPS_BETWEEN = 100  # between two measurements of latent use
+DIVERGED = "the training has diverged"
 EPOCHS_FOLDER, MOVIE_FOLDER = "epochs", "progress"
 
 
@@ -54,6 +61,9 @@ class Monitor:
         self.warnings = LatentWarnings(model.blueprint.settings, config, steps)
         for epoch in history:
             self.warnings.replay(epoch)
+        self.diverged = any(DIVERGED in text for e in history for text in e.get("warnings", []))
+        self.untrained = untrained_log_likelihood(model, self.examples.images)
+        self.worst = self.untrained - modelled_pixels(model)
         self.interval = max(1, MIN_STEPS_BETWEEN // steps)
         self.movie = (
             MovieRecorder(run, model, self.examples, steps * config.epochs, steps_done)
@@ -88,10 +98,27 @@ class Monitor:
         latent_use = measure_latent_use(model, self.sample) if due else None
         if self.tensorboard is not None:
             self.tensorboard.on_epoch(epoch, latent_use, model, self.sample)
+        warnings = self.check_divergence(epoch)
         if latent_use is None:
-            return {}
-        warnings = self.warnings.check(number, epoch.validation_kl, latent_use)
+            return {"warnings": warnings} if warnings else {}
+        warnings += self.warnings.check(number, epoch.validation_kl, latent_use)
         return metrics_record(latent_use, warnings)
+
+    def check_divergence(self, epoch: Epoch) -> list[str]:
+        """A warning, given once, where the model explains images worse than before its training."""
+        # What an objective does not weigh, such as the KL during its warm-up, may be large.
+        weighed = epoch.epoch >= self.config.warmup and epoch.validation_objective < self.worst
+        elbo = epoch.validation_elbo if weighed else math.nan
+        values = {"log-likelihood": epoch.validation_log_likelihood, "ELBO": elbo}
+        bad = [f"{name} {x:.4g}" for name, x in values.items() if x < self.worst]
+        if self.diverged or not bad:
+            return []
+        self.diverged = True
+        at = Position(clip_gradient=self.config.clip_gradient)
+        return [
+            f"{DIVERGED}: {bad[-1]} nats on validation, where an untrained model has about {self.untrained:.4g}; "
+            f"{smaller_steps(self.config, at)}"
+        ]
 
     def finish(self, model: VAE) -> None:
         """Write the movie and the projector; `model` has the best weights."""
@@ -109,6 +136,16 @@ def check_monitor(settings: MonitorConfig) -> MonitorConfig:
 
         writer_class()
     return settings
+
+
+@torch.no_grad()
+def untrained_log_likelihood(model: VAE, images: Tensor) -> float:
+    """Mean log p(x), nats, of a decoder whose network gives zeros: what a model that knows nothing has."""
+    settings, (channels, *size) = model.blueprint.settings, model.blueprint.shape
+    head = likelihood_head(settings)
+    likelihood = head(torch.zeros(len(images), head.outputs * channels, *size))
+    share = modelled_pixels(model) / math.prod(model.blueprint.shape)
+    return share * float(likelihood.log_prob(images.cpu()).mean())
 
 
 class MovieRecorder:

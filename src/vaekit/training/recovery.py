@@ -14,10 +14,11 @@ from ..data import Dataset
 from ..data.dataset import Batch, ResolvedBinarisation
 from ..model.graph import VAE
 from ..model.objectives import Objective
+from ..settings.training import TrainConfig
 from ..support import distributed
 from ..support.errors import UserError
 from .checkpoint import Checkpointer, NonFiniteLoss
-from .learner import Learner
+from .learner import Learner, Position
 from .loop import Epoch, train_epochs
 
 MAX_RECOVERIES = 3  # per run
@@ -139,7 +140,7 @@ def train_with_recovery(
             raise UserError(
                 f"the loss is not finite at epoch {number}{where}: {report.text}; "
                 + (
-                    "try a smaller --learning-rate, or --clip-gradient 100"
+                    smaller_steps(learner.config, learner.position)
                     if report.recoverable
                     else "correct the data"
                 )
@@ -153,6 +154,14 @@ def train_with_recovery(
             f"warning: epoch {number}{where}: {report.text}; resuming from step {at.batch} of epoch {at.epoch + 1} "
             f"with {at.rate_factor:g} times the learning rate and gradients clipped at {at.clip_gradient:g}"
         )
+
+
+def smaller_steps(config: TrainConfig, at: Position) -> str:
+    """Advice: a learning rate and a gradient clipping well below those of this position."""
+    rate = min(0.1 * at.rate_factor * config.learning_rate, TrainConfig.learning_rate)
+    clip = 100.0 if at.clip_gradient is None else 0.1 * at.clip_gradient
+    rate, clip = (float(f"{value:.2g}") for value in (rate, clip))
+    return f"try --learning-rate {rate:g}, or --clip-gradient {clip:g}"
 
 
 def reduce_step_size(learner: Learner, report: NonFinite, epoch: int) -> None:
