@@ -1,20 +1,23 @@
 """Regression tests of the data wing: faults that no other test would notice."""
 
 import io
+import json
 import tarfile
 import threading
 import warnings
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from PIL import Image
 
 from image_folders import all_images, load, save_images
 from made_files import MAKERS, idx_bytes, png, tar_bytes
 from vaekit import Split, UserError, build, evaluate, load_data, train
-from vaekit.data import eval_split
+from vaekit.data import eval_split, stored
 from vaekit.data.sources import image_files, images, named
 from vaekit.data.sources.images import BadImage, ImageSpec, decode, inspect_image
 from vaekit.data.stored import open_store
@@ -170,15 +173,57 @@ def test_a_changed_array_file_is_read_again(tmp_path):
         assert (all_images(load(tmp_path / "x.npy", in_memory="no")) == level).all()
 
 
-def test_a_flipped_byte_of_a_file_of_images_is_noticed(tmp_path, cache):
-    save_labelled_images(tmp_path / "d", CLASSES)
-    load(tmp_path / "d")
-    (path,) = cache.glob("*.safetensors")
+@pytest.mark.parametrize("in_memory", ["yes", "no"])
+@pytest.mark.parametrize("source", ["images", "array file", "array", "prepared"])
+def test_a_flipped_byte_of_a_file_of_images_is_noticed(tmp_path, cache, source, in_memory):
+    """Wherever the pixels come from, and whether or not they stay on disk."""
+    if source.startswith("array"):
+        data = np.random.default_rng(0).integers(0, 256, (20, 4, 4), np.uint8)
+        if source == "array file":
+            np.save(tmp_path / "d.npy", data)
+            data = tmp_path / "d.npy"
+    else:
+        data = tmp_path / "d"
+        save_labelled_images(data, CLASSES)
+    load(data, in_memory=in_memory)
+    files = [*cache.glob("*.safetensors")]
+    if not files:
+        pytest.skip("arrays in memory have no file")
+    (path,) = files
+    if source == "prepared":
+        data = path = path.rename(tmp_path / "e.safetensors")
     content = bytearray(path.read_bytes())
     content[open_store(path).images.offset + 7] ^= 1
     path.write_bytes(content)
     with pytest.raises(UserError, match="the hash of its pixels differs"):
-        load(tmp_path / "d")
+        load(data, in_memory=in_memory)
+
+
+def test_files_of_images_are_checked_without_assertions_too(tmp_path, cache):
+    """The module as `python -O` compiles it refuses every file that lacks something."""
+    save_labelled_images(tmp_path / "d", CLASSES)
+    load(tmp_path / "d")
+    (path,) = cache.glob("*.safetensors")
+    code = compile(Path(stored.__file__).read_text(), "stored", "exec", optimize=1)
+    optimised = {"__name__": stored.__name__, "__package__": stored.__package__}
+    exec(code, optimised)
+    assert optimised["open_store"](path).metadata.format == stored.FORMAT
+    tensors, count = safetensors.torch.load_file(path), len(open_store(path).labels)
+    with safetensors.safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    of_format_9 = {**json.loads(metadata["vaekit"]), "format": 9}
+    for changes, entries in [
+        ({"parts": torch.full((count,), 3, dtype=torch.uint8)}, metadata),
+        ({"parts": torch.zeros(count, dtype=torch.int64)}, metadata),
+        ({"parts": torch.zeros(count - 1, dtype=torch.uint8)}, metadata),
+        ({"labels": torch.zeros(count)}, metadata),
+        ({"labels": torch.zeros(count - 1, dtype=torch.int64)}, metadata),
+        ({"images": tensors["images"][0]}, metadata),
+        ({}, {"vaekit": json.dumps(of_format_9)}),
+    ]:
+        safetensors.torch.save_file({**tensors, **changes}, tmp_path / "x", entries)
+        with pytest.raises(UserError, match=r"is damaged \(unexpected tensors or metadata\)"):
+            optimised["open_store"](tmp_path / "x")
 
 
 def test_the_hash_depends_on_the_settings_and_labels(tmp_path):

@@ -100,7 +100,7 @@ def load_path(path: Path, settings: SourceConfig, bar: ProgressBar) -> Dataset:
     """Load the data set of a file or a folder. Raises UserError."""
     extension = path.suffix.lower()
     if extension == ".safetensors":
-        return dataset_from_store(open_store(path), settings, path.stem, path)
+        return dataset_from_store(open_store(path, bar), settings, path.stem, path)
     if path.is_dir():
         idx_files = find_idx(path)
         if idx_files is not None:
@@ -153,7 +153,7 @@ def stored_on_disk(dataset: Dataset, settings: SourceConfig, bar: ProgressBar) -
     def make(path: Path) -> None:
         write_store(path, dataset.name, None, dataset.shape, split_chunks(dataset.splits), [])
 
-    store = open_store(cached_file(dataset.name, [digest], make, bar))
+    store = open_store(cached_file(dataset.name, [digest], make, bar), bar)
     row_ranges = torch.arange(len(store.images)).split([len(s) for s in dataset.splits.values()])
     splits = [
         Split(store.images.take(rows), split.labels)

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from ..support.atomic import atomic_write
-from ..support.errors import UserError, one_line, require
+from ..support.console import ProgressBar
+from ..support.errors import UserError, one_line, printable, require
 
 CHUNK_BYTES = 2**24
 Chunk = tuple[np.ndarray, np.ndarray | None, np.ndarray]  # images, labels, split indices
@@ -114,11 +115,11 @@ class StoredImages:
     def to(self, device: torch.device) -> StoredImages:
         return StoredImages(self.file, self.offset, self.file_shape, self.rows, device)
 
-    def sha256(self) -> str:
+    def sha256(self, bar: ProgressBar) -> str:
         """Hash of all pixels of the file, in file order."""
         digest, count = hashlib.sha256(), self.file_shape[0]
         step = max(1, CHUNK_BYTES // math.prod(self.file_shape[1:]))
-        for start in range(0, count, step):
+        for start in bar.track(range(0, count, step), "checking the pixels"):
             digest.update(self._read(np.arange(start, min(start + step, count))).data)
         return digest.hexdigest()
 
@@ -146,8 +147,9 @@ class ImageStore:
     metadata: StoreMetadata
 
 
-def open_store(path: Path) -> ImageStore:
-    """Open a file of `write_store`. Raises UserError if it is missing, damaged or another kind of file."""
+def open_store(path: Path, bar: ProgressBar | None = None) -> ImageStore:
+    """Open a file of `write_store` and check the hash of its pixels, which reads all of them once. Raises UserError if
+    it is missing, damaged or another kind of file."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             keys, entries = set(file.keys()), file.metadata() or {}
@@ -163,22 +165,24 @@ def open_store(path: Path) -> ImageStore:
             (length,) = struct.unpack("<Q", content.read(8))
             entry = json.loads(content.read(length))["images"]
         images = StoredImages(path, 8 + length + entry["data_offsets"][0], shape)
-        assert metadata.format == FORMAT
-        assert entry["dtype"] == "U8"
-        assert len(shape) == 4
-        assert split_index.dtype == torch.uint8
-        assert split_index.shape == (shape[0],)
-        assert int(split_index.max()) < len(SPLITS)
-        if labels is not None:
-            assert labels.dtype == torch.int64
-            assert labels.shape == (shape[0],)
+        expected = (
+            metadata.format == FORMAT and entry["dtype"] == "U8" and len(shape) == 4
+            and split_index.dtype == torch.uint8 and split_index.shape == (shape[0],)
+            and int(split_index.max()) < len(SPLITS)
+            and (labels is None or (labels.dtype == torch.int64 and labels.shape == (shape[0],)))
+        )  # fmt: skip
+        if not expected:
+            raise ValueError("unexpected tensors or metadata")
     except UserError:
         raise
     except FileNotFoundError:
         raise UserError(f"there is no file {path}") from None
     except Exception as error:  # any kind means that the file is not as it was written
-        reason = one_line(error) or "unexpected tensors or metadata"
-        raise UserError(f"{path} is damaged ({reason}); create it again") from None
+        raise UserError(f"{path} is damaged ({one_line(error)}); create it again") from None
+    require(
+        images.sha256(bar or ProgressBar(False)) == metadata.sha256,
+        f"{printable(path)} is damaged (the hash of its pixels differs); remove it, and create it again",
+    )
     return ImageStore(path, images, labels, split_index, metadata)
 
 

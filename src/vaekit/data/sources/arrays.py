@@ -89,7 +89,7 @@ def load_array_file(path: Path, settings: SourceConfig, bar: ProgressBar) -> Dat
         key = [[str(f), s.st_size, s.st_mtime_ns, s.st_ctime_ns] for f, s in statuses]
         make = partial(write_arrays, splits, path.stem, where)
         return dataset_from_store(
-            open_store(cached_file(path.stem, key, make, bar)), settings, path.stem, path
+            open_store(cached_file(path.stem, key, make, bar), bar), settings, path.stem, path
         )
     return dataset_from_arrays(splits, settings, path.stem, where)
 
