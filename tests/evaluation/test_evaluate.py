@@ -346,6 +346,25 @@ def test_the_decoder_computes_in_the_requested_precision(run):
     assert near == pytest.approx(exact, abs=0.5)
 
 
+def test_bfloat16_that_changes_the_nll_is_refused(run):
+    """With scales of 0.001 an error of bfloat16 in the mean of a pixel costs hundreds of nats."""
+    data = random_dataset((3, 8, 8), "grey")
+    model = build("convvae", data, latent_dim=2, hidden_dim=8, channels=4)
+    with torch.no_grad():
+        model.decoder.network.convolutions[-1].bias[3:] = -20.0
+    run = train(
+        model, data, out=run.path.parent / "b", epochs=1, learning_rate=1e-9, progress=False
+    )
+    options = {"data": data, "samples": 5, "metrics": ("nll",)}
+    with pytest.raises(
+        UserError, match=r"of 20 images is off by [\d.e+]+ nats, more than 0.1; leave out"
+    ):
+        evaluate(run, precision="bfloat16", **options)
+    assert not (run.path / "evaluation.json").exists()
+    assert evaluate(run, **options)["nll"] > 0
+    assert evaluate(run, precision="bfloat16", **{**options, "metrics": ("elbo",)})["elbo"] < 0
+
+
 def test_unavailable_metrics_are_null_with_a_reason(tmp_path):
     labelled = random_dataset()
     data = labelled.with_splits([Split(split.images) for split in labelled.splits.values()])

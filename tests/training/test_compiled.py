@@ -213,18 +213,35 @@ def test_bfloat16_affects_only_the_networks():
 def test_bfloat16_that_changes_the_loss_is_refused(monkeypatch):
     data = grey()
     model = build("vae", data, likelihood="gaussian", scale=0.01, **SMALL)
-    config = TrainConfig(precision="bfloat16", batch_size=10)
+    config = TrainConfig(precision="bfloat16", batch_size=10, allow_slow=True)
     check_training(model, elbo(), data, config, 1.0)
     monkeypatch.setattr("vaekit.training.preflight.BFLOAT16_TOLERANCE", 1e-9)
-    check_training(model, elbo(), data, dataclasses.replace(config, precision="float32"), 1.0)
+    check_training(model, elbo(), data, TrainConfig(batch_size=10), 1.0)
     with pytest.raises(UserError, match="leave out --precision bfloat16"):
         check_training(model, elbo(), data, config, 1.0)
+
+
+def test_bfloat16_is_refused_on_a_cpu_that_emulates_it(tmp_path, monkeypatch):
+    """Unless it is forced; nothing is written."""
+    data = grey()
+    model = build("vae", data, likelihood="gaussian", scale=0.01, **SMALL)
+    monkeypatch.setattr("vaekit.training.preflight.bfloat16_slowdown", lambda: 9.0)
+    options = {"precision": "bfloat16", "epochs": 1, "device": "cpu", "progress": False}
+    with pytest.raises(
+        UserError, match=r"no instructions for bfloat16: .* 9.0 times .* --allow-slow"
+    ):
+        train(model, data, out=tmp_path / "a", **options)
+    assert not (tmp_path / "a").exists()
+    assert train(model, data, out=tmp_path / "a", allow_slow=True, **options).training.allow_slow
+    with pytest.raises(UserError, match="--allow-slow has no effect without --precision bfloat16"):
+        train(model, data, out=tmp_path / "b", allow_slow=True)
 
 
 def test_a_run_records_compilation_and_precision(tmp_path):
     data = grey()
     model = build("vae", data, **SMALL)
-    run = train(model, data, epochs=2, out=tmp_path / "run", precision="bfloat16", progress=False)
+    options = {"precision": "bfloat16", "allow_slow": True}
+    run = train(model, data, epochs=2, out=tmp_path / "run", progress=False, **options)
     settings = run.section("training")
     assert (settings["compile"], settings["precision"]) == ("no", "bfloat16")
     assert all(value.dtype == torch.float32 for value in load(run).state_dict().values())

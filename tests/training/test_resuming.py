@@ -34,7 +34,7 @@ CASES = {
     "rmsprop": ("vae", {}, {"optimizer": "rmsprop", "schedule": "constant"}),
     "adagrad": ("vae", {}, {"optimizer": "adagrad", "weight_decay": 1e-3}),
     "adamw": ("vae", {}, {"optimizer": "adamw", "weight_decay": 1e-2, "patience": 1}),
-    "bfloat16": ("vae", {}, {"precision": "bfloat16"}),
+    "bfloat16": ("vae", {}, {"precision": "bfloat16", "allow_slow": True}),
     "gmvae": ("gmvae", {"clusters": 3, "start_epochs": 2}, {}),
     "hvampprior": ("hvampprior", {"components": 4}, {"kl_warmup": 1.0}),
     "mmdvae": ("mmdvae", {"posterior": "deterministic"}, {}),

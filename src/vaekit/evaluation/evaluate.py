@@ -44,6 +44,8 @@ from .probes import measure_clusters, measure_probes, measure_reconstruction, po
 TIME_BUDGET = 120.0  # seconds for ELBO and NLL together
 # Training images that probes and clusters are fitted to; images that aggregate, reconstruction and frechet use.
 MAX_IMAGES = 10_000
+# Nats by which bfloat16 may change the mean NLL, on so many images with at most so many samples.
+BFLOAT16_TOLERANCE, BFLOAT16_IMAGES, BFLOAT16_SAMPLES = 0.1, 50, 100
 TIMED_ROWS = 2000  # images x samples of the trial that predicts the time of the NLL
 ANNEALED_IMAGES, ANNEALED_CHAINS, ANNEALED_BATCH = 100, 16, 100
 
@@ -108,7 +110,8 @@ def evaluate(
     `settings` are the fields of EvaluateConfig. Without `limit`, ELBO and NLL are of as many images, chosen by `seed`,
     as take about two minutes. `data` replaces loading the run's data set by its name. Metrics that cannot be computed
     are null, and `missing` says why, by metric or group of metrics; where a model completes images, likelihoods are of
-    the hidden pixels alone. Raises UserError for a missing or damaged run, another data set, bad settings.
+    the hidden pixels alone. Raises UserError for a missing or damaged run, another data set, bad settings, and where
+    bfloat16 changes the NLL.
     """
     config = with_changes(EvaluateConfig(), settings, "evaluate()")
     run, device, bar = Run.of(run), resolve_device(config.device), ProgressBar(progress)
@@ -133,6 +136,8 @@ def evaluate(
     replaced = {*groups, *(metric.key for name in groups for metric in METRIC_GROUPS[name])}
     missing = {k: why for k, why in previous.get("missing", {}).items() if k not in replaced}
     with torch.no_grad(), fast_float32(device):
+        if config.precision == "bfloat16" and "nll" in groups and context.has_density:
+            check_bfloat16(context)
         missing |= measure_groups(context, groups, result)
     evaluated = {*groups, *previous.get("metrics", ())}
     result |= {
@@ -152,6 +157,24 @@ def evaluate(
     }
     write_json(run.path / "evaluation.json", result)
     return result
+
+
+def check_bfloat16(context: EvaluationContext) -> None:
+    """Raises UserError where the decoder in bfloat16 changes the NLL of some images, with the same noise."""
+    config, means = context.config, list[float]()
+    images, samples = context.first(BFLOAT16_IMAGES), min(config.samples, BFLOAT16_SAMPLES)
+    for precision in ("float32", "bfloat16"):
+        with seeded(config.seed, context.device):
+            estimate = measure_nll(
+                context.model, images, samples, ProgressBar(False), config.memory, precision
+            )
+        means.append(float(estimate.log_mean.mean()))
+    difference = abs(means[1] - means[0])
+    require(
+        difference <= BFLOAT16_TOLERANCE,
+        f"in bfloat16 the NLL of {len(images)} images is off by {difference:.3g} nats, more than {BFLOAT16_TOLERANCE}; "
+        "leave out --precision bfloat16",
+    )
 
 
 def measure_groups(

@@ -43,7 +43,7 @@ from ..support.version import __version__
 FORMAT = 2
 STATE = "state.safetensors"
 # Defaults, for older runs, of training settings that were added to format 2.
-ADDED_SETTINGS = {"state_every": 30.0, "skip_spikes": None}
+ADDED_SETTINGS = {"state_every": 30.0, "skip_spikes": None, "allow_slow": False}
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,8 @@ class TrainConfig:
     """Device: auto, cpu, cuda, cuda:1, mps."""
     precision: Precision = "float32"
     """Precision of the networks in training; bfloat16 is faster on GPUs and new CPUs. The rest stays float32."""
+    allow_slow: bool = False
+    """Train in bfloat16 also where the processor has no instructions for it, many times slower than in float32."""
     compile: Literal["auto", "yes", "no"] = "auto"
     """Compile the training step: about 10 s, once, then each step is faster. auto: from 20,000 steps on."""
 
@@ -88,6 +90,10 @@ class TrainConfig:
         require(
             self.kl_warmup_of == "all" or self.kl_warmup != 0,
             f"--kl-warmup-of {self.kl_warmup_of} needs a --kl-warmup, in epochs",
+        )
+        require(
+            self.precision == "bfloat16" or not self.allow_slow,
+            "--allow-slow has no effect without --precision bfloat16; leave it out",
         )
         require_seed(self.seed)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -134,6 +135,20 @@ def resident_bytes() -> int:
     """Resident memory of this process in bytes, on Linux."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * mmap.PAGESIZE
+
+
+def bfloat16_slowdown() -> float:
+    """The time of a matrix product in bfloat16 on the CPU, relative to that in float32: under 1 where the processor has
+    instructions for it, else from 3 (AVX-512) to 100."""
+    seconds = []
+    for dtype in (torch.float32, torch.bfloat16):
+        a, times = torch.ones(256, 256, dtype=dtype), []
+        for _ in range(7):
+            started = time.perf_counter()
+            a @ a
+            times.append(time.perf_counter() - started)
+        seconds.append(min(times))
+    return seconds[1] / seconds[0]
 
 
 def matmul_error(device: torch.device) -> float:

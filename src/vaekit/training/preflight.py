@@ -14,11 +14,12 @@ from ..model.priors import VampPrior
 from ..settings.data import Binarisation
 from ..settings.model import DISCRETE, Blueprint
 from ..settings.training import Precision, TrainConfig
-from ..support.devices import eval_mode, seeded
+from ..support.devices import bfloat16_slowdown, eval_mode, resolve_device, seeded
 from ..support.errors import require
 from . import cluster_start
 from .step import Loss
 
+MAX_SLOWDOWN = 1.5  # of a product in bfloat16
 BFLOAT16_TOLERANCE = 0.01  # relative difference of the loss from that in float32
 
 
@@ -79,9 +80,16 @@ def check_labels(blueprint: Blueprint, data: Dataset) -> None:
 def check_precision(
     model: VAE, objective: Objective, data: Dataset, config: TrainConfig, warmup: Weight
 ) -> None:
-    """Raises UserError where the loss of a batch in bfloat16 differs from that in float32."""
+    """Raises UserError where the loss of a batch in bfloat16 differs from that in float32, or takes longer."""
     if config.precision == "float32":
         return
+    if resolve_device(config.device).type == "cpu" and not config.allow_slow:
+        slowdown = bfloat16_slowdown()
+        require(
+            slowdown <= MAX_SLOWDOWN,
+            "this processor has no instructions for bfloat16: matrix products take "
+            f"{slowdown:.1f} times as long as in float32; leave out --precision bfloat16, or pass --allow-slow",
+        )
     device = next(model.parameters()).device
     batch = data.train[: config.batch_size].to(device)
     losses = []
