@@ -361,6 +361,18 @@ def test_curves_show_the_metrics(runs):
     assert list(by_samples.lines[0].get_xdata()) == [20, 40]
 
 
+def test_curves_of_a_gmvae_show_the_parts_of_the_kl(runs):
+    run = runs("gmvae")
+    axes, metrics = draw(run, "curves")["curves"].axes, run.metrics
+    lines = {line.get_label(): [*line.get_ydata()] for line in axes[2].lines}
+    for name in ("conditional_prior", "w", "cluster"):
+        label = f"validation, {name.replace('_', ' ')}"
+        assert lines[label] == [epoch["kl_parts"][name] for epoch in metrics]
+    assert "of z to the prior's marginals" in axes[4].get_title()
+    dimensions = metrics[0]["latent_units"]
+    assert axes[4].collections[0].get_array().shape == (dimensions, len(metrics))
+
+
 def test_curves_of_a_run_without_latent_use(runs, tmp_path):
     import json
 

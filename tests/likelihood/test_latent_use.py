@@ -9,7 +9,7 @@ import torch
 from scipy import integrate, stats
 from torch.distributions import Independent, MultivariateNormal, Normal
 
-from conftest import random_dataset
+from conftest import random_dataset, small_settings
 from model_cases import CASES, NO_DENSITY, images, small
 from vaekit import build, evaluate, train
 from vaekit.data import EvalSplit, Split
@@ -17,6 +17,7 @@ from vaekit.likelihood import latent_use as module
 from vaekit.likelihood.latent_use import (
     LatentUse,
     LatentWarnings,
+    kl_parts,
     kl_per_dimension,
     measure_latent_use,
     metrics_record,
@@ -102,13 +103,16 @@ def test_latent_use_of_every_model_is_measured_and_leaves_it_unchanged(case):
     if settings.posterior == "deterministic":
         assert use.kl_per_dimension is None, NO_DENSITY
     else:
-        assert list(use.kl_per_dimension) == list(model.prior)
-        assert sum(map(len, use.kl_per_dimension.values())) == use.latent_units
-        assert all(math.isfinite(kl) for kls in use.kl_per_dimension.values() for kl in kls)
+        factorised, marginal = use.kl_per_dimension or {}, use.marginal_kl_per_dimension or {}
+        assert {**factorised, **marginal}.keys() == model.prior.keys()
+        values = [kl for kls in (*factorised.values(), *marginal.values()) for kl in kls]
+        assert len(values) == use.latent_units
+        assert all(map(math.isfinite, values))
     mixed = settings.prior in ("mixture", "learned-mixture", "vampprior") or isinstance(
         settings, ClusterConfig
     )
-    assert (use.components is not None) == mixed
+    assert (use.components is not None) == mixed == (use.marginal_kl_per_dimension is not None)
+    assert (use.kl_parts is not None) == isinstance(settings, ClusterConfig)
     assert measure_latent_use(model, eval_images()) == use
 
 
@@ -219,6 +223,50 @@ def test_a_line_of_metrics_has_the_keys_of_all_versions():
         *("components_told_apart", "components", "share_at_floor", "warnings"),
     ]
     assert record["components_told_apart"] == 4.4
+
+
+def test_the_parts_of_the_kl_of_a_gmvae(float64):
+    """Against sums over the clusters; they add up to the KL, and metrics.jsonl has them for such a model alone."""
+    model, x = small("gmvae").eval(), eval_images(40)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2)  # clusters that differ
+        latents = model(x[:].images.double(), x[:].labels).latents
+        w, z = latents["w"], latents["z"]
+        mixture, terms = z.prior, []
+        for k in range(mixture.loc.shape[-2]):
+            terms.append(stats.norm.logpdf(z.z, mixture.loc[:, k], mixture.scale[:, k]).sum(-1))
+        log_p = np.stack(terms, -1)  # (B, K), of equal weights
+        r = np.exp(log_p) / np.exp(log_p).sum(-1, keepdims=True)
+        log_q = stats.norm.logpdf(z.z, z.posterior.mean, z.posterior.stddev).sum(-1)
+        mean, variance = w.posterior.mean.numpy(), w.posterior.variance.numpy()
+        expected = {
+            "conditional_prior": log_q - (r * log_p).sum(-1),
+            "w": 0.5 * (mean**2 + variance - 1 - np.log(variance)).sum(-1),
+            "cluster": (r * np.log(r * r.shape[-1])).sum(-1),
+        }
+        found = kl_parts(latents)
+        assert found.keys() == expected.keys()
+        for name, values in expected.items():
+            assert np.allclose(found[name], values, atol=1e-9)
+            assert abs(values.mean()) > 1e-3
+        assert torch.allclose(sum(found.values()), w.kl + z.kl)
+
+
+def test_metrics_have_the_parts_of_the_kl_where_they_apply(tmp_path):
+    added = {"marginal_kl_per_dimension", "kl_parts"}
+    data = random_dataset()
+    cases = [("vae", set()), ("vampprior", {"marginal_kl_per_dimension"}), ("gmvae", added)]
+    for name, expected in cases:
+        model = build(name, data, **small_settings(name))
+        run = train(model, data, out=tmp_path / name, epochs=1, progress=False)
+        (epoch,) = run.metrics
+        assert added & epoch.keys() == expected
+        if name == "gmvae":
+            assert epoch["kl_per_dimension"].keys() == {"w"}
+            assert epoch["marginal_kl_per_dimension"].keys() == {"z"}
+            # All 20 validation images, by other noise than that of the validation.
+            assert sum(epoch["kl_parts"].values()) == pytest.approx(epoch["validation_kl"], rel=0.2)
 
 
 def test_lines_of_metrics_are_replayed():

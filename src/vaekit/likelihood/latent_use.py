@@ -36,11 +36,12 @@ KEYS = {"effective_components": "components_told_apart"}
 class LatentUse:
     """How a model uses its latents, and its pixel scales; None where a value does not apply.
 
-    `kl_per_dimension`: nats by latent, from one sample per image, to the prior's marginal in each dimension, so that
-    the sum is the KL only where the prior factorises. `components_used`: of the prior's mixture, with more than
-    USED_SHARE. `effective_components`: exp of the mutual information between image and component: K where the images
-    divide equally among K distinct components, 1 where all components coincide. `share_at_floor`: the share of Gaussian
-    pixels with the smallest scale.
+    `kl_per_dimension`: nats by latent whose prior factorises, so that they add up to its KL, by one sample per image;
+    `marginal_kl_per_dimension`: the same of mixtures, to their marginal in each dimension, which does not add up.
+    `kl_parts`: nats, of a model with clusters, see `kl_parts`. `components_used`: of the prior's mixture, with more
+    than USED_SHARE. `effective_components`: exp of the mutual information between image and component: K where the
+    images divide equally among K distinct components, 1 where all components coincide. `share_at_floor`: the share of
+    Gaussian pixels with the smallest scale.
     """
 
     active_units: int | None
@@ -50,6 +51,9 @@ class LatentUse:
     effective_components: float | None
     components: int | None
     share_at_floor: float | None
+    # Written to metrics.jsonl only where they apply.
+    marginal_kl_per_dimension: dict[str, list[float]] | None = None
+    kl_parts: dict[str, float] | None = None
 
 
 @torch.no_grad()
@@ -57,6 +61,8 @@ def measure_latent_use(model: VAE, images: EvalSplit) -> LatentUse:
     """The latent use of a model on some hundreds of images; with one image, active units are None."""
     means: list[Tensor] = []
     kls: dict[str, Tensor] = {}
+    marginal_kls: dict[str, Tensor] = {}
+    parts: dict[str, Tensor] = {}
     shares: Tensor | None = None  # of the components, (K,)
     entropy = 0.0  # of p(component | image), a mean over images
     at_floor: Tensor | None = None
@@ -70,8 +76,13 @@ def measure_latent_use(model: VAE, images: EvalSplit) -> LatentUse:
             posteriors = model.posteriors({**values}).values()
             means.append(torch.cat([q.mean for q in posteriors], dim=-1))
             latents = model.infer(values, (len(batch),))
+            if isinstance(model.blueprint.settings, ClusterConfig):
+                for name, part in kl_parts(latents).items():
+                    parts[name] = parts.get(name, 0) + fraction * part.mean()
             for name, latent in latents.items():
-                kls[name] = kls.get(name, 0) + fraction * kl_per_dimension(latent)
+                mixture = isinstance(latent.prior, GaussianMixture)
+                of_kind = marginal_kls if mixture else kls
+                of_kind[name] = of_kind.get(name, 0) + fraction * kl_per_dimension(latent)
                 if isinstance(latent.prior, GaussianMixture):
                     log_r = latent.prior.log_responsibilities(latent.z)
                     r = log_r.exp()
@@ -82,11 +93,12 @@ def measure_latent_use(model: VAE, images: EvalSplit) -> LatentUse:
                 low = fraction * (scale < 1.01 * SCALE_FLOOR).float().mean()
                 at_floor = low if at_floor is None else at_floor + low
     variance = torch.cat(means).var(0, correction=0)
-    kl_lists = {name: kl.tolist() for name, kl in kls.items() if not kl.isnan().any()}
     return LatentUse(
         active_units=int((variance > ACTIVE_VARIANCE).sum()) if len(images) > 1 else None,
         latent_units=len(variance),
-        kl_per_dimension=kl_lists or None,
+        kl_per_dimension=known_lists(kls),
+        marginal_kl_per_dimension=known_lists(marginal_kls),
+        kl_parts={name: float(part) for name, part in parts.items()} or None,
         # With fewer images some components would have none by chance.
         components_used=None
         if shares is None or len(images) < 2 * len(shares)
@@ -95,6 +107,21 @@ def measure_latent_use(model: VAE, images: EvalSplit) -> LatentUse:
         components=None if shares is None else len(shares),
         share_at_floor=None if at_floor is None else float(at_floor),
     )
+
+
+def known_lists(values: Mapping[str, Tensor]) -> dict[str, list[float]] | None:
+    """The values without NaN, as lists; None where there are none."""
+    return {name: v.tolist() for name, v in values.items() if not v.isnan().any()} or None
+
+
+def kl_parts(latents: Mapping[str, Latent]) -> dict[str, Tensor]:
+    """The parts that add up to the KL of a model with clusters, nats, (B,): `conditional_prior` log q(z | x) -
+    E_r[log p(z | w, cluster)], `w` KL(q(w | x) || p(w)) and `cluster` KL(r || p(cluster)), with r = p(cluster | z, w).
+    Dilokthanakul et al. 2016, eq. 5."""
+    z = latents["z"]
+    cluster = z.cluster_kl
+    assert isinstance(cluster, Tensor)
+    return {"conditional_prior": z.kl - cluster, "w": latents["w"].kl, "cluster": cluster}
 
 
 def effective_components(shares: Tensor, entropy: float) -> float:
@@ -158,7 +185,8 @@ class LatentWarnings:
         """Check an earlier epoch of a resumed training, a line of metrics.jsonl."""
         if "latent_units" not in line:
             return
-        use = LatentUse(**{f.name: line[KEYS.get(f.name, f.name)] for f in fields(LatentUse)})
+        keys = {f.name: KEYS.get(f.name, f.name) for f in fields(LatentUse)}
+        use = LatentUse(**{name: line[key] for name, key in keys.items() if key in line})
         kl = line["validation_kl"]
         self.check(line["epoch"], math.nan if kl is None else kl, use)
 
@@ -219,4 +247,7 @@ class LatentWarnings:
 def metrics_record(use: LatentUse, warnings: list[str]) -> dict[str, Any]:
     """The fields of metrics.jsonl for the latent use and the warnings."""
     values = {KEYS.get(name, name): value for name, value in asdict(use).items()}
+    for name in ("marginal_kl_per_dimension", "kl_parts"):
+        if values[name] is None:
+            del values[name]
     return {**values, "warnings": warnings}

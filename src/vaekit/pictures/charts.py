@@ -24,8 +24,8 @@ def values_by_epoch(metrics: Metrics, key: str) -> list[float]:
 
 
 def curves(metrics: Metrics, title: str = "") -> Figure:
-    """Plot training and validation ELBO, log-likelihood and KL by epoch (the records of metrics.jsonl), and active
-    units and KL per dimension where recorded; the objective alone where there is no ELBO."""
+    """Plot training and validation ELBO, log-likelihood and KL by epoch (the records of metrics.jsonl), and the parts
+    of the KL, active units and KL per dimension where recorded; the objective alone where there is no ELBO."""
     epochs = values_by_epoch(metrics, "epoch")
     measured = [epoch for epoch in metrics if "active_units" in epoch]
     figure = Figure(figsize=(11, 6.6 if measured else 3.4), dpi=100, layout="constrained")
@@ -52,6 +52,7 @@ def curves(metrics: Metrics, title: str = "") -> Figure:
         best = [epoch["epoch"] for epoch in metrics if epoch.get("best")]
         if best:
             axes.axvline(best[-1], color="#999999", linewidth=0.8, label="best (saved)")
+    draw_kl_parts(axes, [epoch for epoch in measured if epoch.get("kl_parts")], marker)
     axes.legend(fontsize=8)
     if measured:
         axes = figure.add_subplot(grid[1, 0])
@@ -65,7 +66,7 @@ def curves(metrics: Metrics, title: str = "") -> Figure:
         style_epoch_axis(axes, f"active units (of {units})")
         axes.set_ylim(0, units * 1.05)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        if measured[-1]["kl_per_dimension"]:
+        if dimension_kls(measured[-1]):
             draw_kl_heatmap(figure, figure.add_subplot(grid[1, 1:]), measured)
     figure.suptitle(escape_math(title), fontsize=11)
     return figure
@@ -78,11 +79,31 @@ def style_epoch_axis(axes: Axes, title: str) -> None:
     axes.grid(alpha=0.3)
 
 
+def draw_kl_parts(axes: Axes, metrics: Metrics, marker: str) -> None:
+    """Draw the parts of the validation KL of a model with clusters by epoch."""
+    for i, name in enumerate(metrics[-1]["kl_parts"] if metrics else ()):
+        axes.plot(
+            values_by_epoch(metrics, "epoch"),
+            [epoch["kl_parts"][name] for epoch in metrics],
+            color=PALETTE[2 + i],
+            linestyle=":",
+            marker=marker,
+            label=f"validation, {name.replace('_', ' ')}",
+        )
+
+
+def dimension_kls(epoch: Mapping[str, Any]) -> dict[str, list[float]]:
+    """The KL of each dimension by latent, of mixtures to their marginals."""
+    marginal = epoch.get("marginal_kl_per_dimension") or {}
+    return {**(epoch["kl_per_dimension"] or {}), **marginal}
+
+
 def draw_kl_heatmap(figure: Figure, axes: Axes, metrics: Metrics) -> None:
     """Draw the KL of each dimension by epoch as colours, sorted within each latent, the largest at the top."""
     rows, names = [], list[str]()
-    for name in metrics[-1]["kl_per_dimension"]:
-        values = np.array([epoch["kl_per_dimension"][name] for epoch in metrics], float).T
+    kls = [dimension_kls(epoch) for epoch in metrics]
+    for name in kls[-1]:
+        values = np.array([kl[name] for kl in kls], float).T
         order = np.argsort(-values[:, -1], kind="stable")
         rows.append(values[order])
         names += [f"{name}[{d}]" for d in order]
@@ -94,7 +115,9 @@ def draw_kl_heatmap(figure: Figure, axes: Axes, metrics: Metrics) -> None:
     axes.invert_yaxis()
     step = -(-len(names) // 24)
     axes.set_yticks(range(0, len(names), step), names[::step], fontsize=7)
-    style_epoch_axis(axes, "KL per dimension (nats), largest first")
+    marginal = ", ".join(metrics[-1].get("marginal_kl_per_dimension") or ())
+    to = f"; of {marginal} to the prior's marginals" if marginal else ""
+    style_epoch_axis(axes, f"KL per dimension (nats), largest first{to}")
     axes.grid(visible=False)
     figure.colorbar(mesh, ax=axes)
 

@@ -87,6 +87,10 @@ class TensorBoardLogger:
             return
         for name, kl in (latent_use.kl_per_dimension or {}).items():
             writer.add_histogram(f"KL per dimension/{name}", torch.tensor(kl), step)
+        for name, kl in (latent_use.marginal_kl_per_dimension or {}).items():
+            writer.add_histogram(f"marginal KL per dimension/{name}", torch.tensor(kl), step)
+        for name, part in (latent_use.kl_parts or {}).items():
+            writer.add_scalar(f"KL/validation, {name.replace('_', ' ')}", part, step)
         for name, parameter in model.named_parameters():
             writer.add_histogram(f"parameters/{name}", parameter, step)
         with eval_mode(model):
