@@ -13,7 +13,7 @@ run() { # NAME ARGUMENTS: train once
 }
 draw() { # NAME PICTURES: draw, and name the files by the run
   name=$1; shift
-  vaekit plot "$runs/$name" "$@" --out "$runs/drawn"
+  vaekit plot "$runs/$name" "$@" --out "$runs/drawn" --overwrite
   for file in "$runs"/drawn/*; do mv "$file" "$out/$name-$(basename "$file")"; done
 }
 

@@ -75,10 +75,10 @@ def test_a_cvae_gives_rows_of_classes_one_label_and_analogies(vaekit, small_mnis
     wide, high = columns_and_rows("rows.png")
     assert high == pytest.approx(10, abs=0.1)
     assert vaekit("generate", "run", "--label", 3, "--count", 9, "--out", "three.png")[0] == 0
-    wide, high = columns_and_rows("three.png")
+    wide, high = columns_and_rows("three.png", scale=3)
     assert (wide, high) == pytest.approx((3, 3), abs=0.1)
     assert vaekit("reconstruct", "run", "--analogies", "--count", 5)[0] == 0
-    wide, high = columns_and_rows("run/pictures/analogies.png")
+    wide, high = columns_and_rows("run/pictures/analogies-test-count-5.png")
     assert high == pytest.approx(5, abs=0.1)
     Image.fromarray(np.zeros((28, 28), dtype=np.uint8)).save("digit.png")
     code, _, err = vaekit("reconstruct", "run", "digit.png")
@@ -101,7 +101,7 @@ def test_a_cvae_gives_rows_of_classes_one_label_and_analogies(vaekit, small_mnis
 def test_a_gmvae_gives_rows_of_clusters_or_one(vaekit, small_mnist):
     vaekit("train", "gmvae", *SMALL, *SMALLER["gmvae"], "--out", "run")
     assert vaekit("generate", "run")[0] == 0
-    _, high = columns_and_rows("run/pictures/samples.png")
+    _, high = columns_and_rows("run/pictures/generated-seed-0.png")
     assert high == pytest.approx(3, abs=0.1)
     assert vaekit("generate", "run", "--cluster", 2, "--count", 4)[0] == 0
     code, out, err = vaekit("generate", "run", "--cluster", 3)
@@ -118,7 +118,7 @@ def test_a_model_of_quadrants_completes_images(vaekit, small_mnist):
     code, out, err = vaekit("train", "cvae", "--condition", "quadrants:1", *SMALL, "--out", "run")
     assert code == 0, err
     assert vaekit("generate", "run", "--count", 3)[0] == 0
-    _, high = columns_and_rows("run/pictures/samples.png")
+    _, high = columns_and_rows("run/pictures/generated-count-3-seed-0.png")
     assert high == pytest.approx(10, abs=0.1)
     assert vaekit("reconstruct", "run")[0] == 0
     code, out, err = vaekit("evaluate", "run", "--samples", 10, "--limit", 50, "--json")
@@ -185,7 +185,7 @@ def test_the_whole_way(vaekit, small_mnist, tmp_path, model):
     code, out, err = vaekit("evaluate", place, "--samples", 20, "--limit", 30, "--json")
     assert json.loads(out)["samples"] == 20
 
-    for verb, name in [("generate", "samples"), ("reconstruct", "reconstructions")]:
+    for verb, name in [("generate", "generated-seed-0"), ("reconstruct", "reconstructed-test")]:
         code, out, err = vaekit(verb, place)
         assert (code, err) == (0, "")
         assert out == f"{place}/pictures/{name}.png\n"

@@ -12,7 +12,11 @@ from conftest import random_dataset
 from vaekit import UserError, build, load, train
 from vaekit.data import Split
 from vaekit.evaluation.clustering import agreement, as_table, cluster
+from vaekit.evaluation.evaluate import evaluate
+from vaekit.gallery.context import PictureContext
+from vaekit.gallery.images import confusion
 from vaekit.likelihood.clusters import responsibilities
+from vaekit.settings.analysis import PlotConfig
 from vaekit.training.cluster_start import fine_mixture, join_components, set_heads, start_clusters
 
 
@@ -152,6 +156,22 @@ def test_a_run_is_clustered_into_files_and_a_table(clustered):
     assert cluster(run, data=data, samples=5) == result  # the same seed
 
 
+def test_cluster_evaluate_and_the_picture_of_the_confusion_agree(clustered):
+    run, data = clustered
+    found = cluster(run, data=data)
+    evaluated = evaluate(run, data=data, metrics=("clusters",))
+    for key in ("many_to_one", "most_confident", "hungarian", "nmi", "ari"):
+        assert evaluated[key] == found[key], key
+    context = PictureContext.of(run, PlotConfig())
+    table = csv.DictReader((run.path / "clusters-test.csv").read_text().splitlines())
+    rows = [(int(row["cluster"]), float(row["probability"])) for row in table]
+    probability, cluster_of = context.picture_data.clusters.max(1)
+    assert cluster_of.tolist() == [k for k, _ in rows]
+    assert probability.tolist() == pytest.approx([p for _, p in rows], abs=1e-6)
+    picture = confusion(context)["confusion"]
+    assert f"{found['many_to_one']:.2%} many-to-one" in picture.axes[0].get_title()
+
+
 def test_without_labels_there_are_only_assignments(clustered):
     import dataclasses
 
@@ -170,7 +190,6 @@ def test_without_labels_there_are_only_assignments(clustered):
 def test_responsibilities_are_means_over_samples_of_exact_ones():
     model = build("gmvae", (1, 4, 4), latent_dim=2, clusters=3, hidden_dim=8).double()
     images = torch.rand(6, 1, 4, 4).double().round()
-    torch.manual_seed(0)
     found = responsibilities(model, Split(images), 7)
     torch.manual_seed(0)
     latent = model(images, samples=(7,)).latents["z"]

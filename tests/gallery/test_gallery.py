@@ -24,6 +24,7 @@ from vaekit.inference.latent_space import decode_latents, principal_axes
 from vaekit.inference.picture_data import load_or_create
 from vaekit.pictures import Movie, save
 from vaekit.pictures.grids import GAP
+from vaekit.runs.load import load_trained
 from vaekit.settings.analysis import PlotConfig
 
 H, W = 6, 5
@@ -139,7 +140,7 @@ def test_points_are_the_encoded_means(runs):
 def test_three_dimensions_are_three_planes_and_a_rotation(runs):
     run = runs("cvae")
     found = draw(run, "latents")
-    codes = load_or_create(run, load(run)).codes["z"].numpy()
+    codes = load_or_create(run, load_trained(run)).codes["z"].numpy()
     panels = found["latents-z"].axes
     for axes, (i, j) in zip(panels, ((0, 1), (0, 2), (1, 2)), strict=True):
         drawn = axes.collections[0].get_offsets()
@@ -155,7 +156,7 @@ def test_projections_are_of_the_codes(runs):
         figure = draw(run, "latents", projection=projection)["latents-z"]
         assert len(figure.axes) == count
     axes = draw(run, "latents", projection="pca")["latents-z"].axes[0]
-    codes = load_or_create(run, load(run)).codes["z"].numpy()
+    codes = load_or_create(run, load_trained(run)).codes["z"].numpy()
     centred = codes - codes.mean(0)
     drawn = np.asarray(axes.collections[0].get_offsets())
     first = np.linalg.eigh(np.cov(centred.T))[1][:, -1]
@@ -256,7 +257,11 @@ def test_the_plane_goes_through_the_three_images(runs):
 def test_traversals_vary_one_dimension_the_most_informative_first(runs):
     run = runs("deterministic mmdvae")
     figure = draw(run, "traversals", images=(4,))["traversals"]
-    found, picture_data, model = tiles(figure, 11), load_or_create(run, load(run)), load(run)
+    found, picture_data, model = (
+        tiles(figure, 11),
+        load_or_create(run, load(run)),
+        load_trained(run),
+    )
     variances = picture_data.codes["z"].var(0, correction=0)
     order = variances.argsort(descending=True)
     assert [text.get_text() for text in figure.axes[0].texts] == [f"z[{d}]" for d in order]
@@ -268,7 +273,7 @@ def test_traversals_vary_one_dimension_the_most_informative_first(runs):
 
 def test_traversals_are_ordered_by_kl(runs):
     run = runs("vae")
-    kl = load_or_create(run, load(run)).kl["z"]
+    kl = load_or_create(run, load_trained(run)).kl["z"]
     names = [text.get_text() for text in draw(run, "traversals")["traversals"].axes[0].texts]
     assert names == [f"z[{d}]  {kl[d]:.2f} nats" for d in kl.argsort(descending=True)]
 
@@ -286,7 +291,7 @@ def test_interpolations_lead_from_image_to_image(runs):
         assert torch.allclose(line[12], x[b, 0], atol=1e-6)
         assert torch.allclose(line[1], reconstructed[a], atol=1e-5)
         assert torch.allclose(line[11], reconstructed[b], atol=1e-5)
-    middle = load_or_create(run, load(run)).codes["z"][[2, 9]].mean(0, keepdim=True)
+    middle = load_or_create(run, load_trained(run)).codes["z"][[2, 9]].mean(0, keepdim=True)
     with torch.no_grad():
         assert torch.allclose(found[6], load(run).decode(z=middle).mean[0, 0], atol=1e-5)
 
@@ -295,7 +300,7 @@ def test_clusters_are_rows_the_most_confident_images_first(runs):
     run = runs("gmvae")
     found = draw(run, "clusters", "confusion", "samples")
     picture_data, data = (
-        load_or_create(run, load(run)),
+        load_or_create(run, load_trained(run)),
         eval_split(random_dataset().test, "dynamic"),
     )
     rows = picture_data.clusters[:, 1].topk(10).indices
@@ -341,7 +346,7 @@ def test_reconstructions_of_each_class_are_beside_their_inputs(runs):
 
 def test_pseudo_inputs_are_ordered_by_use(runs):
     run = runs("vampprior")
-    model, picture_data = load(run), load_or_create(run, load(run))
+    model, picture_data = load(run), load_or_create(run, load_trained(run))
     drawn = tiles(draw(run, "pseudo-inputs")["pseudo-inputs"], 10)[:5]
     order = picture_data.component_shares.argsort(descending=True)
     assert torch.allclose(drawn, model.prior["z"].pseudo_inputs[order][:, 0].detach(), atol=1e-6)
@@ -428,7 +433,7 @@ def test_rows_are_of_the_test_split_where_not_all_codes_are_stored(tmp_path, mon
     extra = {"clusters": 2, "start_epochs": 0} if model == "gmvae" else {}
     run = fit(tmp_path / "run", model, data, **extra)
     picture_data, rows, x = (
-        load_or_create(run, load(run)),
+        load_or_create(run, load_trained(run)),
         evenly_spaced(20, 7),
         eval_split(data.test, "dynamic"),
     )
@@ -468,7 +473,7 @@ def test_picture_data_are_of_the_best_weights(tmp_path):
     assert not run.metrics[-1]["best"]
     with torch.no_grad():
         q = load(run).posterior["z"]({"x": eval_split(data.test, "dynamic")[:].images, "y": None})
-    assert torch.allclose(load_or_create(run, load(run)).codes["z"], q.mean, atol=1e-5)
+    assert torch.allclose(load_or_create(run, load_trained(run)).codes["z"], q.mean, atol=1e-5)
 
 
 def test_images_not_stored_come_from_the_data_set_or_are_named(
@@ -477,7 +482,7 @@ def test_images_not_stored_come_from_the_data_set_or_are_named(
     run = Run(shutil.copytree(small_run, tmp_path / "run"))
     (run.path / "picture_data.safetensors").unlink()
     monkeypatch.setattr("vaekit.inference.picture_data.MAX_IMAGES", 20)
-    stored = load_or_create(run, load(run)).rows["test"].tolist()
+    stored = load_or_create(run, load_trained(run)).rows["test"].tolist()
     row = next(row for row in range(200) if row not in stored)
     found = tiles(
         draw(run, "interpolations", images=(row, stored[0]))["interpolations"], 13, framed=True, height=28, width=28
@@ -506,7 +511,7 @@ def test_samples_follow_seed_prior_cluster_and_label(tmp_path, runs):
         assert torch.allclose(
             rows[10 * k : 10 * k + 10], generate(model, 10, seed=3, cluster=k)[:, 0], atol=1e-6
         )
-    use = load_or_create(run, model).clusters.argmax(1).bincount(minlength=3) / 20
+    use = load_or_create(run, load_trained(run)).clusters.argmax(1).bincount(minlength=3) / 20
     names = [text.get_text() for text in found["samples-clusters"].axes[0].texts]
     assert [name.rpartition(", ")[2] for name in names] == [f"{share:.0%} of test" for share in use]
     model, rows = load(runs("cvae")), tiles(draw(runs("cvae"), "samples")["samples"], 10)
@@ -516,7 +521,7 @@ def test_samples_follow_seed_prior_cluster_and_label(tmp_path, runs):
         )
     model, batch = (
         load(runs("quadrants")),
-        load_or_create(runs("quadrants"), load(runs("quadrants"))).batches["test"],
+        load_or_create(runs("quadrants"), load_trained(runs("quadrants"))).batches["test"],
     )
     x = batch.images[balanced_rows(batch.labels, len(batch), 10)]
     found = tiles(draw(runs("quadrants"), "samples")["samples"], 10)
@@ -535,7 +540,7 @@ def test_a_conditional_gmvae_has_a_row_per_label(tmp_path):
 
 def test_of_many_pseudo_inputs_the_most_used_are_drawn(tmp_path):
     run = fit(tmp_path / "run", "vampprior", components=120, pseudo_inputs="noise")
-    model, use = load(run), load_or_create(run, load(run)).component_shares
+    model, use = load(run), load_or_create(run, load_trained(run)).component_shares
     found = tiles(draw(run, "pseudo-inputs")["pseudo-inputs"], 10)
     assert len(found) == 100
     assert torch.allclose(
@@ -547,7 +552,7 @@ def test_of_many_clusters_rows_are_as_long_as_images_are_stored(tmp_path, monkey
     monkeypatch.setattr("vaekit.inference.picture_data.MAX_IMAGES", 3)
     monkeypatch.setattr("vaekit.inference.picture_data.MAX_BYTES", 2 * 30 * 30)
     run = fit(tmp_path / "run", prior="learned-mixture", components=30)
-    picture_data = load_or_create(run, load(run))
+    picture_data = load_or_create(run, load_trained(run))
     figure = draw(run, "clusters")["clusters"]
     assert len(figure.axes[0].texts) == 30
     columns = (figure.axes[0].images[0].get_array().shape[1] + GAP) // (W + GAP)
@@ -562,7 +567,7 @@ def test_of_many_clusters_rows_are_as_long_as_images_are_stored(tmp_path, monkey
 
 def test_traversals_span_a_learned_prior(runs):
     run = runs("learned-mixture")
-    model, picture_data = load(run), load_or_create(run, load(run))
+    model, picture_data = load(run), load_or_create(run, load_trained(run))
     figure, d = (
         draw(run, "traversals", images=(4,))["traversals"],
         int(picture_data.kl["z"].argmax()),
@@ -620,7 +625,7 @@ def test_a_scatter_of_a_subset_has_its_labels(tmp_path, monkeypatch):
         draw(run, "latents", projection="pca")
         points, labels = seen[-1]
         assert labels.tolist() == data.test.labels[rows].tolist()
-        codes = load_or_create(run, load(run)).codes["z"]
+        codes = load_or_create(run, load_trained(run)).codes["z"]
         if dim == 3:
             assert np.allclose(points, codes[rows])
         else:
@@ -639,7 +644,7 @@ def test_centres_are_projected_with_the_points(runs):
 
 def test_both_levels_of_one_dimension_share_a_picture(runs):
     axes = draw(runs("hvae"), "latents")["latents-both"].axes[0]
-    codes = load_or_create(runs("hvae"), load(runs("hvae"))).codes
+    codes = load_or_create(runs("hvae"), load_trained(runs("hvae"))).codes
     drawn = np.asarray(axes.collections[0].get_offsets())
     expected = torch.cat([codes["z2"], codes["z1"]], dim=1).numpy()
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("z2", "z1")
@@ -761,7 +766,7 @@ def test_a_prior_of_another_family_is_a_kernel_density():
 
 def test_each_image_is_above_its_own_reconstruction(runs):
     run = runs("vae")
-    batch = load_or_create(run, load(run)).batches["test"]
+    batch = load_or_create(run, load_trained(run)).batches["test"]
     x = batch.images[balanced_rows(batch.labels, len(batch), 20)]
     found = tiles(draw(run, "reconstructions")["reconstructions"], 10, framed=True)
     reconstructed = reconstruct(load(run), x)[:, 0]

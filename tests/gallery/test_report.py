@@ -107,14 +107,16 @@ def test_tiles_are_of_the_best_epoch(run, few_pictures, tmp_path):
     lines = [{**epoch, "best": n == 0, "seconds": 600.0} for n, epoch in enumerate(copied.metrics)]
     lines[0]["warnings"] = ["the first epoch's"]
     (copied.path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    found = dict(headline_results(lines, None))
+    found = dict(headline_results(lines, copied.best, None))
     assert found["epochs"] == "2, best 1"
     assert found["validation ELBO, nats"] == f"{lines[0]['validation_elbo']:.2f}"
     assert found["training"] == "20 min"
     evaluation = evaluate(run, data=random_dataset(), samples=5)
     shutil.copy(run.path / "evaluation.json", copied.path)
     assert (
-        dict(headline_results(lines, read_evaluation(copied)))["NLL, test images, nats"]
+        dict(headline_results(lines, copied.best, read_evaluation(copied)))[
+            "NLL, test images, nats"
+        ]
         == f"{evaluation['nll']:.2f}"
     )
     page = report(copied, tmp_path / "a.html").read_text()

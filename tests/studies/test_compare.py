@@ -262,7 +262,8 @@ def test_runs_not_evaluated_have_dashes_and_a_note(make):
     ]
     assert table.notes == tuple(f"not evaluated yet: vaekit evaluate {run}" for run in runs[1:])
     with pytest.raises(
-        UserError, match=f"no run is evaluated yet; first: vaekit evaluate {runs[1]}"
+        UserError,
+        match=f"no evaluation to compare; {runs[1]}: not evaluated yet: vaekit evaluate {runs[1]}",
     ):
         rank(runs[1:], [NLL])
     with pytest.raises(UserError, match="there are no runs"):

@@ -76,7 +76,9 @@ def show(
 
     from ..data import load, summary
     from ..pictures import contact_sheet, save
+    from .images import check_picture
 
+    check_picture(out)
     dataset = load(data, data_dir, **asdict(form))
     Console(highlight=False).print(summary.as_table(dataset))
     images, names = summary.sample_images(dataset, split, count)

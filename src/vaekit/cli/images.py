@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
 
 from ..support.errors import UserError, require
-from .words import RunArgument, print_stderr
+from .words import RunArgument, WeightsArgument, print_stderr
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from ..runs.directory import Run
 
 DataArgument = Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="[DATA ...]")]
 FileArgument = Annotated[Path, Positional, tyro.conf.arg(metavar="FILE")]
@@ -24,8 +30,10 @@ def generate(
     temperature: float = 1.0,
     seed: int = 0,
     latent: str | None = None,
+    weights: WeightsArgument = "best",
     data_dir: str | None = None,
     out: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Sample new images from a run's prior, of one label or cluster, or decode one latent point.
 
@@ -46,22 +54,25 @@ def generate(
         temperature: Below 1, closer to the prior's mean: cleaner and less varied.
         seed: Seed of the samples.
         latent: One latent point to decode, numbers separated by commas.
+        weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
         data_dir: Folder with the data set's files, where images are completed.
-        out: Picture to write, PNG, PDF or SVG; RUN/pictures/samples.png by default.
+        out: Picture to write, PNG, PDF or SVG; in RUN/pictures by default, named by these settings.
+        overwrite: Replace a picture that exists already and differs.
     """
     from .. import pictures
     from ..inference import generation
     from ..runs.directory import Run
     from ..runs.load import load
 
-    place = Run(run)
+    place = Run(run, weights)
+    check_picture(out)
     model = load(place)
-    name, columns, names = "samples.png", 0, list[str]()
+    columns, names = 0, list[str]()
     in_row = 10 if count is None else count
     if latent is not None:
         if cluster is not None or count is not None:
             raise UserError("--latent is one point to decode; leave out --cluster and --count")
-        images, name = generation.decode_point(model, latent, label), "point.png"
+        images = generation.decode_point(model, latent, label)
     elif place.blueprint.settings.condition.startswith("quadrants"):
         if label is not None or cluster is not None:
             raise UserError("the model completes images and has neither --label nor --cluster")
@@ -76,7 +87,37 @@ def generate(
             model, 64 if count is None else count, temperature, seed, label, cluster
         )
     figure = pictures.image_grid(images, columns or max(1, round(len(images) ** 0.5)), names)
-    print(pictures.save(figure, Path(out) if out else place.pictures / name))
+    chosen = {"count": count, "label": label, "cluster": cluster, "latent": latent}
+    chosen["temperature"] = None if temperature == 1 else f"{temperature:g}"
+    chosen["seed"] = seed if latent is None else None
+    save_picture(figure, place, out, overwrite, "generated", chosen)
+
+
+def check_picture(out: str | None) -> None:
+    """Raise UserError where --out cannot be a picture."""
+    from ..pictures.writing import IMAGE_FORMATS
+    from ..runs.directory import require_output
+
+    if out:
+        require_output(Path(out), [f".{kind}" for kind in IMAGE_FORMATS])
+
+
+def save_picture(
+    figure: Figure,
+    place: Run,
+    out: str | None,
+    overwrite: bool,
+    source: str,
+    settings: Mapping[str, object],
+) -> None:
+    """Write a picture to --out or RUN/pictures, there named by its source and the settings that are not None; print
+    where it is."""
+    from .. import pictures
+
+    words = [source, *(f"{key}-{value}" for key, value in settings.items() if value is not None)]
+    stem = re.sub(r"[^\w.,+-]+", "_", "-".join(words))[:120]
+    path = Path(out) if out else place.pictures / place.file(f"{stem}.png").name
+    print(pictures.save(figure, path, overwrite))
 
 
 def reconstruct(
@@ -86,8 +127,10 @@ def reconstruct(
     count: int = 40,
     label: int | None = None,
     analogies: bool = False,
+    weights: WeightsArgument = "best",
     data_dir: str | None = None,
     out: str | None = None,
+    overwrite: bool = False,
 ) -> None:
     """Show images above their reconstructions: your own files and folders, or a run's test images.
 
@@ -105,15 +148,18 @@ def reconstruct(
         count: Number of images to take from it.
         label: Label of the image files, where the model is conditional on labels.
         analogies: Decode with every label instead.
+        weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
         data_dir: Folder that holds the data set's files.
-        out: Picture to write, PNG, PDF or SVG; RUN/pictures/reconstructions.png by default.
+        out: Picture to write, PNG, PDF or SVG; in RUN/pictures by default, named by the images.
+        overwrite: Replace a picture that exists already and differs.
     """
     from .. import pictures
     from ..inference import generation
     from ..runs.directory import Run
     from ..runs.load import load
 
-    place = Run(run)
+    place = Run(run, weights)
+    check_picture(out)
     model = load(place)
     if label is not None and not images:
         raise UserError(
@@ -126,8 +172,12 @@ def reconstruct(
     else:
         found = generation.reconstruct(model, given.images, given.labels)
         figure = pictures.pairs(given.images, found)
-    name = "analogies.png" if analogies else "reconstructions.png"
-    print(pictures.save(figure, Path(out) if out else place.pictures / name))
+    verb, source = "analogies" if analogies else "reconstructed", str(split)
+    if images:
+        more = f"-and-{len(images) - 1}" if len(images) > 1 else ""
+        source = (images[0].stem or "images") + more
+    chosen = {"count": count if not images and count != 40 else None, "label": label}
+    save_picture(figure, place, out, overwrite, f"{verb}-{source}", chosen)
 
 
 def encode(
@@ -138,6 +188,7 @@ def encode(
     samples: int = 100,
     seed: int = 0,
     label: int | None = None,
+    weights: WeightsArgument = "best",
     data_dir: str | None = None,
     device: str = "auto",
 ) -> None:
@@ -159,19 +210,23 @@ def encode(
         samples: Importance samples per image for the NLL.
         seed: Seed of the samples.
         label: Label of the image files, where the model is conditional on labels.
+        weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
         data_dir: Folder that holds the data set's files.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     from ..inference.encoding import encode as encoded
-    from ..inference.tables import check_extension, write_table
+    from ..inference.tables import check_output, write_table
+    from ..runs.directory import Run
 
     if out is None:
         raise UserError("`vaekit encode` lacks --out, a file such as codes.csv, .npz or .parquet")
-    check_extension(Path(out))
+    check_output(Path(out))
     found: list[Path] | str | None = [Path(word) for word in data] or None
     if len(data) == 1 and not Path(data[0]).exists():
         found = data[0]
-    table = encoded(run, found, split, samples, seed, label, data_dir, device, progress=True)
+    table = encoded(
+        Run(run, weights), found, split, samples, seed, label, data_dir, device, progress=True
+    )
     print(f"{write_table(table, Path(out))}: {len(table['index']):,} images, {', '.join(table)}")
 
 
@@ -181,6 +236,7 @@ def decode(
     out: str | None = None,
     column: Literal["mean", "sample"] = "mean",
     label: int | None = None,
+    weights: WeightsArgument = "best",
 ) -> None:
     """Decode latents from a file: a table of `vaekit encode`, or one of your own with columns z_0, z_1, ...
 
@@ -196,19 +252,27 @@ def decode(
             .pdf or .svg; or an animated .gif.
         column: Columns to decode, where the file has both.
         label: Label to decode with, where the model is conditional on labels, instead of the column label.
+        weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
     """
     from ..inference.encoding import decode as decoded
-    from ..inference.tables import read_table, write_images
+    from ..inference.tables import check_images_output, read_table, write_images
+    from ..runs.directory import Run
 
     if out is None:
         raise UserError(
             "`vaekit decode` lacks --out: a folder, or a file such as images.npz or grid.png"
         )
-    images = decoded(run, read_table(file), column, label)
+    check_images_output(Path(out))
+    images = decoded(Run(run, weights), read_table(file), column, label)
     print(write_images(images, Path(out)))
 
 
-def export(run: RunArgument, onnx: str | None = None, torch: str | None = None) -> None:
+def export(
+    run: RunArgument,
+    onnx: str | None = None,
+    torch: str | None = None,
+    weights: WeightsArgument = "best",
+) -> None:
     """Export a model for other programs: encoder, decoder and prior, as functions of tensors.
 
     Each file is run once and compared with the model. model.json describes their inputs and outputs. The prior takes
@@ -222,9 +286,11 @@ def export(run: RunArgument, onnx: str | None = None, torch: str | None = None) 
         run: Run directory.
         onnx: Folder for encoder.onnx, decoder.onnx and prior.onnx.
         torch: Folder for encoder.pt2, decoder.pt2 and prior.pt2, which torch.export.load reads.
+        weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
     """
     from ..inference.export import Format
     from ..inference.export import export as write
+    from ..runs.directory import Run
 
     require(
         bool(onnx or torch), "`vaekit export` lacks --onnx DIR or --torch DIR, where to write to"
@@ -232,7 +298,7 @@ def export(run: RunArgument, onnx: str | None = None, torch: str | None = None) 
     wanted: dict[Format, str | None] = {"onnx": onnx, "torch": torch}
     for format, folder in wanted.items():
         if folder:
-            for file, about in write(run, folder, format).items():
+            for file, about in write(Run(run, weights), folder, format).items():
                 given, found = (
                     ", ".join(f"{k} ({', '.join(map(str, v))})" for k, v in about[kind].items())
                     for kind in ("inputs", "outputs")

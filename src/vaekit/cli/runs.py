@@ -11,8 +11,8 @@ import tyro
 from tyro.conf import Positional
 
 from ..settings.analysis import EvaluateConfig, PlotConfig
-from ..support.errors import UserError, require, require_folder
-from .words import RunArgument
+from ..support.errors import UserError, require
+from .words import RunArgument, WeightsArgument
 
 RunsArgument = Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
 NamesArgument = Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="[NAME ...]")]
@@ -22,6 +22,7 @@ PLOT = PlotConfig()
 def evaluate(
     run: RunArgument,
     settings: EvaluateConfig = EvaluateConfig(),  # noqa: B008
+    weights: WeightsArgument = "best",
     data_dir: str | None = None,
     json: bool = False,
 ) -> None:
@@ -35,6 +36,7 @@ def evaluate(
 
     Args:
         run: Run directory.
+        weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
         data_dir: Folder that holds the data set's files.
         json: Print evaluation.json instead of the table.
     """
@@ -42,9 +44,11 @@ def evaluate(
 
     from ..evaluation.evaluate import evaluate as measure
     from ..evaluation.metrics import as_table
+    from ..runs.directory import Run
 
-    result = measure(run, data_dir=data_dir, progress=True, **asdict(settings))
-    file = Path(run) / "evaluation.json"
+    place = Run(run, weights)
+    result = measure(place, data_dir=data_dir, progress=True, **asdict(settings))
+    file = place.file("evaluation.json")
     if json:
         print(file.read_text(), end="")
     else:
@@ -57,6 +61,7 @@ def cluster(
     split: Literal["train", "validation", "test"] = "test",
     samples: int = 10,
     seed: int = 0,
+    weights: WeightsArgument = "best",
     data_dir: str | None = None,
     device: str = "auto",
     json: bool = False,
@@ -74,6 +79,7 @@ def cluster(
         split: Images to assign.
         samples: Posterior samples per image.
         seed: Seed of the samples.
+        weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
         data_dir: Folder that holds the data set's files.
         device: auto, cpu, cuda, cuda:1, mps.
         json: Print the .json instead of the table.
@@ -82,9 +88,11 @@ def cluster(
 
     from ..evaluation.clustering import as_table
     from ..evaluation.clustering import cluster as assign
+    from ..runs.directory import Run
 
-    result = assign(run, split, samples, seed, data_dir=data_dir, device=device)
-    file = Path(run) / f"clusters-{split}.json"
+    place = Run(run, weights)
+    result = assign(place, split, samples, seed, data_dir=data_dir, device=device)
+    file = place.file(f"clusters-{split}.json")
     if json:
         print(file.read_text(), end="")
     else:
@@ -98,12 +106,14 @@ def plot(
     settings: PlotConfig = PLOT,
     list_names: Annotated[bool, tyro.conf.arg(name="list")] = False,
     format: Literal["png", "svg", "pdf"] = "png",
+    weights: WeightsArgument = "best",
     out: str | None = None,
+    overwrite: bool = False,
     data_dir: str | None = None,
 ) -> None:
     """Draw pictures of a run into RUN/pictures: those named, or all that apply.
 
-    They are drawn from the run directory alone: the data set is not needed.
+    They are drawn from the run directory alone: the data set is not needed (but for other weights than the best).
 
     For example:
       vaekit plot --list
@@ -116,7 +126,9 @@ def plot(
         names: Pictures to draw (`vaekit plot --list` explains them).
         list_names: List the pictures instead.
         format: File format; animations are always GIFs.
+        weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
         out: Folder to write to, instead of RUN/pictures.
+        overwrite: Replace pictures that exist already and differ.
         data_dir: Folder with the data set's files, needed only for runs without saved picture data.
     """
     if list_names:
@@ -129,14 +141,19 @@ def plot(
     require(run != "", "`vaekit plot` lacks RUN; see `vaekit plot --help`")
     from ..gallery.context import PictureContext
     from ..gallery.draw import write_pictures
+    from ..runs.directory import Run
 
-    context = PictureContext.of(run, settings, data_dir)
-    folder = context.run.pictures if out is None else Path(out)
-    for path in write_pictures(context, names, folder, format):
+    place = Run(run, weights)
+    folder = place.path / "pictures" if out is None else Path(out)
+    require(folder.is_dir() or not folder.exists(), f"--out {folder} is a file; name a folder")
+    context = PictureContext.of(place, settings, data_dir)
+    for path in write_pictures(context, names, folder, format, overwrite):
         print(path, flush=True)
 
 
-def compare(runs: RunsArgument, out: tuple[str, ...] = ()) -> None:
+def compare(
+    runs: RunsArgument, out: tuple[str, ...] = (), weights: WeightsArgument = "best"
+) -> None:
     """Compare runs: a table of the settings that differ and of the metrics, and a figure of validation ELBOs.
 
     Runs that differ only in their seed form one row (mean and standard deviation) and one line with a band. The best
@@ -149,29 +166,29 @@ def compare(runs: RunsArgument, out: tuple[str, ...] = ()) -> None:
     Args:
         runs: Run directories.
         out: Files to write: tables .md, .csv or .tex, figures .png, .pdf or .svg; compare.png by default.
+        weights: Weights whose evaluations to compare: best (on validation), last, or an epoch's.
     """
     from rich.console import Console
 
     from ..pictures import save
     from ..pictures.writing import IMAGE_FORMATS
-    from ..runs.directory import Run
-    from ..studies.compare import WRITERS, as_terminal, rank, write
+    from ..runs.directory import Run, require_output
+    from ..studies.compare import WRITERS, as_terminal, current_evaluations, rank, write
     from ..studies.curves import compare as draw
 
     files = [Path(file) for file in out]
     for file in files:
-        ending = file.suffix.lower()
-        endings = [*WRITERS, *(f".{kind}" for kind in IMAGE_FORMATS)]
-        require(
-            ending in endings,
-            f"cannot write {file}: its ending must be one of {', '.join(endings)}",
-        )
-        require_folder(file)
-    found = [Run(run) for run in runs if not Path(run).is_file()]  # such as a sweep's own table
-    evaluated = [run for run in found if (run.path / "evaluation.json").exists()]
+        require_output(file, [*WRITERS, *(f".{kind}" for kind in IMAGE_FORMATS)])
+    # Files are such as a sweep's own table.
+    found = [Run(run, weights) for run in runs if not Path(run).is_file()]
+    evaluated, pending = current_evaluations(found)
     table = (
         rank(found) if evaluated or any(file.suffix.lower() in WRITERS for file in files) else None
     )
+    if table is None:
+        for run, reason in pending.items():
+            if run.file("evaluation.json").exists():
+                print(f"{run}: {reason}")
     if table is not None:
         Console(highlight=False).print(as_terminal(table))
     figures = {file: draw(found) for file in files if file.suffix.lower() not in WRITERS}
@@ -189,7 +206,12 @@ def compare(runs: RunsArgument, out: tuple[str, ...] = ()) -> None:
             print(f"no figure: {reason}")
 
 
-def report(run: RunArgument, out: str | None = None, data_dir: str | None = None) -> None:
+def report(
+    run: RunArgument,
+    out: str | None = None,
+    weights: WeightsArgument = "best",
+    data_dir: str | None = None,
+) -> None:
     """Write one HTML file that shows a run: its settings, curves, metrics with their meaning, and pictures.
 
     The file is self-contained.
@@ -200,16 +222,22 @@ def report(run: RunArgument, out: str | None = None, data_dir: str | None = None
 
     Args:
         run: Run directory.
-        out: File to write, instead of RUN/report.html.
+        out: File to write, .html, instead of RUN/report.html.
+        weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
         data_dir: Folder with the data set's files, needed only for runs without saved picture data.
     """
     from ..gallery.report import report as write
+    from ..runs.directory import Run
 
-    print(write(run, out, data_dir))
+    print(write(Run(run, weights), out, data_dir))
 
 
 def explore(
-    runs: RunsArgument, port: int = 0, browser: bool = True, data_dir: str | None = None
+    runs: RunsArgument,
+    port: int = 0,
+    browser: bool = True,
+    weights: WeightsArgument = "best",
+    data_dir: str | None = None,
 ) -> None:
     """Explore runs in the browser: a map of the latent space, sliders, drawing, interpolations, curves.
 
@@ -223,13 +251,16 @@ def explore(
         runs: Run directories.
         port: Port to serve on; 0 is a free one.
         browser: Open the page in the browser.
+        weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
         data_dir: Folder that holds the data set's files.
     """
     try:
         from ..explorer.server import explore as serve
+        from ..runs.directory import Run
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install 'vaekit[explore]'") from None
-    serve(runs, port, browser, data_dir, lambda text: print(text, flush=True))
+    chosen = [Run(run, weights) for run in runs]
+    serve(chosen, port, browser, data_dir, lambda text: print(text, flush=True))
 
 
 VERBS: dict[str, Callable[..., None]] = {

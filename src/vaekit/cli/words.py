@@ -14,6 +14,7 @@ from tyro.conf import Positional
 from ..support.errors import UserError
 
 RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
+WeightsArgument = Annotated[str, tyro.conf.arg(metavar="best|last|EPOCH")]
 
 # Flags of the whole sweep, and flags whose value may contain commas.
 NOT_SWEPT = (

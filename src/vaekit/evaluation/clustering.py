@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..data import Dataset
-from ..likelihood.clusters import responsibilities
+from ..likelihood.clusters import SAMPLES, responsibilities
 from ..runs.data import evaluation_images
 from ..runs.directory import Run
-from ..runs.load import load
+from ..runs.load import load_trained
 from ..support.atomic import write_bytes, write_json
-from ..support.devices import fast_float32, resolve_device, seeded
+from ..support.devices import fast_float32, resolve_device
 from ..support.errors import require_count, require_seed
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Agreement:
 def cluster(
     run: Run | str | Path,
     split: str = "test",
-    samples: int = 10,
+    samples: int = SAMPLES,
     seed: int = 0,
     data: Dataset | None = None,
     data_dir: str | Path | None = None,
@@ -57,10 +57,11 @@ def cluster(
     require_count("samples", samples)
     require_seed(seed)
     run, torch_device = Run.of(run), resolve_device(device)
-    model = load(run).to(torch_device)
+    trained = load_trained(run)
+    model = trained.model.to(torch_device)
     images = evaluation_images(run, split, data, data_dir)
-    with fast_float32(torch_device), seeded(seed, torch_device):
-        probabilities = responsibilities(model, images.to(torch_device), samples).cpu().numpy()
+    with fast_float32(torch_device):
+        probabilities = responsibilities(model, images, samples, seed).cpu().numpy()
     assigned, confidence = probabilities.argmax(1), probabilities.max(1)
     labels = None if images.labels is None else images.labels.numpy()
     clusters = probabilities.shape[1]
@@ -69,6 +70,7 @@ def cluster(
         "images": len(images),
         "samples": samples,
         "seed": seed,
+        "weights": trained.sha256,
         "sizes": np.bincount(assigned, minlength=clusters).tolist(),
     }
     if labels is not None:
@@ -76,14 +78,14 @@ def cluster(
         result["labels"] = [int(row.argmax()) if row.any() else None for row in counts]
         result["purities"] = [float(row.max() / row.sum()) if row.any() else None for row in counts]
         result |= asdict(agreement(assigned, confidence, labels, clusters))
-    write_json(run.path / f"clusters-{split}.json", result)
+    write_json(run.file(f"clusters-{split}.json"), result)
     names = labels if labels is not None else [""] * len(images)
     rows = [
         f"{i},{k},{p:.6f},{name}"
         for i, (k, p, name) in enumerate(zip(assigned, confidence, names, strict=True))
     ]
     text = "\n".join(["index,cluster,probability,label", *rows, ""])
-    write_bytes(run.path / f"clusters-{split}.csv", text.encode())
+    write_bytes(run.file(f"clusters-{split}.csv"), text.encode())
     return result
 
 

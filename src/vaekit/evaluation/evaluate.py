@@ -17,7 +17,6 @@ from torch import Tensor
 from ..data import Dataset, EvalSplit, eval_split
 from ..data.splits import random_rows
 from ..inference.generation import latent_sizes
-from ..inference.picture_data import file_sha256
 from ..likelihood.aggregate import measure_aggregate
 from ..likelihood.annealing import (
     HMC_SAMPLES,
@@ -30,7 +29,7 @@ from ..likelihood.importance import ImportanceEstimate, measure_nll
 from ..model.graph import VAE
 from ..runs.data import load_run_data, run_images
 from ..runs.directory import Run
-from ..runs.load import load
+from ..runs.load import is_stale, load_trained, weights_sha256
 from ..settings.analysis import EvaluateConfig
 from ..settings.model import DISCRETE
 from ..support.atomic import as_json, write_json
@@ -58,6 +57,7 @@ class EvaluationContext:
     model: VAE
     data: Dataset
     images: EvalSplit
+    rows: Tensor  # of the images in the split, (N,)
     config: EvaluateConfig
     device: torch.device
     bar: ProgressBar
@@ -105,7 +105,8 @@ def evaluate(
     progress: bool = False,
     **settings: Any,
 ) -> dict[str, Any]:
-    """Evaluate a run: return its metrics (described in vaekit.evaluation.metrics) and write RUN/evaluation.json.
+    """Evaluate a run: return its metrics (described in vaekit.evaluation.metrics) and write RUN/evaluation.json, or
+    evaluation-last.json of `Run(path, weights="last")`.
 
     `settings` are the fields of EvaluateConfig. Without `limit`, ELBO and NLL are of as many images, chosen by `seed`,
     as take about two minutes. `data` replaces loading the run's data set by its name. Metrics that cannot be computed
@@ -115,16 +116,18 @@ def evaluate(
     """
     config = with_changes(EvaluateConfig(), settings, "evaluate()")
     run, device, bar = Run.of(run), resolve_device(config.device), ProgressBar(progress)
-    model = load(run).to(device)
+    trained = load_trained(run)
+    model = trained.model.to(device)
     groups: tuple[str, ...] = tuple(dict.fromkeys(config.metrics)) or tuple(METRIC_GROUPS)
     if config.estimator == "hmc" and "nll" in groups:
         check_dimensions(sum(latent_sizes(model.blueprint).values()))
     data = load_run_data(run, data, data_dir)
     images = run_images(run, data, config.split)
-    images = images.take(random_rows(len(images), config.limit, config.seed)).to(device)
+    rows = random_rows(len(images), config.limit, config.seed)
+    images = images.take(rows).to(device)
     started = time.perf_counter()
-    context = EvaluationContext(run, model, data, images, config, device, bar, started)
-    previous = earlier_evaluation(run, config)
+    context = EvaluationContext(run, model, data, images, rows, config, device, bar, started)
+    previous = earlier_evaluation(run, config, trained.sha256)
     result: dict[str, Any] = {"images": len(images), "nll_images": 0, "samples": config.samples}
     result |= previous
     result |= {
@@ -143,7 +146,7 @@ def evaluate(
     result |= {
         "missing": missing,
         "settings": comparable_settings(config),
-        "weights": file_sha256(run.weights_path),
+        "weights": trained.sha256,
         "metrics": [name for name in METRIC_GROUPS if name in evaluated],
         "units": {m.key: m.unit for group in METRIC_GROUPS.values() for m in group if m.unit},
         "estimator": config.estimator,
@@ -155,7 +158,7 @@ def evaluate(
         "seed": config.seed,
         "seconds": time.perf_counter() - started,
     }
-    write_json(run.path / "evaluation.json", result)
+    write_json(run.file("evaluation.json"), result)
     return result
 
 
@@ -210,17 +213,18 @@ def comparable_settings(config: EvaluateConfig) -> dict[str, Any]:
     return {key: value for key, value in as_json(config).items() if key != "metrics"}
 
 
-def earlier_evaluation(run: Run, config: EvaluateConfig) -> dict[str, Any]:
-    """The stored evaluation of the same weights with the same settings; {} where there is none."""
+def earlier_evaluation(
+    run: Run, config: EvaluateConfig, sha256: str | None = None
+) -> dict[str, Any]:
+    """The stored evaluation of the weights with this hash, by default those in the run directory, with the same
+    settings; {} where there is none."""
     try:
-        stored, weights = run.evaluation, file_sha256(run.weights_path)
+        stored, weights = run.evaluation, sha256 or weights_sha256(run)
     except UserError:  # there is none, or it is damaged: it is written anew
         return {}
     valid = isinstance(stored.get("missing"), dict) and isinstance(stored.get("metrics"), list)
-    same = (
-        stored.get("settings") == comparable_settings(config) and stored.get("weights") == weights
-    )
-    return stored if valid and same else {}
+    same = stored.get("settings") == comparable_settings(config)
+    return stored if valid and same and not is_stale(stored, weights) else {}
 
 
 def elbo_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[str, Any]:
@@ -338,12 +342,13 @@ def cluster_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[
     labels = context.labels
     if len(labels) < 2:
         raise MetricUnavailable("clustering needs at least 2 images")
+    order = context.rows.argsort()  # that of the split, as in `cluster`
     return measure_clusters(
         context.model,
-        context.images,
-        context.latents,
+        context.images.take(order),
+        context.latents[order.numpy()],
         context.training_latents,
-        labels,
+        labels[order.numpy()],
         context.config.seed,
     )
 

@@ -152,7 +152,8 @@ def dependency_text(metric: Metric, e: Mapping[str, Any]) -> str:
             f": {e['classifier']}, accuracy {right:.1%} ({weights}); {e['frechet_images']:,} images"
         )
     if metric.key == "many_to_one":
-        return f"; {e['clusters']}"
+        images = e.get("cluster_images")  # not in older files
+        return f"; {e['clusters']}" + (f"; {images:,} images" if images else "")
     if metric.key == "mutual_information":
         return f" ({e['mutual_information_limit']:.2f})"
     return ""

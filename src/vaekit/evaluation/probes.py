@@ -102,7 +102,8 @@ def measure_clusters(
     seed: int,
 ) -> dict[str, Any]:
     """Agreement of clusters with labels, its fields by name. Clusters are the components of a mixture prior, or of a
-    Gaussian mixture, with as many components as classes, fitted to `train`: latents (N, D) and labels (N,)."""
+    Gaussian mixture, with as many components as classes, fitted to `train`: latents (N, D) and labels (N,). The numbers
+    are those of `cluster` with the same seed, where the images are the whole split in its order."""
     from sklearn.mixture import GaussianMixture
 
     settings = model.blueprint.settings
@@ -111,7 +112,7 @@ def measure_clusters(
         "learned-mixture",
     )
     if has_mixture:
-        probabilities = responsibilities(model, images, 10).cpu().numpy()
+        probabilities = responsibilities(model, images, seed=seed).cpu().numpy()
     else:
         train_latents, train_labels = train
         classes = len(np.unique(train_labels))
@@ -124,4 +125,5 @@ def measure_clusters(
         "clusters": f"{count} of the prior"
         if has_mixture
         else f"{count} Gaussians fitted to the latent",
+        "cluster_images": len(labels),
     }

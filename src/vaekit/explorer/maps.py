@@ -20,7 +20,6 @@ from ..data.splits import evenly_spaced
 from ..gallery.context import PictureContext
 from ..gallery.latents import MAX_EMBEDDED_POINTS
 from ..inference.latent_space import neighbour_embedding, principal_axes
-from ..inference.picture_data import file_sha256
 from ..pictures.scatters import CONTOUR_MASSES
 from ..support.atomic import write_bytes
 from ..support.errors import UserError, one_line, require
@@ -120,8 +119,8 @@ class LatentMaps:
 
     def compute_embedding(self, latent: str, method: Method) -> np.ndarray:
         """Read the embedding from the run directory, or compute and save it; stale if the weights have changed."""
-        path = self.context.run.path / f"map-{latent}-{method}.safetensors"
-        weights = file_sha256(self.context.run.weights_path)
+        path = self.context.run.file(f"map-{latent}-{method}.safetensors")
+        weights = self.context.sha256
         try:
             with safetensors.safe_open(path, "pt") as file:
                 if (file.metadata() or {}).get("weights") == weights:

@@ -21,6 +21,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from torch import Tensor
 
 from ..pictures.style import PALETTE
+from ..runs.directory import Run
 from ..support.errors import UserError, require
 from .maps import Method
 from .session import ExplorerSession
@@ -322,7 +323,7 @@ def add_security_headers(send: Send) -> Send:
 
 
 def explore(
-    runs: Sequence[str | Path],
+    runs: Sequence[Run | str | Path],
     port: int = 0,
     browser: bool = True,
     data_dir: str | Path | None = None,

@@ -33,6 +33,7 @@ from ..likelihood.latent_use import batch_size
 from ..model.distributions import stddev
 from ..runs.data import load_run_data
 from ..runs.directory import Run
+from ..runs.load import epoch_of_weights
 from ..settings.analysis import PlotConfig
 from ..settings.model import ClusterConfig
 from ..support.devices import eval_mode, seeded
@@ -100,6 +101,11 @@ class ExplorerSession:
     def dims(self) -> dict[str, int]:
         return {name: self.maps.dim(name) for name in self.latents}
 
+    @cached_property
+    def epoch(self) -> dict[str, Any]:
+        """The metrics of the epoch of the weights."""
+        return epoch_of_weights(self.run)
+
     def describe(self) -> dict[str, Any]:
         """The properties of the run that the page needs for its controls."""
         blueprint = self.model.blueprint
@@ -122,7 +128,7 @@ class ExplorerSession:
                 }
             )
         settings = blueprint.settings
-        best = {k: v for k, v in self.run.best.items() if isinstance(v, int | float)}
+        best = {k: v for k, v in self.epoch.items() if isinstance(v, int | float)}
         return {
             "name": str(self.run),
             "model": blueprint.model,

@@ -18,7 +18,7 @@ from ..model.graph import VAE
 from ..pictures import Movie
 from ..runs.data import evaluation_images
 from ..runs.directory import Run
-from ..runs.load import load
+from ..runs.load import load_trained
 from ..settings.analysis import PlotConfig
 from ..support.errors import UserError, require
 
@@ -31,6 +31,7 @@ class PictureContext:
 
     run: Run
     model: VAE
+    sha256: str  # of the model's weights
     picture_data: PictureData
     settings: PlotConfig
     data_dir: str | Path | None = None
@@ -43,9 +44,9 @@ class PictureContext:
         run = Run.of(run)
         if settings.label is not None:
             repeat_label(run.blueprint, 1, settings.label)
-        model = load(run)
-        picture_data = load_or_create(run, model, data_dir)
-        return cls(run, model, picture_data, settings, data_dir)
+        trained = load_trained(run)
+        picture_data = load_or_create(run, trained, data_dir)
+        return cls(run, trained.model, trained.sha256, picture_data, settings, data_dir)
 
     @property
     def condition(self) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from ..pictures import Movie, save
+from ..pictures.writing import PictureExists
 from ..runs.directory import Run
 from ..settings.analysis import PlotConfig
 from ..support.errors import did_you_mean, require, with_changes
@@ -52,11 +53,26 @@ def iterate_pictures(
 
 
 def write_pictures(
-    context: PictureContext, names: tuple[str, ...], folder: Path, kind: str = "png"
+    context: PictureContext,
+    names: tuple[str, ...],
+    folder: Path,
+    kind: str = "png",
+    overwrite: bool = True,
 ) -> Iterator[Path]:
     """Draw pictures as `iterate_pictures` does and write each into `folder`, created if missing: figures as `kind`,
-    movies as GIF."""
+    movies as GIF.
+
+    Unless `overwrite`, raises UserError at the end where there were other pictures of the same names, which it kept.
+    """
+    kept = []
     for _, (name, picture) in iterate_pictures(context, names):
         folder.mkdir(parents=True, exist_ok=True)
         ending = "gif" if isinstance(picture, Movie) else kind
-        yield save(picture, folder / f"{name}.{ending}")
+        path = folder / context.run.file(f"{name}.{ending}").name
+        try:
+            yield save(picture, path, overwrite)
+        except PictureExists:
+            kept.append(path)
+    if kept:
+        more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
+        raise PictureExists(f"{kept[0]}{more}")

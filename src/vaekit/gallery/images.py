@@ -201,5 +201,6 @@ def confusion(context: PictureContext) -> Figures:
     counts = contingency_table(
         probabilities.argmax(1).numpy(), labels.numpy(), probabilities.shape[1]
     )
-    title = f"{len(labels):,} test images by cluster and label"
+    share = counts.max(1).sum() / len(labels)
+    title = f"{len(labels):,} test images by cluster and label, {share:.2%} many-to-one"
     return {"confusion": pictures.confusion(counts, context.classes[: counts.shape[1]], title)}

@@ -16,11 +16,12 @@ from PIL import Image
 from ..evaluation.metrics import describe_images, metric_rows
 from ..pictures import Movie
 from ..pictures.writing import render_frames, render_image
-from ..runs.directory import Run
+from ..runs.directory import Run, require_output
+from ..runs.load import STALE, epoch_of_weights, is_stale
 from ..settings.analysis import PlotConfig
 from ..settings.catalog import MODELS
 from ..support.atomic import write_bytes
-from ..support.errors import UserError, require_folder
+from ..support.errors import UserError
 from .catalog import PICTURES
 from .context import PictureContext
 from .draw import iterate_pictures
@@ -45,10 +46,11 @@ def report(
 ) -> Path:
     """Write a self-contained RUN/report.html (or `out`). Raises UserError for a run without weights."""
     run = Run.of(run)
-    path = run.path / "report.html" if out is None else Path(out)
-    require_folder(path)
+    path = run.file("report.html") if out is None else Path(out)
+    require_output(path, (".html", ".htm"))
     context = PictureContext.of(run, PlotConfig(), data_dir)
     metrics, evaluation = run.metrics, read_evaluation(run)
+    stale = evaluation is not None and is_stale(evaluation, context.sha256)
     page = Environment(
         loader=PackageLoader("vaekit.gallery", "."),
         autoescape=True,
@@ -57,12 +59,13 @@ def report(
     )
     text = page.get_template("report.html.jinja").render(
         name=run.path.resolve().name,
-        path=str(run),
+        path=run.arguments,
         config=run.config,
         summary=MODELS[run.blueprint.model].summary if run.blueprint.model in MODELS else "",
         command=" ".join(map(str, run.config.get("command", []))),
-        tiles=headline_results(metrics, evaluation),
+        tiles=headline_results(metrics, find_epoch(run), None if stale else evaluation),
         warnings=[(e["epoch"], w) for e in metrics for w in e.get("warnings", [])],
+        stale=STALE if stale else "",
         evaluation=evaluation and (describe_images(evaluation), metric_rows(evaluation)),
         sections=[
             (name, PICTURES[name].summary, embedded)
@@ -75,14 +78,14 @@ def report(
 
 
 def headline_results(
-    metrics: list[dict[str, Any]], evaluation: dict[str, Any] | None
+    metrics: list[dict[str, Any]], epoch: dict[str, Any], evaluation: dict[str, Any] | None
 ) -> list[tuple[str, str]]:
-    """Label and value of the most important results."""
+    """Label and value of the most important results; `epoch` is that of the weights."""
     if not metrics:
         return []
-    best = [epoch for epoch in metrics if epoch.get("best")] or metrics
-    tiles = [("epochs", f"{len(metrics)}, best {best[-1]['epoch']}")]
-    elbo = best[-1].get("validation_elbo")
+    shown = "best" if epoch.get("best") else "weights of"
+    tiles = [("epochs", f"{len(metrics)}" + (f", {shown} {epoch['epoch']}" if epoch else ""))]
+    elbo = epoch.get("validation_elbo")
     if elbo is not None:
         tiles.append(("validation ELBO, nats", f"{elbo:.2f}"))
     if evaluation is not None and evaluation["nll"] is not None:
@@ -97,6 +100,14 @@ def headline_results(
         *tiles,
         ("training", f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"),
     ]
+
+
+def find_epoch(run: Run) -> dict[str, Any]:
+    """The metrics of the epoch of the weights; {} where they are not known."""
+    try:
+        return epoch_of_weights(run)
+    except UserError:
+        return {}
 
 
 def read_evaluation(run: Run) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from ..model.conditions import Quadrants
 from ..model.distributions import GaussianMixture, stddev
 from ..model.graph import VAE
 from ..runs.directory import Run
-from ..runs.load import load
+from ..runs.load import load_trained
 from ..support.atomic import write_bytes, write_json
 from ..support.errors import UserError, require
 from .generation import latent_sizes
@@ -42,13 +42,15 @@ def export(
     or where the difference is above 1e-5.
     """
     run, folder = Run.of(run), Path(out).expanduser()
+    require(folder.is_dir() or not folder.exists(), f"{folder} is a file; name a folder")
     packages = ("onnx", "onnxscript", "onnxruntime") if format == "onnx" else ()
     for name in packages:
         try:
             importlib.import_module(name)
         except ImportError:
             raise UserError(f"{name} is not installed: pip install 'vaekit[onnx]'") from None
-    model = prepare_for_inference(load(run), "float32").eval()
+    trained = load_trained(run)
+    model = prepare_for_inference(trained.model, "float32").eval()
     contents, descriptions = {}, {}
     with torch.no_grad():
         for name, function in EXPORTED_PARTS.items():
@@ -60,6 +62,7 @@ def export(
     blueprint = model.blueprint
     settings = {
         "model": blueprint.model,
+        "weights": trained.sha256,
         "shape": blueprint.shape,
         "latents": latent_sizes(blueprint),
         "likelihood": blueprint.settings.likelihood,

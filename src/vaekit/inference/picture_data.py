@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,15 +13,16 @@ from torch import Tensor
 from ..data import Dataset, EvalSplit, Split, eval_split, reload
 from ..data.dataset import Batch, ResolvedBinarisation
 from ..data.splits import balanced_rows, evenly_spaced
-from ..likelihood.clusters import batch_responsibilities
+from ..likelihood.clusters import responsibilities
 from ..likelihood.latent_use import batch_size, kl_per_dimension
 from ..model.distributions import GaussianMixture, stddev
 from ..model.graph import VAE
 from ..runs.data import evaluation_images
 from ..runs.directory import Run
+from ..runs.load import TrainedModel
 from ..support.atomic import write_bytes
 from ..support.devices import fast_float32, seeded
-from ..support.errors import UserError, one_line, require
+from ..support.errors import UserError, one_line
 
 FILE_NAME = "picture_data.safetensors"
 OLD_FILE_NAME = "exhibits.safetensors"  # in runs from before November 2026
@@ -31,7 +31,6 @@ MAX_IMAGES = 200  # stored per split, fewer where they exceed MAX_BYTES
 MAX_BYTES = 2**23
 IMAGES_PER_CLASS = 10  # and per cluster
 MAX_CODES = 10_000  # test images whose latents are stored
-POSTERIOR_SAMPLES = 10  # per image, for p(cluster | x)
 MAX_CLUSTERS = 100  # with more components, p(cluster | x) is not stored
 SEED = 3
 
@@ -62,20 +61,22 @@ class PictureData:
         return torch.searchsorted(self.code_rows, rows)
 
 
-def load_or_create(run: Run, model: VAE, data_dir: str | Path | None = None) -> PictureData:
-    """The picture data of a run: read from its file if that belongs to the current weights, else created from its data.
+def load_or_create(
+    run: Run, trained: TrainedModel, data_dir: str | Path | None = None
+) -> PictureData:
+    """The picture data of a run: read from a file that belongs to the weights of the model, else created from its data.
 
     Raises UserError where neither is available.
     """
-    path = run.path / FILE_NAME
-    files = [file for file in (path, run.path / OLD_FILE_NAME) if file.is_file()]
-    weights = file_sha256(run.weights_path) if files else ""
-    for file in files:
-        picture_data = read(file, weights)
+    path = run.file(FILE_NAME)
+    # The last weights may also be the best.
+    files = dict.fromkeys((path, run.path / FILE_NAME, run.path / OLD_FILE_NAME))
+    for file in (file for file in files if file.is_file()):
+        picture_data = read(file, trained.sha256)
         if picture_data is not None:
             return picture_data
     try:
-        return create(run, model, data_dir=data_dir)
+        return create(run, trained, data_dir=data_dir)
     except UserError as error:
         raise UserError(
             f"{path} is missing or belongs to other weights, and creating it needs the data: {error}"
@@ -83,18 +84,21 @@ def load_or_create(run: Run, model: VAE, data_dir: str | Path | None = None) -> 
 
 
 def create(
-    run: Run, model: VAE, data: Dataset | None = None, data_dir: str | Path | None = None
+    run: Run,
+    trained: TrainedModel,
+    data: Dataset | None = None,
+    data_dir: str | Path | None = None,
 ) -> PictureData:
-    """Create a run's picture data from its data set, with `model` at the best weights, and write it to the run."""
+    """Create a run's picture data from its data set, and write it to the run with the hash of the model's weights."""
     if data is None:
         data = reload(run.source, data_dir, str(run))
+    model = trained.model.eval()
     device = next(model.parameters()).device
-    model.eval()
     test = evaluation_images(run, "test", data, None)
     with torch.no_grad(), seeded(SEED, device), fast_float32(device):
         picture_data = collect(model, data.train, test, run.data.binarisation)
-    content = save(to_tensors(picture_data), {"weights": file_sha256(run.weights_path)})
-    write_bytes(run.path / FILE_NAME, content)
+    content = save(to_tensors(picture_data), {"weights": trained.sha256})
+    write_bytes(run.file(FILE_NAME), content)
     return picture_data
 
 
@@ -108,7 +112,7 @@ def collect(
     codes: dict[str, list[Tensor]] = {}
     scales: dict[str, list[Tensor]] = {}
     kl: dict[str, Tensor] = {}
-    cluster_parts: list[Tensor] = []
+    has_mixture = False
     for part in code_rows.split(batch_size(model)):
         batch = test.take(part).to(device)[:]
         values = model.given(batch.images, batch.labels)
@@ -118,12 +122,11 @@ def collect(
         for name, latent in model.infer({**values}, (len(batch),)).items():
             share = len(batch) / len(code_rows)
             kl[name] = kl.get(name, torch.zeros(())) + share * kl_per_dimension(latent).cpu()
-            if isinstance(latent.prior, GaussianMixture):
-                cluster_parts.append(batch_responsibilities(model, batch, POSTERIOR_SAMPLES).cpu())
+            has_mixture |= isinstance(latent.prior, GaussianMixture)
 
     count = num_images(test.split)
     chosen = balanced_rows(labels, len(code_rows), count).sort().values
-    clusters = torch.cat(cluster_parts) if cluster_parts else None
+    clusters = responsibilities(model, test.take(code_rows)).cpu() if has_mixture else None
     component_shares = None if clusters is None else clusters.mean(0)
     if clusters is not None and clusters.shape[1] > MAX_CLUSTERS:
         clusters = None
@@ -208,10 +211,3 @@ def read(path: Path, weights: str) -> PictureData | None:
         )
     except (safetensors.SafetensorError, KeyError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}); remove it") from None
-
-
-def file_sha256(path: Path) -> str:
-    """sha256 of a weights file. Raises UserError where it is missing."""
-    require(path.is_file(), f"{path} is missing; the run has not saved any weights yet")
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from ..data.sources.arrays import check_unpacked_size
+from ..runs.directory import require_output
 from ..support.atomic import atomic_write
-from ..support.errors import UserError, one_line, require, require_folder
+from ..support.errors import UserError, one_line, require
 
 # Columns by name, all of one length: (N,) or (N, D), stored in .csv and .parquet as name_0, name_1, ...
 Table = dict[str, np.ndarray]
@@ -35,6 +36,24 @@ def check_extension(path: Path) -> str:
     return extension
 
 
+def check_output(path: Path) -> str:
+    """The extension of a table to write. Raises UserError where it cannot be written."""
+    extension = check_extension(path)
+    require_output(path, EXTENSIONS)
+    return extension
+
+
+def check_images_output(out: Path) -> None:
+    """Raise UserError where `write_images` could not write: a new folder, or a file by its extension."""
+    if out.suffix:
+        from ..pictures.writing import IMAGE_FORMATS
+
+        require_output(out, (".npz", ".gif", *(f".{kind}" for kind in IMAGE_FORMATS)))
+    else:
+        empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
+        require(empty, f"{out} is a file or a folder that is not empty; name a new folder")
+
+
 def import_pyarrow() -> Any:
     """pyarrow, with pyarrow.parquet loaded. Raises UserError where it is not installed."""
     try:
@@ -46,8 +65,7 @@ def import_pyarrow() -> Any:
 
 def write_table(table: Table, path: Path) -> Path:
     """Write a table atomically, in the format of the path's extension. Raises UserError."""
-    extension = check_extension(path)
-    require_folder(path)
+    extension = check_output(path)
     with atomic_write(path) as file:
         if extension == ".npz":
             arrays: dict[str, Any] = table  # no object arrays, so nothing is pickled
@@ -147,6 +165,7 @@ def join_columns(columns: Table) -> Table:
 def write_images(images: Tensor, out: Path) -> Path:
     """Write images (N, C, H, W) in [0, 1]: to a new folder as PNG files, or to one .npz file, picture (a grid) or .gif
     (an animation), by the extension of `out`. Raises UserError."""
+    check_images_output(out)
     extension = out.suffix.lower()
     if extension == ".npz":
         return write_table({"images": images.numpy()}, out)
@@ -156,8 +175,6 @@ def write_images(images: Tensor, out: Path) -> Path:
         if extension == ".gif":
             return save(Movie([image_grid(image[None], 1) for image in images], 0.1), out)
         return save(image_grid(images, max(1, round(len(images) ** 0.5))), out)
-    empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
-    require(empty, f"{out} is a file or a folder that is not empty; name a new folder")
     require(
         images.shape[1] in (1, 3),
         f"images of {images.shape[1]} channels cannot be PNG files; name a .npz file",

@@ -9,18 +9,27 @@ from ..data import EvalSplit
 from ..data.dataset import Batch
 from ..model.distributions import GaussianMixture
 from ..model.graph import VAE
+from ..support.devices import seeded
 from ..support.errors import UserError
 
 BATCH_SIZE = 500
+SAMPLES = 10  # of the latents per image
 
 
 @torch.no_grad()
-def responsibilities(model: VAE, images: EvalSplit, samples: int) -> Tensor:
-    """p(cluster | x) per image, (N, K): the mean of the exact p(cluster | latents) over samples of the latents."""
-    starts = range(0, len(images), BATCH_SIZE)
-    return torch.cat(
-        [batch_responsibilities(model, images[i : i + BATCH_SIZE], samples) for i in starts]
-    )
+def responsibilities(
+    model: VAE, images: EvalSplit, samples: int = SAMPLES, seed: int = 0
+) -> Tensor:
+    """p(cluster | x) per image, (N, K): the mean of the exact p(cluster | latents) over samples of the latents.
+
+    The same images in the same order, on the model's device, have the same values wherever they are asked for.
+    """
+    device = next(model.parameters()).device
+    images, starts = images.to(device), range(0, len(images), BATCH_SIZE)
+    with seeded(seed, device):
+        return torch.cat(
+            [batch_responsibilities(model, images[i : i + BATCH_SIZE], samples) for i in starts]
+        )
 
 
 def batch_responsibilities(model: VAE, batch: Batch, samples: int) -> Tensor:

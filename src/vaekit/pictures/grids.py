@@ -17,6 +17,7 @@ from .style import ORANGE, escape_math, ignore_missing_glyphs, shorten
 
 GAP = 2  # pixels between images
 MAX_FIGURE_PIXELS = 1600  # pixels per side of a figure, unless the images are larger
+MIN_FIGURE_PIXELS = 320  # of the longer side, as far as a whole factor gives it
 DPI = 100
 FONT_SIZE = 8.0
 MAX_NAME_LENGTH = 32  # characters of a name
@@ -74,7 +75,8 @@ def image_grid(
 
 def zoom_factor(image_side: int, canvas_side: int) -> float:
     """Screen pixels per image pixel: a whole number for small images, so that pixels stay equal squares."""
-    scale = min(round(56 / image_side), MAX_FIGURE_PIXELS // canvas_side)
+    scale = max(round(56 / image_side), MIN_FIGURE_PIXELS // canvas_side)
+    scale = min(scale, MAX_FIGURE_PIXELS // canvas_side)
     return scale if scale >= 1 else min(1.0, MAX_FIGURE_PIXELS / canvas_side)
 
 

@@ -8,14 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from PIL import Image
 
-from ..support.atomic import atomic_write
+from ..support.atomic import write_bytes
 from ..support.errors import UserError, require, require_folder
 from .style import ignore_missing_glyphs
 
 IMAGE_FORMATS = ("png", "svg", "pdf", "jpg", "webp")
+UNDATED = {"svg": "Date", "pdf": "CreationDate"}  # metadata to leave out
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,20 @@ class Movie:
     hold: float = 0.0
 
 
-def save(figure: Figure | Movie, path: Path) -> Path:
+class PictureExists(UserError):
+    """A file exists already and would become another picture."""
+
+    def __init__(self, what: object) -> None:
+        super().__init__(
+            f"{what}: a different picture exists already and was kept; pass --overwrite to replace it, or choose --out"
+        )
+
+
+def save(figure: Figure | Movie, path: Path, overwrite: bool = True) -> Path:
     """Write a figure in the format of the file's ending, or a movie as GIF, and return the path.
 
-    Raises UserError for an ending other than .png, .svg, .pdf, .jpg, .webp, or .gif, and for a missing folder.
+    Raises UserError for an ending other than .png, .svg, .pdf, .jpg, .webp, or .gif, and for a missing folder; unless
+    `overwrite`, PictureExists where the file has another content.
     """
     if not path.suffix or path.is_dir():
         raise UserError(f"cannot write {path}: name a file such as {path.name}.png")
@@ -41,11 +53,20 @@ def save(figure: Figure | Movie, path: Path) -> Path:
         f"cannot write {path}: its ending must be one of {', '.join(formats)}",
     )
     require_folder(path)
-    with atomic_write(path) as file, ignore_missing_glyphs():
+    content = io.BytesIO()
+    with ignore_missing_glyphs():
         if isinstance(figure, Figure):
-            figure.savefig(file, format=file_format)
+            # Without dates and random names, the same picture is the same file.
+            metadata = {UNDATED[file_format]: None} if file_format in UNDATED else None
+            with rc_context({"svg.hashsalt": "vaekit"}):
+                figure.savefig(content, format=file_format, metadata=metadata)
         else:
-            write_gif(figure, file)
+            write_gif(figure, content)
+    new = overwrite or not path.exists()
+    if not new and path.read_bytes() != content.getvalue():
+        raise PictureExists(path)
+    if new:
+        write_bytes(path, content.getvalue())
     return path
 
 

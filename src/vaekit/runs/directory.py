@@ -11,11 +11,14 @@ import json
 import math
 import os
 import platform
+import re
+import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
+from fnmatch import fnmatch
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
@@ -34,6 +37,7 @@ from ..support.errors import (
     UserError,
     one_line,
     require,
+    require_folder,
     require_seed,
     settings_from_dict,
     with_changes,
@@ -42,6 +46,8 @@ from ..support.version import __version__
 
 FORMAT = 2
 STATE = "state.safetensors"
+# The files of a run that only its commands write; `clusters-*.csv` has the ending of tables.
+OWN_FILES = ("config.json", "metrics.jsonl", "*.safetensors", "evaluation*.json", "clusters-*")
 # Defaults, for older runs, of training settings that were added to format 2.
 ADDED_SETTINGS = {"state_every": 30.0, "skip_spikes": None, "allow_slow": False}
 
@@ -68,10 +74,13 @@ class TrainingState:
 
 
 class Run:
-    """An existing run directory, which contains all that rebuilding the model needs."""
+    """An existing run directory, which contains all that rebuilding the model needs, and which of its weights to use.
 
-    def __init__(self, path: str | Path) -> None:
-        self.path = Path(path)
+    `weights`: best (on validation), last, or the number of an epoch whose weights `save_every` has saved.
+    """
+
+    def __init__(self, path: str | Path, weights: str | int = "best") -> None:
+        self.path, self.weights = Path(path), parse_weights(weights)
         require(self.path.exists(), f"there is no run directory {self.path}")
         require(
             (self.path / "config.json").is_file(),
@@ -114,8 +123,22 @@ class Run:
 
     @property
     def weights_path(self) -> Path:
-        """The file of the weights that were best on validation."""
-        return self.path / "model.safetensors"
+        """The file of the weights; the last ones are part of the state of the training."""
+        if self.weights == "last":
+            return self.path / STATE
+        return self.file("model.safetensors")
+
+    def file(self, name: str) -> Path:
+        """The path of a file that is of the chosen weights: NAME for the best, else such as evaluation-last.json."""
+        stem, dot, ending = name.rpartition(".")
+        suffix = "" if self.weights == "best" else f"-{self.weights}"
+        return self.path / f"{stem}{suffix}{dot}{ending}"
+
+    @property
+    def arguments(self) -> str:
+        """The words that name the run and its weights on the command line."""
+        chosen = "" if self.weights == "best" else f" --weights {self.weights.lstrip('0')}"
+        return shlex.quote(str(self.path)) + chosen
 
     @property
     def pictures(self) -> Path:
@@ -232,8 +255,11 @@ class Run:
     @property
     def evaluation(self) -> dict[str, Any]:
         """The content of evaluation.json. Raises UserError where the run has not been evaluated."""
-        path = self.path / "evaluation.json"
-        require(path.is_file(), f"{self} has not been evaluated yet; first: vaekit evaluate {self}")
+        path = self.file("evaluation.json")
+        require(
+            path.is_file(),
+            f"{self} has not been evaluated yet; first: vaekit evaluate {self.arguments}",
+        )
         return parse_json(path.read_bytes(), str(path))
 
     def append_metrics(self, epoch: Mapping[str, Any]) -> None:
@@ -294,8 +320,7 @@ class Run:
 
     def save_weights(self, model: nn.Module, name: str = "model") -> None:
         """Write the weights of a model to `name`.safetensors."""
-        tensors = {key: value.contiguous() for key, value in model.state_dict().items()}
-        write_bytes(self.path / f"{name}.safetensors", safetensors.torch.save(tensors))
+        write_bytes(self.path / f"{name}.safetensors", weights_bytes(model.state_dict()))
 
 
 def run_config(blueprint: Blueprint, sections: Mapping[str, Any]) -> dict[str, Any]:
@@ -340,15 +365,54 @@ def git_revision() -> str | None:
         return None
 
 
-def load_weights(model: nn.Module, path: Path) -> None:
-    """Load a model's weights from a safetensors file. Raises UserError where it is missing, damaged or does not fit."""
+def require_output(path: Path, endings: Iterable[str]) -> None:
+    """Raise UserError unless `path` may be written: one of these endings, in a folder that exists, and no file that
+    makes up a run."""
+    require(
+        path.suffix.lower() in endings and not path.is_dir(),
+        f"cannot write {path}: its ending must be one of {', '.join(endings)}",
+    )
+    require_folder(path)
+    whole = path.resolve()
+    own = any(fnmatch(whole.name.lower(), pattern) for pattern in OWN_FILES)
+    require(
+        not (own and (whole.parent / "config.json").exists()),
+        f"cannot write {path}: it is a file of the run itself; choose another name",
+    )
+
+
+def parse_weights(weights: str | int) -> str:
+    """ "best", "last" or an epoch as four digits or more. Raises UserError for anything else."""
+    text = str(weights)
+    require(
+        re.fullmatch("best|last|[0-9]{1,9}", text) is not None,
+        f"--weights is {text[:40]!r}; it must be best, last or the number of an epoch",
+    )
+    return f"{int(text):04d}" if text.isdigit() else text
+
+
+def weights_bytes(tensors: Mapping[str, Tensor]) -> bytes:
+    """The content of a weights file."""
+    return safetensors.torch.save({name: t.contiguous() for name, t in tensors.items()})
+
+
+def load_weights(model: nn.Module, path: Path) -> str:
+    """Load a model's weights from a safetensors file, and return the SHA-256 of the bytes read. Raises UserError where
+    it is missing, damaged or does not fit."""
     require(path.is_file(), f"{path} is missing; the run has not saved any weights yet")
     try:
-        tensors: dict[str, Tensor] = safetensors.torch.load_file(path)
+        content = path.read_bytes()
+        tensors: dict[str, Tensor] = safetensors.torch.load(content)
     except (safetensors.SafetensorError, OSError) as error:
         raise UserError(
             f"{path} is damaged ({one_line(error)}); train again, or restore it"
         ) from None
+    copy_weights(model, tensors, path)
+    return hashlib.sha256(content).hexdigest()
+
+
+def copy_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Set a model's weights to those read from `path`. Raises UserError where they do not fit."""
     expected = model.state_dict()
     for name in sorted(expected.keys() ^ tensors.keys()):
         owner = "the model has" if name in expected else "the file has"

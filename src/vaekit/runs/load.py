@@ -1,26 +1,113 @@
-"""Loading a trained model from its run directory."""
+"""Loading a trained model from its run directory, with the hash of its weights."""
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from ..model.build import build_from
 from ..model.graph import VAE
-from ..support.errors import require
-from .directory import Run, load_weights
+from ..support.errors import UserError, require
+from .directory import Run, copy_weights, load_weights, weights_bytes
+
+STALE = "of earlier weights: evaluate again"  # marks such an evaluation
+
+
+@dataclass(frozen=True)
+class TrainedModel:
+    """A model, and the SHA-256 of the weights that it has: what is computed with it is stored under this hash, since
+    the file of the weights may have been replaced meanwhile."""
+
+    model: VAE
+    sha256: str
 
 
 def load(run: Run | str | Path) -> VAE:
-    """The trained model of a run directory, on the CPU, in evaluation mode.
+    """The trained model of a run directory, on the CPU, in evaluation mode; `Run(path, "last")` has its last weights.
 
     Raises UserError where the directory, its config.json or its weights are missing, damaged, not finite or do not
     agree.
     """
+    return load_trained(run).model
+
+
+def load_trained(run: Run | str | Path) -> TrainedModel:
+    """The model, as `load` gives it, and the hash of the bytes that its weights were read from."""
     run = Run.of(run)
     model = build_from(run.blueprint)
-    load_weights(model, run.weights_path)
+    sha256 = read_weights(run, model)
     require(
         all(bool(weight.isfinite().all()) for weight in model.state_dict().values()),
         f"the weights of {run} are not finite: its training diverged, or they are damaged; train again",
     )
-    return model.eval()
+    return TrainedModel(model.eval(), sha256)
+
+
+def read_weights(run: Run, model: VAE) -> str:
+    """Read the chosen weights of a run into a model, and return their hash (see weights_sha256). Raises UserError."""
+    if run.weights == "last":
+        tensors, _ = last_weights(run)
+        copy_weights(model, tensors, run.weights_path)
+        return hashlib.sha256(weights_bytes(tensors)).hexdigest()
+    require_weights(run)
+    return load_weights(model, run.weights_path)
+
+
+def weights_sha256(run: Run) -> str:
+    """SHA-256 of the chosen weights in the run directory now: of their file; of the last, of the file they would make.
+
+    Raises UserError where they are missing.
+    """
+    if run.weights == "last":
+        return hashlib.sha256(weights_bytes(last_weights(run)[0])).hexdigest()
+    require_weights(run)
+    with run.weights_path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_weights(run: Run) -> None:
+    """Raise UserError where the chosen weights are not saved."""
+    if run.weights == "best":
+        saved = "the run has not saved any weights yet"
+    else:
+        epochs = sorted(
+            file.stem.removeprefix("model-") for file in run.path.glob("model-*.safetensors")
+        )
+        there = ", ".join(
+            ["best", "last", *(each.lstrip("0") for each in epochs if each.isdecimal())]
+        )
+        saved = f"there are --weights {there} (`vaekit train --save-every N` saves those of every Nth epoch)"
+    require(run.weights_path.is_file(), f"{run.weights_path} is missing; {saved}")
+
+
+def last_weights(run: Run) -> tuple[dict[str, Tensor], int]:
+    """The weights in the last checkpoint of the training (their moving average where there is one), by name, and its
+    number of finished epochs. Raises UserError where no epoch is finished."""
+    state = run.load_state()
+    # A state without a finished epoch may be of the pretraining of clusters.
+    epoch = (
+        state.scalars.get("epoch") if (run.path / "metrics.jsonl").is_file() and run.metrics else 0
+    )
+    if type(epoch) is not int or epoch < 1:
+        raise UserError(f"{run} has no last weights: its checkpoint is of no finished epoch")
+    return state.part("average") or state.part("model"), epoch
+
+
+def epoch_of_weights(run: Run) -> dict[str, Any]:
+    """The line of metrics.jsonl of the chosen weights. Raises UserError where it is missing."""
+    if run.weights == "best":
+        return run.best
+    epoch = last_weights(run)[1] if run.weights == "last" else int(run.weights)
+    lines = [line for line in run.metrics if line.get("epoch") == epoch]
+    require(len(lines) > 0, f"{run.path / 'metrics.jsonl'} lacks epoch {epoch}")
+    return lines[0]
+
+
+def is_stale(evaluation: Mapping[str, Any], sha256: str) -> bool:
+    """Whether an evaluation is not of the weights with this hash, but such as of those before a resumed training."""
+    return evaluation.get("weights") != sha256

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..evaluation.metrics import COMPARED_METRICS, Metric
-from ..runs.directory import Run
+from ..runs.directory import Run, require_output
+from ..runs.load import STALE, is_stale, weights_sha256
 from ..support.atomic import write_bytes
-from ..support.errors import require, require_folder
+from ..support.errors import UserError
 from .curves import (
     comparability,
     group_by_settings,
@@ -111,14 +112,16 @@ class ComparisonTable:
 def rank(
     runs: Sequence[Run | str | Path], metrics: Sequence[Metric] = COMPARED_METRICS
 ) -> ComparisonTable:
-    """Compare runs in a table of what `evaluate` wrote; runs not evaluated are left out, with a note.
+    """Compare runs in a table of what `evaluate` wrote; runs that are not evaluated, or whose evaluation is of other
+    weights than they have now, are left out, with a note.
 
     Raises UserError where none is evaluated, and where runs or evaluated images are not comparable.
     """
     unique = unique_runs(runs)
-    with_file = [run for run in unique if (run.path / "evaluation.json").is_file()]
-    evaluated = {run: {**LEGACY_DEFAULTS, **run.evaluation} for run in with_file}
-    require(len(evaluated) >= 1, f"no run is evaluated yet; first: vaekit evaluate {unique[0]}")
+    evaluated, pending = current_evaluations(unique)
+    if not evaluated:
+        run, reason = next(iter(pending.items()))
+        raise UserError(f"there is no evaluation to compare; {run}: {reason}")
     require_equal({run: comparability(run) for run in unique}, "leave one out")
     require_equal(evaluated_images(evaluated), "evaluate both with one --split, --limit and --seed")
 
@@ -145,9 +148,23 @@ def rank(
             for run in evaluated
             if run not in used
         ),
-        *(f"not evaluated yet: vaekit evaluate {run}" for run in unique if run not in evaluated),
+        *pending.values(),
     ]
     return ComparisonTable(tuple(keys), tuple(present), tuple(rows), tuple(notes))
+
+
+def current_evaluations(runs: Sequence[Run]) -> tuple[dict[Run, Evaluation], dict[Run, str]]:
+    """The evaluations of the weights that the runs have now; and why the other runs have none, with what to do."""
+    evaluated: dict[Run, Evaluation] = {}
+    pending: dict[Run, str] = {}
+    for run in runs:
+        if not run.file("evaluation.json").is_file():
+            pending[run] = f"not evaluated yet: vaekit evaluate {run.arguments}"
+        elif run.weights_path.is_file() and is_stale(run.evaluation, weights_sha256(run)):
+            pending[run] = f"evaluation {STALE}: vaekit evaluate {run.arguments}"
+        else:
+            evaluated[run] = {**LEGACY_DEFAULTS, **run.evaluation}
+    return evaluated, pending
 
 
 def evaluated_images(evaluations: Mapping[Run, Evaluation]) -> dict[Run, dict[str, Any]]:
@@ -367,10 +384,6 @@ WRITERS: dict[str, Callable[[ComparisonTable], str]] = {
 def write(table: ComparisonTable, path: str | Path) -> Path:
     """Write the table atomically, in the format of the file's ending. Raises UserError."""
     path = Path(path)
-    require(
-        path.suffix.lower() in WRITERS,
-        f"cannot write {path}: its ending must be one of {', '.join(WRITERS)}",
-    )
-    require_folder(path)
+    require_output(path, WRITERS)
     write_bytes(path, WRITERS[path.suffix.lower()](table).encode())
     return path

@@ -370,6 +370,10 @@ def with_epochs(plan: Plan, epochs: int) -> Plan:
 
 def check_report(report: Path) -> None:
     """Raise UserError where the report cannot be appended to."""
+    require(
+        report.suffix.lower() in (".md", ".txt"),
+        f"--report {report} is not a text file; its ending must be .md or .txt",
+    )
     try:
         require(
             report.is_file() or not report.exists(),

@@ -49,6 +49,10 @@ def sweep(
     folder, bar = Path(out), ProgressBar(progress)
     measure = with_changes(EvaluateConfig(split="validation"), evaluation, "sweep()")
     require(folder.is_dir() or not folder.exists(), f"--out {folder} is a file; choose a folder")
+    require(
+        not (folder / "config.json").exists(),
+        f"--out {folder} is a run directory; choose a folder for the runs of the sweep",
+    )
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):

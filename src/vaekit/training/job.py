@@ -20,8 +20,8 @@ from ..model.build import build_from, objective_of
 from ..model.graph import VAE
 from ..model.objectives import Objective, elbo, from_text
 from ..runs.data import load_run_data
-from ..runs.directory import STATE, Run, TrainingState, load_weights, run_config
-from ..runs.load import load
+from ..runs.directory import STATE, Run, TrainingState, run_config
+from ..runs.load import load_trained, read_weights
 from ..settings.catalog import model_entry
 from ..settings.data import DataConfig
 from ..settings.model import ClusterConfig
@@ -81,7 +81,7 @@ def train(
     check_training(model, objective, data, config, kl_warmup_weight(model, config, torch.zeros(())))
     if init is not None:
         init = Run.of(init)
-        load_weights(model, init.weights_path)
+        read_weights(init, model)
     for key, parameter in model.named_parameters():
         finite = bool(parameter.isfinite().all())
         require(finite, f"the initial weights {key} are not finite; start from other weights")
@@ -273,9 +273,10 @@ def train_and_monitor(
             bar.on_epoch(epoch)
         for warning in monitored.get("warnings", []):
             bar.log(f"warning: {warning}")
-    best = load(run).to(job.device).eval()
+    best = load_trained(run)
+    best.model.to(job.device)
     picture_data.create(run, best, job.data)
-    monitor.finish(best)
+    monitor.finish(best.model)
 
 
 def start_learner(
