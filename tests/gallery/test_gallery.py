@@ -259,8 +259,8 @@ def test_traversals_vary_one_dimension_the_most_informative_first(runs):
     figure = draw(run, "traversals", images=(4,))["traversals"]
     found, picture_data, model = (
         tiles(figure, 11),
-        load_or_create(run, load(run)),
-        load_trained(run),
+        load_or_create(run, load_trained(run)),
+        load(run),
     )
     variances = picture_data.codes["z"].var(0, correction=0)
     order = variances.argsort(descending=True)

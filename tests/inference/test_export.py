@@ -139,7 +139,7 @@ def test_the_command_prints_its_files_and_its_errors(vaekit, tmp_path, monkeypat
     for arguments, message in [
         ([run], "lacks --onnx DIR or --torch DIR"),
         ([tmp_path / "none", "--onnx", "x"], "there is no run directory"),
-        ([run, "--onnx", tmp_path / "run" / "config.json"], "File exists"),
+        ([run, "--onnx", tmp_path / "run" / "config.json"], "is a file; name a folder"),
     ]:
         code, _, err = vaekit("export", *arguments)
         assert code == 2
