@@ -1,5 +1,6 @@
 """What commands write: never over the files of a run, never silently over other pictures, and large enough to see."""
 
+import inspect
 import shutil
 from pathlib import Path
 
@@ -70,13 +71,18 @@ def test_no_command_writes_over_the_files_of_a_run(vaekit, run, monkeypatch, arg
 
 
 def test_every_command_that_writes_where_it_is_told_is_in_that_list():
-    import inspect
-
     flags = {"out", "onnx", "torch", "report"}
     writing = {n for n, verb in VERBS.items() if flags & set(inspect.signature(verb).parameters)}
     assert (writing - {"demo"}) | {"train", "sweep"} == {
         " ".join(a[:2]) if a[0] == "data" else a[0] for a, _ in REFUSED
     }
+
+
+def test_every_command_that_takes_a_run_takes_weights():
+    parameters = {name: set(inspect.signature(verb).parameters) for name, verb in VERBS.items()}
+    taking = {name for name, names in parameters.items() if names & {"run", "runs"}}
+    assert {"evaluate", "explore", "decode"} < taking
+    assert all("weights" in parameters[name] for name in taking)
 
 
 def test_pictures_of_different_commands_and_seeds_have_different_names(vaekit, run):
