@@ -329,7 +329,10 @@ BAD = [
     (["train", "cvae", "--prior", "vampprior"], "its pseudo-inputs have no labels"),
     (["train", "vae", "--kl-warmup", "3", "--kl-warmup-of", "w"], "it must be all, or one of z"),
     (["train", "iwae", "--gradient", "dreg", "--kl-warmup", "2"], "leave out --kl-warmup"),
-    (["train", "vampprior", "--objective", "iwae", "--gradient", "dreg"], "several times the noise of plain"),
+    (
+        ["train", "vampprior", "--objective", "iwae", "--gradient", "dreg"],
+        "several times the noise of plain",
+    ),
     (["train", "hvae", "--condition", "lable"], "one of none, label"),
     (["train", "iwae", "--beta", "4"], "--beta 4.0 has no effect for --objective iwae"),
     (["train", "vae", "--kernel", "imq"], "--kernel imq has no effect"),

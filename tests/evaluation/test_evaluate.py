@@ -230,7 +230,7 @@ def test_other_estimators_agree(run, estimator, chains):
     assert (
         set(found["missing"])
         == nulls
-        == (set() if own else {"effective_samples", "nll_standard_error"})
+        == (set() if own else {"effective_samples", "nll_standard_error", "nll_bias"})
     )
     assert found["nll"] == pytest.approx(exact["nll"], abs=0.5)
     assert (found["samples"], found["estimator"], found["nll_images"]) == (chains, estimator, 6)
@@ -469,3 +469,43 @@ def test_metrics_of_other_settings_are_not_kept(run, other):
     same = {"samples": 5, "limit": 50}
     evaluate(run, **same, metrics=("nll",))
     assert evaluate(run, **{**same, **other}, metrics=("reconstruction",))["nll"] is None
+
+
+def test_a_low_effective_sample_size_is_warned_of_with_the_remedy(run, tmp_path):
+    """A posterior far too narrow: hardly any sample has weight. Samples of the prior show what it misses."""
+    with torch.no_grad():
+        model = build("vae", random_dataset(), latent_dim=2, hidden_dim=8)
+        for name, parameter in model.named_parameters():
+            parameter *= 8 if "decoder" in name else 1
+        *_, last = (m for m in model.posterior.modules() if isinstance(m, torch.nn.Linear))
+        last.bias[2:] = -6.0  # a scale of 1/300
+    wrong = train(
+        model, random_dataset(), out=tmp_path / "a", epochs=1, learning_rate=1e-9, progress=False
+    )
+    found = evaluate(wrong, random_dataset(), metrics=("nll",), samples=100)
+    assert found["nll_bias"] > 1
+    assert found["nll_standard_error"] > found["nll_bias"]
+    (warning,) = found["warnings"]
+    assert warning.startswith(f"the NLL may be {found['nll_bias']:.2f} nats too high: ")
+    assert warning.endswith("; try more --samples, or --estimator ais")
+    assert metrics.metric_rows(found)[-1] == ("warning", "", warning)
+    good = evaluate(run, metrics=("nll",), samples=1000, limit=6)
+    assert good["warnings"] == []
+    assert 0 < good["nll_bias"] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"nll_bias": 0.02, "low_ess_images": 1}, ""),
+        ({"nll_bias": 0.2, "low_ess_images": 0}, "the samples miss likelihood of some images"),
+        ({"nll_bias": 0.02, "low_ess_images": 12}, "12 of 1,000 images have a low effective"),
+        ({"nll_bias": 0.2, "low_ess_images": 0, "estimator": "ais"}, "try more --temperatures"),
+        ({"nll_bias": None, "low_ess_images": None}, ""),
+        ({}, ""),
+    ],
+)
+def test_warnings_of_the_nll(values, text):
+    warnings = metrics.nll_warnings({"nll": 90.0, "nll_images": 1000, **values})
+    assert text in "".join(warnings)
+    assert bool(warnings) == bool(text)

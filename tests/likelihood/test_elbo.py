@@ -59,8 +59,8 @@ def test_a_unit_is_active_by_the_variance_of_its_means():
 
 
 def idle_hierarchy(response=0.0):
-    """z2 ~ N(0, 1) whatever the image, and q(z1 | x, z2) = p(z1 | z2) + response x_0: at response 0 the KL is exactly 0,
-    though z1's mean differs from sample to sample."""
+    """z2 ~ N(0, 1) whatever the image, and q(z1 | x, z2) = p(z1 | z2) + response x_0: at response 0 the KL is exactly
+    0, though z1's mean differs from sample to sample."""
     model, images = small("hvae", top_dim=2)
     for parameter in model.posterior["z2"].parameters():
         parameter.zero_()
@@ -102,13 +102,13 @@ def test_units_of_a_lower_level_that_respond_are_active():
 
 def test_the_variance_of_means_is_unbiased(monkeypatch):
     """The count of 4,000 dimensions whose variance over 50 images is exactly 0.01, from 4 noisy samples: half of them,
-    within 4 standard errors. Without the correction it would be nearly all."""
+    within 4 standard errors and the skewness of the estimate. Without the correction it would be nearly all."""
     signal = torch.randn(50, 4000, dtype=torch.float64)
     signal = 0.1 * (signal - signal.mean(0)) / signal.std(0, correction=0)
     with seeded(0):
         means = signal + 0.1 * torch.randn(4, 50, 4000, dtype=torch.float64)
     count = active_units(*over_samples(means), samples=4)
-    assert abs(count / 4000 - 0.5) < 4 * 0.5 / 4000**0.5 + 0.03  # the estimate's distribution is slightly skewed
+    assert abs(count / 4000 - 0.5) < 4 * 0.5 / 4000**0.5 + 0.03
 
 
 def test_scales_are_of_the_hidden_pixels():

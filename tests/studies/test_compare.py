@@ -209,6 +209,22 @@ def test_runs_of_one_seed_are_distinguished_by_their_own_errors(several):
     assert "bold with one seed is for that run only: seeds may differ by more" in table.notes
 
 
+@pytest.mark.parametrize(("bias", "significant"), [(0.0, True), (0.5, True), (0.97, False)])
+def test_nothing_is_bold_whose_difference_may_be_bias(several, bias, significant):
+    """The worse NLL may be too high by its bias, which the spread over seeds does not show."""
+    first, second = [90.0, 90.01], [91.0, 91.01]
+    runs = several(first, second, nll_bias=bias, nll_standard_error=0.01)
+    for run in runs:
+        stored = json.loads((run.path / "evaluation.json").read_text())
+        text = json.dumps(stored | {"bits_per_dim": stored["nll"] / 100})
+        (run.path / "evaluation.json").write_text(text)
+    found = {m.key: m for m in METRICS}
+    table = rank(runs, [found["nll"], found["bits_per_dim"]])
+    assert bold(table) == [[significant] * 2, [False] * 2]
+    notes = {row.cells[0].note for row in table.rows}
+    assert notes == ({f"may be {bias:.2f} too high"} if bias else {""})
+
+
 def test_nothing_is_bold_with_an_unknown_error(several):
     table = rank(several([90.0], [191.0], nll_image_standard_error=0.01), [NLL, ELBO])
     assert bold(table) == [[False], [False]]

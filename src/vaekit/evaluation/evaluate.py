@@ -37,7 +37,7 @@ from ..support.console import ProgressBar
 from ..support.devices import fast_float32, resolve_device, seeded
 from ..support.errors import MetricUnavailable, UserError, require, with_changes
 from .frechet import frechet, load_or_train_classifier
-from .metrics import METRIC_GROUPS, NO_DENSITY
+from .metrics import METRIC_GROUPS, NO_DENSITY, nll_warnings
 from .probes import measure_clusters, measure_probes, measure_reconstruction, posterior_means
 
 TIME_BUDGET = 120.0  # seconds for ELBO and NLL together
@@ -46,6 +46,8 @@ MAX_IMAGES = 10_000
 # Nats by which bfloat16 may change the mean NLL, on so many images with at most so many samples.
 BFLOAT16_TOLERANCE, BFLOAT16_IMAGES, BFLOAT16_SAMPLES = 0.1, 50, 100
 TIMED_ROWS = 2000  # images x samples of the trial that predicts the time of the NLL
+PRIOR_SAMPLES = 5000
+PRIOR_DIMENSIONS = 5  # above, samples of the prior hardly ever meet a posterior
 ANNEALED_IMAGES, ANNEALED_CHAINS, ANNEALED_BATCH = 100, 16, 100
 
 
@@ -157,6 +159,7 @@ def evaluate(
         "binarisation": run.data.binarisation,
         "seed": config.seed,
         "seconds": time.perf_counter() - started,
+        "warnings": nll_warnings(result),
     }
     write_json(run.file("evaluation.json"), result)
     return result
@@ -251,8 +254,10 @@ def nll_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[str,
     if not context.has_density:
         raise MetricUnavailable(NO_DENSITY + "; --estimator ais needs none")
 
-    def measure(images: EvalSplit, bar: ProgressBar) -> ImportanceEstimate:
-        return measure_nll(model, images, config.samples, bar, config.memory, config.precision)
+    def measure(images: EvalSplit, bar: ProgressBar, prior_samples: int = 0) -> ImportanceEstimate:
+        return measure_nll(
+            model, images, config.samples, bar, config.memory, config.precision, prior_samples
+        )
 
     count = affordable_images(
         context,
@@ -261,21 +266,38 @@ def nll_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[str,
         max(1, TIMED_ROWS // config.samples),
         TIME_BUDGET - min(TIME_BUDGET / 2, time.perf_counter() - context.started),
     )
-    estimate = measure(context.first(count), context.bar)
+    few = sum(latent_sizes(model.blueprint).values()) <= PRIOR_DIMENSIONS
+    prior_fits = few and len(model.prior) == 1 and model.condition is None
+    estimate = measure(context.first(count), context.bar, PRIOR_SAMPLES if prior_fits else 0)
     return {
-        **nll_statistics(context, -estimate.log_mean, estimate.standard_error),
-        "effective_samples": estimate.effective_samples,
+        **nll_statistics(context, -estimate.log_mean),
+        **sampling_errors(estimate),
         "nll_by_samples": {str(k): -float(means.mean()) for k, means in estimate.curve.items()},
     }
 
 
-def nll_statistics(context: EvaluationContext, nll: Tensor, error: float | None) -> dict[str, Any]:
-    """Metrics of NLLs (N,), nats, whose mean has the standard error `error` from sampling."""
+def sampling_errors(estimate: ImportanceEstimate) -> dict[str, Any]:
+    """How far the NLL may be off because of its samples. `low_ess_images`: with an effective sample size below 10, or a
+    tenth of fewer than 100 samples."""
+    effective = estimate.effective_samples
+    return {
+        "nll_standard_error": estimate.error,
+        "nll_bias": estimate.bias,
+        "effective_samples": float(effective.mean()),
+        "low_ess_images": int((effective < min(10, estimate.samples / 10)).sum()),
+    }
+
+
+def nll_statistics(context: EvaluationContext, nll: Tensor) -> dict[str, Any]:
+    """Metrics of NLLs (N,), nats; errors from sampling are None."""
     settings, mean, count = context.model.blueprint.settings, float(nll.mean()), len(nll)
     discrete = settings.likelihood in DISCRETE or context.run.data.binarisation != "none"
     return {
         "nll": mean,
-        "nll_standard_error": error,
+        "nll_standard_error": None,
+        "nll_bias": None,
+        "effective_samples": None,
+        "low_ess_images": None,
         "nll_image_standard_error": float(nll.std()) / math.sqrt(count) if count > 1 else None,
         "bits_per_dim": mean / (modelled_pixels(context.model) * math.log(2)) if discrete else None,
         "nll_images": count,
@@ -295,7 +317,7 @@ def chain_nll_metrics(context: EvaluationContext) -> dict[str, Any]:
 
     if config.estimator == "hmc":
         parts = [reciprocal_log_likelihood(model, batch, track=track).cpu() for batch in batches]
-        return {**nll_statistics(context, -torch.cat(parts), None), "samples": HMC_SAMPLES}
+        return {**nll_statistics(context, -torch.cat(parts)), "samples": HMC_SAMPLES}
     weights = torch.cat(
         [
             annealed_log_weights(
@@ -307,8 +329,8 @@ def chain_nll_metrics(context: EvaluationContext) -> dict[str, Any]:
     )
     estimate = ImportanceEstimate.of(weights)
     return {
-        **nll_statistics(context, -estimate.log_mean, estimate.standard_error),
-        "effective_samples": estimate.effective_samples,
+        **nll_statistics(context, -estimate.log_mean),
+        **sampling_errors(estimate),
         "samples": ANNEALED_CHAINS,
     }
 

@@ -15,7 +15,8 @@ class Metric:
     """A number of evaluation.json by its key.
 
     `error_key` is the key of its standard error from sampling within one run. The error from the images is not part of
-    it: runs evaluated on the same images share that error, and it cancels in their difference.
+    it: runs evaluated on the same images share that error, and it cancels in their difference. `bias_key` is the key of
+    what the NLL, of which the metric is a multiple, may be too high by in every run.
     `depends_on` are the keys of what the metric depends on besides the run: values compare only where these are equal.
     `null_reason` says why it may be null though others of its group are not.
     """
@@ -27,10 +28,12 @@ class Metric:
     better: Literal["higher", "lower"] | None = None
     digits: int = 2
     error_key: str | None = None
+    bias_key: str | None = None
     depends_on: tuple[str, ...] = ()
     null_reason: str = ""
 
 
+NLL_BIAS = 0.1  # nats
 SAMPLING_SETTINGS = ("samples", "estimator", "nll_images", "temperatures", "precision")
 CLASSIFIER_SETTINGS = ("classifier_weights", "frechet_images")
 NO_DENSITY = "the posterior is one point, which has no density"
@@ -52,12 +55,14 @@ METRIC_GROUPS: dict[str, tuple[Metric, ...]] = {
     ),
     "nll": (
         Metric("nll", "NLL", "nats", "-log p(x), in expectation an upper bound of it; lower is better", "lower",
-               error_key="nll_standard_error", depends_on=SAMPLING_SETTINGS),
-        Metric("nll_standard_error", "NLL error, samples", "nats", "standard error from the samples", digits=3,
+               error_key="nll_standard_error", bias_key="nll_bias", depends_on=SAMPLING_SETTINGS),
+        Metric("nll_standard_error", "NLL error, samples", "nats", "from the samples, their bias included: the NLL is "
+               "within twice this", digits=3, null_reason="one sample gives no standard error, nor does HMC"),
+        Metric("nll_bias", "NLL bias", "nats", "by how much the NLL may be too high; more samples reduce it", digits=3,
                null_reason="one sample gives no standard error, nor does HMC"),
         Metric("nll_image_standard_error", "NLL error, images", "nats", "standard error from the images", digits=3,
                null_reason=TOO_FEW_IMAGES),
-        Metric("bits_per_dim", "bits/dim", "bits", "NLL per pixel and channel", "lower", 4,
+        Metric("bits_per_dim", "bits/dim", "bits", "NLL per pixel and channel", "lower", 4, bias_key="nll_bias",
                depends_on=SAMPLING_SETTINGS, null_reason="the likelihood is not of discrete pixels"),
         Metric("effective_samples", "effective samples", None, "mean effective sample size", digits=1,
                depends_on=SAMPLING_SETTINGS, null_reason="HMC has no weights"),
@@ -116,12 +121,18 @@ COMPARED_METRICS = tuple(
     metric
     for metric in METRICS
     if metric.key
-    not in ("nll_standard_error", "nll_image_standard_error", "frechet_training", "elbo_train")
+    not in (
+        "nll_standard_error",
+        "nll_bias",
+        "nll_image_standard_error",
+        "frechet_training",
+        "elbo_train",
+    )
 )
 
 
 def metric_rows(e: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Each number of an evaluation: name, value, meaning."""
+    """Each number of an evaluation, name, value and meaning, and warnings about them."""
     rows = []
     for group in METRIC_GROUPS.values():
         for metric in group:
@@ -135,7 +146,7 @@ def metric_rows(e: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             rows.append(
                 (metric.name, shown, f"{unit}{metric.description}{dependency_text(metric, e)}")
             )
-    return rows
+    return rows + [("warning", "", text) for text in nll_warnings(e)]
 
 
 def dependency_text(metric: Metric, e: Mapping[str, Any]) -> str:
@@ -166,6 +177,20 @@ def nll_curve_text(e: Mapping[str, Any]) -> str:
     return "NLL by samples  " + "  ".join(points) if len(points) > 1 else ""
 
 
+def nll_warnings(e: Mapping[str, Any]) -> list[str]:
+    """That the NLL is not reliable, with a remedy: where it may be more than NLL_BIAS too high, or more than 1 % of the
+    images have a low effective sample size."""
+    bias, low, images = e.get("nll_bias"), e.get("low_ess_images") or 0, e.get("nll_images") or 0
+    if bias is None or (bias <= NLL_BIAS and low <= 0.01 * images):
+        return []
+    annealed = e.get("estimator") == "ais"
+    remedy = "more --temperatures" if annealed else "more --samples, or --estimator ais"
+    reason = f"{low:,} of {images:,} images have a low effective sample size"
+    if low <= 0.01 * images:
+        reason = "the samples miss likelihood of some images"
+    return [f"the NLL may be {bias:.2f} nats too high: {reason}; try {remedy}"]
+
+
 def describe_images(e: Mapping[str, Any]) -> str:
     """Which images were evaluated, and how their pixels were read."""
     pixels = {
@@ -179,6 +204,7 @@ def describe_images(e: Mapping[str, Any]) -> str:
 
 def as_table(e: Mapping[str, Any]) -> Table:
     """An evaluation as a table for the terminal, with the meaning of each number."""
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(title=describe_images(e), title_justify="left", caption_justify="left")
@@ -186,7 +212,7 @@ def as_table(e: Mapping[str, Any]) -> Table:
     table.add_column("value", justify="right")
     table.add_column("meaning", overflow="fold")
     for row in metric_rows(e):
-        table.add_row(*row)
+        table.add_row(*map(escape, row))  # "E[log p(x | z)]" is no markup
     if not table.rows:
         table.show_header, table.box = False, None
     names = {metric.key: metric.name for metric in METRICS}

@@ -50,7 +50,7 @@ def measure_reconstruction(model: VAE, images: EvalSplit) -> dict[str, Any]:
 
 def structural_similarity(x: Tensor, y: Tensor) -> Tensor:
     """SSIM of images in [0, 1], (B, C, H, W) -> (B,), a mean over all windows that lie within the image and over
-    channels. Wang et al. 2004, eq. 13 and section III-C: 11 x 11 Gaussian weights of scale 1.5, K1 = 0.01, K2 = 0.03."""
+    channels. Wang et al. 2004, eq. 13, section III-C: 11 x 11 Gaussian weights of scale 1.5, K1 = 0.01, K2 = 0.03."""
     offsets = torch.arange(SSIM_WINDOW, dtype=x.dtype, device=x.device) - SSIM_WINDOW // 2
     line = torch.exp(-(offsets**2) / (2 * SSIM_SCALE**2))
     window = torch.outer(line, line)[None, None] / line.sum() ** 2

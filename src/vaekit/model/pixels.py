@@ -88,7 +88,7 @@ class StableContinuousBernoulli(torch.distributions.ContinuousBernoulli):
         return torch.where(large > 0.5, large**-2 - (2 * torch.sinh(large / 2)) ** -2, series)
 
     def icdf(self, value: Tensor) -> Tensor:
-        """x = -log(1 - u (1 - e^l)) / l where l < 0; elsewhere by symmetry, so that nothing overflows. Gives samples."""
+        """x = -log(1 - u (1 - e^l)) / l where l < 0; elsewhere by symmetry, so that nothing overflows."""
         size, negative = self.logits.abs().clamp(min=1e-6), self.logits < 0
         u = torch.where(negative, value, 1 - value)
         x = -torch.log1p(u * torch.expm1(-size)) / size

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..evaluation.metrics import COMPARED_METRICS, Metric
+from ..evaluation.metrics import COMPARED_METRICS, NLL_BIAS, Metric
 from ..runs.directory import Run, require_output
 from ..runs.load import STALE, is_stale, weights_sha256
 from ..support.atomic import write_bytes
@@ -49,6 +49,7 @@ class Cell:
     """A metric over the seeds of a group: sd = sqrt(sum (value - mean)^2 / (count - 1)), None for one seed.
 
     `error`, the standard error of the mean, is sd / sqrt(count); for one seed the metric's own, None where it has none.
+    `bias` is by how much the mean may be too high whatever the number of seeds.
     """
 
     mean: float
@@ -58,6 +59,7 @@ class Cell:
     text: str = ""
     bold: bool = False
     note: str = ""
+    bias: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -235,6 +237,8 @@ def metric_cells(metric: Metric, groups: Sequence[Sequence[Evaluation]]) -> list
         notes = [dependency_note(metric, available[i])] if differ else []
         if len(available[i]) < len(groups[i]):
             notes.append(f"{len(available[i])} of {len(groups[i])} seeds")
+        if cell is not None and metric.key == "nll" and cell.bias > NLL_BIAS:
+            notes.append(f"may be {cell.bias:.2f} too high")
         note = ", ".join(notes)
         annotated.append(cell and replace(cell, text=texts[i], bold=i == best, note=note))
     return annotated
@@ -253,12 +257,20 @@ def dependency_note(metric: Metric, evaluations: Sequence[Evaluation]) -> str:
 def make_cell(metric: Metric, evaluations: Sequence[Evaluation]) -> Cell | None:
     """Mean, sd and standard error of the mean over evaluations; None without any."""
     values = [float(e[metric.key]) for e in evaluations]
+    if not values:
+        return None
+    bias = statistics.fmean(possible_bias(metric, e) for e in evaluations)
     if len(values) >= 2:
         sd = statistics.stdev(values)  # exactly 0 of equal values, unlike numpy's
-        return Cell(statistics.fmean(values), sd, len(values), sd / math.sqrt(len(values)))
-    return (
-        Cell(values[0], None, 1, metric_value(evaluations[0], metric.error_key)) if values else None
-    )
+        mean, count = statistics.fmean(values), len(values)
+        return Cell(mean, sd, count, sd / math.sqrt(count), bias=bias)
+    return Cell(values[0], None, 1, metric_value(evaluations[0], metric.error_key), bias=bias)
+
+
+def possible_bias(metric: Metric, evaluation: Evaluation) -> float:
+    """By how much the metric, a multiple of the NLL, may be too high; 0 where that is not known."""
+    bias, nll = (metric_value(evaluation, key) for key in (metric.bias_key, "nll"))
+    return bias * abs(float(evaluation[metric.key]) / nll) if bias and nll else 0.0
 
 
 def best_cell(cells: Sequence[Cell | None], better: str | None) -> int | None:
@@ -275,8 +287,8 @@ def best_cell(cells: Sequence[Cell | None], better: str | None) -> int | None:
 
 
 def significantly_different(a: Cell, b: Cell) -> bool:
-    """Welch's test: |mean_a - mean_b| > t(0.975, v) sqrt(e_a^2 + e_b^2), v = (e_a^2 + e_b^2)^2 / (e_a^4 / (n_a - 1) +
-    e_b^4 / (n_b - 1)), or infinite for two runs with their own errors.
+    """Welch's test: |mean_a - mean_b| - max(bias) > t(0.975, v) sqrt(e_a^2 + e_b^2), v = (e_a^2 + e_b^2)^2 /
+    (e_a^4 / (n_a - 1) + e_b^4 / (n_b - 1)), or infinite for two runs with their own errors.
 
     False where an error is unknown or both are 0, or only one is over seeds: one run has no variance over seeds.
     """
@@ -289,7 +301,8 @@ def significantly_different(a: Cell, b: Cell) -> bool:
         return False
     parts = [c.error**4 / (c.count - 1) for c in (a, b) if c.error and c.sd]
     freedom = variance**2 / sum(parts) if parts else math.inf
-    return abs(a.mean - b.mean) > float(t.ppf(0.975, freedom)) * math.sqrt(variance)
+    difference = abs(a.mean - b.mean) - max(a.bias, b.bias)
+    return difference > float(t.ppf(0.975, freedom)) * math.sqrt(variance)
 
 
 def format_cells(cells: Sequence[Cell | None], digits: int) -> list[str]:
