@@ -12,9 +12,10 @@ from made_files import idx_bytes
 from vaekit import Dataset, Split, UserError, load_data
 from vaekit.data import eval_split, pixels
 from vaekit.data.dataset import bernoulli_from_bytes, binarise
+from vaekit.data.sources import inputs
 from vaekit.data.sources.catalog import CATALOG
 from vaekit.data.sources.idx import read_idx
-from vaekit.data.sources.images import read_images
+from vaekit.support.console import ProgressBar
 
 MNIST_FILES = [file.name for file in CATALOG["mnist"].files]
 
@@ -223,6 +224,12 @@ def test_an_unknown_data_set_suggests_the_closest():
 # Image files
 
 
+def read_images(paths, shape, log=lambda text: None):
+    bar = ProgressBar(False)
+    bar.log = log
+    return inputs.read_images(inputs.find_image_files(paths), shape, bar)
+
+
 def test_conversions_of_images_are_logged(tmp_path):
     Image.fromarray(np.full((4, 6), 200, np.uint8)).save(tmp_path / "grey.png")
     Image.fromarray(np.full((8, 8, 3), 100, np.uint8)).save(tmp_path / "colour.png")
@@ -245,17 +252,17 @@ def test_transparent_pixels_are_white_and_16_bits_are_scaled(tmp_path):
     rgba[0, 0] = (0, 0, 0, 255)
     Image.fromarray(rgba).save(tmp_path / "a.png")
     Image.fromarray(np.array([[0, 257, 257 * 100, 65535]], np.uint16)).save(tmp_path / "b.png")
-    read = read_images([tmp_path / "a.png"], (1, 4, 4), lambda text: None)[0, 0]
+    read = read_images([tmp_path / "a.png"], (1, 4, 4))[0, 0]
     assert read[0, 0] == 0
     assert (read.flatten()[1:] == 255).all()
-    read = read_images([tmp_path / "b.png"], (1, 1, 4), lambda text: None)
+    read = read_images([tmp_path / "b.png"], (1, 1, 4))
     assert read.flatten().tolist() == [0, 1, 100, 255]
 
 
 def test_pixels_of_an_image_file_are_unchanged(tmp_path):
     array = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
     Image.fromarray(array).save(tmp_path / "a.png")
-    read = read_images([tmp_path / "a.png"], (3, 5, 7), lambda text: None)
+    read = read_images([tmp_path / "a.png"], (3, 5, 7))
     assert np.array_equal(read[0].permute(1, 2, 0).numpy(), array)
 
 
@@ -273,6 +280,6 @@ def test_a_bad_image_file_is_reported_in_one_line(tmp_path, make, message):
     path = tmp_path / "digit.png"
     make(path)
     with pytest.raises(UserError, match=message) as caught:
-        read_images([path], (1, 28, 28), lambda text: None)
+        read_images([path], (1, 28, 28))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)

@@ -23,6 +23,7 @@ from vaekit.data.sources.images import BadImage, ImageSpec, decode, inspect_imag
 from vaekit.data.stored import open_store
 from vaekit.inference.generation import load_inputs
 from vaekit.runs.directory import Run
+from vaekit.support.console import ProgressBar
 
 RNG = np.random.default_rng(7)
 
@@ -391,7 +392,7 @@ def test_a_run_remembers_its_data_dir_and_fit(tmp_path, monkeypatch):
     wide = np.full((8, 32), 255, np.uint8)
     Image.fromarray(wide).save(tmp_path / "wide.png")
     (x,) = load_inputs(
-        Run(run.path), [tmp_path / "wide.png"], "test", 1, None, lambda text: None
+        Run(run.path), [tmp_path / "wide.png"], "test", 1, None, ProgressBar(False)
     ).images
     assert (x[0, :2] == 0).all()
     assert (x[0, 4] == 1).all()

@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from ..support.errors import UserError, require
-from .words import RunArgument, WeightsArgument, print_stderr
+from .words import RunArgument, WeightsArgument
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ FileArgument = Annotated[Path, Positional, tyro.conf.arg(metavar="FILE")]
 def generate(
     run: RunArgument,
     count: int | None = None,
-    label: int | None = None,
+    label: str | None = None,
     cluster: int | None = None,
     temperature: float = 1.0,
     seed: int = 0,
@@ -49,7 +49,7 @@ def generate(
     Args:
         run: Run directory.
         count: Images to sample, 64 by default; where there are rows, images per row, 10 by default.
-        label: Label to sample images of (models with --condition label).
+        label: Class to sample images of, by name or number (models with --condition label).
         cluster: Component of the mixture prior to sample from.
         temperature: Below 1, closer to the prior's mean: cleaner and less varied.
         seed: Seed of the samples.
@@ -63,28 +63,33 @@ def generate(
     from ..inference import generation
     from ..runs.directory import Run
     from ..runs.load import load
+    from ..support.console import ProgressBar
 
-    place = Run(run, weights)
+    place, bar = Run(run, weights), ProgressBar(True)
     check_picture(out)
     model = load(place)
     columns, names = 0, list[str]()
     in_row = 10 if count is None else count
+    completes = place.blueprint.settings.condition.startswith("quadrants")
+    number = None if label is None or completes else place.label_number(label)
     if latent is not None:
         if cluster is not None or count is not None:
             raise UserError("--latent is one point to decode; leave out --cluster and --count")
-        images = generation.decode_point(model, latent, label)
-    elif place.blueprint.settings.condition.startswith("quadrants"):
+        images = generation.decode_point(model, latent, number)
+    elif completes:
         if label is not None or cluster is not None:
             raise UserError("the model completes images and has neither --label nor --cluster")
-        seen = generation.load_inputs(place, (), "test", 10, data_dir, print_stderr).images
+        seen = generation.load_inputs(place, (), "test", 10, data_dir, bar).images
         images = generation.completions(model, seen, in_row, temperature, seed)
         columns = in_row + 2
     elif generation.has_classes_or_clusters(model) and label is None and cluster is None:
-        images, names = generation.generate_by_class(model, in_row, temperature, seed)
+        images, names = generation.generate_by_class(
+            model, in_row, place.class_names, temperature, seed
+        )
         columns = in_row
     else:
         images = generation.generate(
-            model, 64 if count is None else count, temperature, seed, label, cluster
+            model, 64 if count is None else count, temperature, seed, number, cluster
         )
     figure = pictures.image_grid(images, columns or max(1, round(len(images) ** 0.5)), names)
     chosen = {"count": count, "label": label, "cluster": cluster, "latent": latent}
@@ -124,8 +129,8 @@ def reconstruct(
     run: RunArgument,
     images: Positional[tuple[Path, ...]] = (),
     split: Literal["train", "validation", "test"] = "test",
-    count: int = 40,
-    label: int | None = None,
+    count: int | None = None,
+    label: str | None = None,
     analogies: bool = False,
     weights: WeightsArgument = "best",
     data_dir: str | None = None,
@@ -139,14 +144,16 @@ def reconstruct(
     For example:
       vaekit reconstruct runs/vae-mnist-1
       vaekit reconstruct runs/vae-mnist-1 digit.png photos/ --out pairs.png
+      vaekit reconstruct runs/cvae-photos-1 panda.jpg --label panda
       vaekit reconstruct runs/cvae-mnist-1 --analogies --count 10
 
     Args:
         run: Run directory.
-        images: Image files or folders; without them, images of the split, evenly spaced.
+        images: Image files, folders, or an archive; without them, images of the split.
         split: Split to take images from.
-        count: Number of images to take from it.
-        label: Label of the image files, where the model is conditional on labels.
+        count: Number of images to show, evenly spaced; by default 40 of a split, all of your own up to 1,000.
+        label: Class of your own images, by name or number; by default that of their folders (only for models
+            conditional on labels).
         analogies: Decode with every label instead.
         weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
         data_dir: Folder that holds the data set's files.
@@ -157,18 +164,20 @@ def reconstruct(
     from ..inference import generation
     from ..runs.directory import Run
     from ..runs.load import load
+    from ..support.console import ProgressBar
 
-    place = Run(run, weights)
+    place, bar = Run(run, weights), ProgressBar(True)
     check_picture(out)
     model = load(place)
     if label is not None and not images:
         raise UserError(
             "--label is only for your own image files; images of the data set have labels"
         )
-    given = generation.load_inputs(place, images, split, count, data_dir, print_stderr, label)
+    given = generation.load_inputs(place, images, split, count, data_dir, bar, label)
     if analogies:
         rows = generation.analogies(model, given.images, given.labels)
-        figure = pictures.image_grid(rows, model.blueprint.classes + 1)
+        columns = ["image", *place.class_names[: model.blueprint.classes]]
+        figure = pictures.image_grid(rows, len(columns), column_names=columns)
     else:
         found = generation.reconstruct(model, given.images, given.labels)
         figure = pictures.pairs(given.images, found)
@@ -176,7 +185,7 @@ def reconstruct(
     if images:
         more = f"-and-{len(images) - 1}" if len(images) > 1 else ""
         source = (images[0].stem or "images") + more
-    chosen = {"count": count if not images and count != 40 else None, "label": label}
+    chosen = {"count": count, "label": label}
     save_picture(figure, place, out, overwrite, f"{verb}-{source}", chosen)
 
 
@@ -184,18 +193,19 @@ def encode(
     run: RunArgument,
     data: DataArgument = (),
     out: str | None = None,
-    split: Literal["train", "validation", "test", "all"] = "test",
+    split: Literal["train", "validation", "test", "all"] | None = None,
     samples: int = 100,
     seed: int = 0,
-    label: int | None = None,
+    label: str | None = None,
     weights: WeightsArgument = "best",
     data_dir: str | None = None,
     device: str = "auto",
 ) -> None:
     """Write a table of latents, ELBO and NLL per image, ranked by how unusual each image is.
 
-    One line per image: split, index, path (of your own files), label; for every latent the mean and scale of the
-    posterior and a sample; ELBO and NLL in nats; rank, 1 for the most unusual image.
+    Of your own files, all are encoded. One line per image: split, index (of your own files, the row in the source),
+    path (of image files), label and class where known; for every latent the mean and scale of the posterior and a
+    sample; ELBO and NLL in nats; rank, 1 for the most unusual image.
 
     For example:
       vaekit encode runs/vae-mnist-1 --out codes.csv
@@ -204,12 +214,12 @@ def encode(
 
     Args:
         run: Run directory.
-        data: Image files, folders, or another data set; the run's own data by default.
+        data: Image files, folders, an archive, a file of arrays, or a named data set; the run's own data by default.
         out: File to write: .npz, .csv or .parquet.
-        split: Split of a data set to encode.
+        split: Split to encode of the run's own or a named data set; test by default.
         samples: Importance samples per image for the NLL.
         seed: Seed of the samples.
-        label: Label of the image files, where the model is conditional on labels.
+        label: Class of the image files, by name or number; by default that of their folders.
         weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
         data_dir: Folder that holds the data set's files.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -235,7 +245,7 @@ def decode(
     file: FileArgument,
     out: str | None = None,
     column: Literal["mean", "sample"] = "mean",
-    label: int | None = None,
+    label: str | None = None,
     weights: WeightsArgument = "best",
 ) -> None:
     """Decode latents from a file: a table of `vaekit encode`, or one of your own with columns z_0, z_1, ...
@@ -251,7 +261,8 @@ def decode(
         out: Folder for one PNG per image; or a .npz file with `images` (N, C, H, W) in [0, 1]; or a grid of all, .png,
             .pdf or .svg; or an animated .gif.
         column: Columns to decode, where the file has both.
-        label: Label to decode with, where the model is conditional on labels, instead of the column label.
+        label: Class to decode with, by name or number, where the model is conditional on labels, instead of the
+            column label.
         weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
     """
     from ..inference.encoding import decode as decoded

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +30,19 @@ from .stored import open_store, write_store
 
 
 def load(
-    data: Any = "mnist", data_dir: str | Path | None = None, progress: bool = True, **settings: Any
+    data: Any = "mnist",
+    data_dir: str | Path | None = None,
+    progress: bool = True,
+    classes: Sequence[str] | None = None,
+    **settings: Any,
 ) -> Dataset:
     """Load the data set `data`: a name (`vaekit data list`), a path to your own images, or images in memory.
 
     A path: a folder of images at any depth, optionally in folders by split and class; a .zip or .tar.gz of one; a .npy
     or .npz file; a folder of four IDX files; a file written by `vaekit data prepare`. In memory: an array or tensor
     (N, H, W), (N, H, W, C) or (N, C, H, W), a pair of one and labels, a dict of these by train, validation and test, or
-    a map-style dataset. `settings` are the fields of SourceConfig.
+    a map-style dataset. `settings` are the fields of SourceConfig. Class folders are numbered in the order of
+    `classes`, by default by name, or by value where all names are whole numbers.
 
     A named data set's files are searched in `data_dir` or its subfolder of that name, else likewise in the folder that
     the environment variable VAEKIT_DATA names, else in vaekit's cache; missing files are downloaded.
@@ -57,7 +63,7 @@ def load(
     if named is None:
         path = find_path(str(data), data_dir)
         config = dataclasses.replace(config, data=str(path.resolve()), data_dir=None)
-        dataset = load_path(path.resolve(), config, bar)
+        dataset = load_path(path.resolve(), config, bar, classes)
     else:
         name, variant = named
         dataset = READERS[name](locate(name, data_dir, bar), variant, config, bar)
@@ -65,8 +71,16 @@ def load(
     return dataclasses.replace(dataset, source=config)
 
 
-def reload(source: SourceConfig | None, data_dir: str | Path | None, run: str) -> Dataset:
-    """Load the data set of a run again, from `data_dir` if it has moved. Raises UserError for a run on arrays."""
+def reload(
+    source: SourceConfig | None,
+    data_dir: str | Path | None,
+    run: str,
+    classes: Sequence[str] | None = None,
+) -> Dataset:
+    """Load the data set of a run again, from `data_dir` if it has moved, with the run's `classes` in their order.
+
+    Raises UserError for a run on arrays.
+    """
     if source is None:
         raise UserError(f"{run} was trained on arrays; pass them as `data`, in Python")
     settings = {f.name: getattr(source, f.name) for f in dataclasses.fields(SourceConfig)}
@@ -77,7 +91,7 @@ def reload(source: SourceConfig | None, data_dir: str | Path | None, run: str) -
             child = Path(data_dir).expanduser() / Path(source.data).name
             settings["data"] = str(child if child.exists() else data_dir)
             settings["data_dir"] = None
-    return load(**settings)
+    return load(**settings, classes=classes)
 
 
 def find_path(data: str, data_dir: str | Path | None) -> Path:
@@ -96,11 +110,13 @@ def find_path(data: str, data_dir: str | Path | None) -> Path:
     return path
 
 
-def load_path(path: Path, settings: SourceConfig, bar: ProgressBar) -> Dataset:
+def load_path(
+    path: Path, settings: SourceConfig, bar: ProgressBar, classes: Sequence[str] | None = None
+) -> Dataset:
     """Load the data set of a file or a folder. Raises UserError."""
     extension = path.suffix.lower()
     if extension == ".safetensors":
-        return dataset_from_store(open_store(path, bar), settings, path.stem, path)
+        return dataset_from_store(open_store(path, bar), settings, path.stem, path, classes)
     if path.is_dir():
         idx_files = find_idx(path)
         if idx_files is not None:
@@ -116,7 +132,7 @@ def load_path(path: Path, settings: SourceConfig, bar: ProgressBar) -> Dataset:
         f"{printable(path)} is not a folder of images or a .zip, .tar.gz, .npy, .npz or .safetensors file of images",
     )
     name = re.sub(r"(\.zip|\.tgz|\.tar(\.\w+)?)$", "", path.name, flags=re.IGNORECASE)
-    return load_images(open_source(path), settings, name, bar)
+    return load_images(open_source(path), settings, name, bar, classes=classes)
 
 
 def resized(dataset: Dataset, settings: SourceConfig) -> Dataset:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from ..runs.directory import Run
 from ..runs.load import load_trained
 from ..support.atomic import write_bytes, write_json
 from ..support.devices import fast_float32, resolve_device
-from ..support.errors import require_count, require_seed
+from ..support.errors import printable, require_count, require_seed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -49,8 +51,9 @@ def cluster(
 ) -> dict[str, Any]:
     """Assign the images of a split to the components of a run's mixture prior.
 
-    Writes RUN/clusters-<split>.csv (index, cluster, probability, label), and the returned dict to a .json beside it:
-    the size of each cluster and, where there are labels, its most common label and the fields of Agreement.
+    Writes RUN/clusters-<split>.csv (index, cluster, probability, label, class), and the returned dict to a .json beside
+    it: the size of each cluster and, where there are labels, its most common label, with its name,
+    and the fields of Agreement.
     p(cluster | x) is the mean of p(cluster | z) over `samples` samples of z. Raises UserError where the prior is not a
     mixture.
     """
@@ -74,18 +77,20 @@ def cluster(
         "sizes": np.bincount(assigned, minlength=clusters).tolist(),
     }
     if labels is not None:
+        names = [*run.class_names, *map(str, range(len(run.class_names), int(labels.max()) + 1))]
         counts = contingency_table(assigned, labels, clusters)
         result["labels"] = [int(row.argmax()) if row.any() else None for row in counts]
+        result["label_names"] = [None if k is None else names[k] for k in result["labels"]]
         result["purities"] = [float(row.max() / row.sum()) if row.any() else None for row in counts]
         result |= asdict(agreement(assigned, confidence, labels, clusters))
     write_json(run.file(f"clusters-{split}.json"), result)
-    names = labels if labels is not None else [""] * len(images)
-    rows = [
-        f"{i},{k},{p:.6f},{name}"
-        for i, (k, p, name) in enumerate(zip(assigned, confidence, names, strict=True))
-    ]
-    text = "\n".join(["index,cluster,probability,label", *rows, ""])
-    write_bytes(run.file(f"clusters-{split}.csv"), text.encode())
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["index", "cluster", "probability", "label", "class"])
+    for i, (k, p) in enumerate(zip(assigned, confidence, strict=True)):
+        label = ["", ""] if labels is None else [labels[i], names[labels[i]]]
+        writer.writerow([i, k, f"{p:.6f}", *label])
+    write_bytes(run.file(f"clusters-{split}.csv"), text.getvalue().encode())
     return result
 
 
@@ -131,8 +136,8 @@ def as_table(result: dict[str, Any]) -> Table:
     for k, size in enumerate(result["sizes"]):
         cells = []
         if labelled:
-            label, purity = result["labels"][k], result["purities"][k]
-            cells = ["-", "-"] if label is None else [str(label), f"{purity:.1%}"]
+            name, purity = result["label_names"][k], result["purities"][k]
+            cells = ["-", "-"] if name is None else [printable(name), f"{purity:.1%}"]
         table.add_row(str(k), f"{size:,}", *cells)
     if labelled:
         table.caption = (

@@ -292,7 +292,7 @@ class ExplorerSession:
         path = write_images(images, stem.with_suffix(f".{kind}"))
         command = ["vaekit", "decode", str(self.run), str(codes), "--out", str(path)]
         if self.context.condition == "label":
-            command += ["--label", str(label or 0)]
+            command += ["--label", self.context.classes[label or 0]]
         return {"path": str(path), "command": shlex.join(command)}
 
     def curves(self) -> list[dict[str, Any]]:

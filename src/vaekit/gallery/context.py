@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -43,7 +43,7 @@ class PictureContext:
         """Load a run. Raises UserError where its weights, or both its picture data and its data set, are missing."""
         run = Run.of(run)
         if settings.label is not None:
-            repeat_label(run.blueprint, 1, settings.label)
+            settings = replace(settings, label=run.label_number(settings.label))
         trained = load_trained(run)
         picture_data = load_or_create(run, trained, data_dir)
         return cls(run, trained.model, trained.sha256, picture_data, settings, data_dir)
@@ -55,10 +55,9 @@ class PictureContext:
     @property
     def classes(self) -> list[str]:
         """Class names; the label number where a class has no name."""
-        names = self.run.section("data").get("classes") or []
-        labels = self.picture_data.code_labels
+        names, labels = self.run.class_names, self.picture_data.code_labels
         count = 0 if labels is None else int(labels.max()) + 1
-        return [*names, *map(str, range(len(names), max(count, self.model.blueprint.classes)))]
+        return [*names, *map(str, range(len(names), count))]
 
     @property
     def inverted(self) -> bool:
@@ -103,7 +102,7 @@ class PictureContext:
         if self.condition != "label":
             return None
         if self.settings.label is not None:
-            return repeat_label(self.model.blueprint, len(rows), self.settings.label)
+            return repeat_label(self.model.blueprint, len(rows), int(self.settings.label))
         labels = self.picture_data.code_labels
         assert labels is not None
         return labels[self.picture_data.positions(rows)]

@@ -224,7 +224,7 @@ def spacing_text(context: PictureContext, name: str) -> str:
 
 def decoded_label(context: PictureContext) -> int | None:
     """The label to decode a grid with, for a model conditional on labels: --label, or the first."""
-    return context.settings.label or 0 if context.condition == "label" else None
+    return int(context.settings.label or 0) if context.condition == "label" else None
 
 
 def label_text(context: PictureContext) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,22 +11,23 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..data import Dataset, EvalSplit, Split, eval_split, reload
+from ..data import Dataset, EvalSplit, Split, eval_split
 from ..data import load as load_data
 from ..data.dataset import get_split
-from ..data.sources.images import extensions, image_files, read_images
+from ..data.sources.image_files import MAX_BYTES_IN_MEMORY
+from ..data.sources.inputs import find_image_files, is_array_path, read_arrays, read_images
 from ..data.stored import SPLITS
 from ..likelihood.elbo import ELBO_SAMPLES, image_chunks
 from ..likelihood.importance import measure_nll
 from ..model.distributions import stddev
 from ..model.graph import VAE
-from ..runs.data import evaluation_images
+from ..runs.data import load_run_data
 from ..runs.directory import Run
 from ..runs.load import load
 from ..support.console import ProgressBar
 from ..support.devices import fast_float32, resolve_device, seeded
 from ..support.errors import UserError, printable, require, require_count, require_seed
-from .generation import latent_sizes, repeat_label
+from .generation import file_labels, image_fit, latent_sizes
 from .latent_space import decode_latents
 from .tables import Table
 
@@ -33,39 +35,33 @@ from .tables import Table
 def encode(
     run: Run | str | Path,
     data: Dataset | str | Path | Sequence[Path] | None = None,
-    split: str = "test",
+    split: str | None = None,
     samples: int = 100,
     seed: int = 0,
-    label: int | None = None,
+    label: int | str | None = None,
     data_dir: str | Path | None = None,
     device: str = "auto",
     progress: bool = False,
 ) -> Table:
     """Encode images: a table with one row per image; columns of latents are (N, D), the others (N,).
 
-    Columns: `split`, `index` (from 0 in its split), `path` and `label` where known; of each latent `<name>_mean`,
-    `<name>_scale` (standard deviation) and `<name>_sample`; `elbo` (from at most 10 samples) and `nll` (from
-    `samples`), nats; and `rank`, 1 for the image of the highest NLL, the most unusual one. These three are left out
-    where the posterior has no density.
+    Columns: `split`; `index`, from 0 in its split or in the source; `path` of image files; `label` and `class`, its
+    name, where known; of each latent `<name>_mean`, `<name>_scale` (standard deviation) and `<name>_sample`; `elbo`
+    (from at most 10 samples) and `nll` (from `samples`), nats; and `rank`, 1 for the image of the highest NLL, the most
+    unusual one. These three are left out where the posterior has no density.
 
-    `data` is the run's own data set by default, whose `split` (or "all") is encoded; or another data set; or image
-    files and folders, all of `label` where the model is conditional on labels. Raises UserError.
+    `data` is the run's own data set by default, or a Dataset or the name of one, of which `split` is encoded ("test" by
+    default, or "all"). Or it is a path, or several: image files, and folders and archives of them, whose class is that
+    of their folder, or `label` (a number or a name); or a file of arrays. All of these are encoded. Raises UserError.
     """
     require_count("samples", samples)
     require_seed(seed)
     run, torch_device, bar = Run.of(run), resolve_device(device), ProgressBar(progress)
     model = load(run).to(torch_device)
-    parts = images_by_split(run, data, split, label, data_dir, bar.log)
     tables = []
-    for name, (images, files) in parts.items():
+    for origin, images in images_to_encode(run, data, split, label, data_dir, bar):
         with torch.no_grad(), seeded(seed, torch_device), fast_float32(torch_device):
             encoded = encode_images(model, images.to(torch_device), samples, bar)
-        count = len(images)
-        origin: Table = {"split": np.full(count, name), "index": np.arange(count)}
-        if files:
-            origin["path"] = np.array([printable(file) for file in files])
-        if images.labels is not None:
-            origin["label"] = images.labels.numpy()
         tables.append(origin | encoded)
     table: Table = {key: np.concatenate([part[key] for part in tables]) for key in tables[0]}
     if "nll" in table:
@@ -75,67 +71,105 @@ def encode(
     return table
 
 
-def images_by_split(
+def images_to_encode(
     run: Run,
     data: Any,
-    split: str,
-    label: int | None,
+    split: str | None,
+    label: int | str | None,
     data_dir: str | Path | None,
-    log: Callable[[str], None],
-) -> dict[str, tuple[EvalSplit, Sequence[Path]]]:
-    """The images to encode, with their files where known, by split."""
-    recorded, shape = run.data, run.blueprint.shape
-    fit = "crop" if run.source is None else run.source.fit
-    paths = [Path(data)] if isinstance(data, str | Path) else data
-    if isinstance(paths, Sequence):
-        paths = [Path(path) for path in paths]
-        require(len(paths) > 0, "there are no images to encode")
-    if isinstance(paths, list) and all(map(is_image_path, paths)):
-        if label is not None:
-            repeat_label(run.blueprint, 1, label)
-        files = image_files(paths)
-        images = read_images(files, shape, log, fit)
-        labels = None if label is None else repeat_label(run.blueprint, len(images), label)
-        return {"files": (eval_split(Split(images, labels), recorded.binarisation), files)}
-    require(label is None, "--label is only for image files; a data set has its own labels")
-    names = SPLITS if split == "all" else (split,)
-    if data is None:
-        own = reload(run.source, data_dir, str(run))
-        return {name: (evaluation_images(run, name, own, None), ()) for name in names}
-    if isinstance(data, Dataset):
-        dataset = data
-    else:
-        require(len(paths) == 1, "pass image files and folders of images, or one data set")
-        colour = "grey" if shape[0] == 1 else "rgb"
-        dataset = load_data(
-            data if isinstance(data, str) else paths[0],
-            data_dir,
-            size=f"{shape[1]}x{shape[2]}",
-            fit=fit,
-            colour=colour,
-        )
+    bar: ProgressBar,
+) -> Iterator[tuple[Table, EvalSplit]]:
+    """Yield the images to encode in parts, each with the columns that say where its images come from."""
+    shape = run.blueprint.shape
+    named = isinstance(data, str) and not Path(data).exists()
+    if data is None or isinstance(data, Dataset) or named:
+        require(label is None, "--label is only for image files; a data set has its own labels")
+        if named:
+            size, colour = f"{shape[1]}x{shape[2]}", "grey" if shape[0] == 1 else "rgb"
+            data = load_data(data, data_dir, size=size, fit=image_fit(run), colour=colour)
+        yield from split_parts(run, data, split or "test", data_dir)
+        return
+    paths = [Path(path) for path in ([data] if isinstance(data, str | Path) else data)]
+    require(len(paths) > 0, "there are no images to encode")
+    require(
+        split in (None, "all"),
+        f"--split {split} is for data sets; all of your own files are encoded",
+    )
+    if not any(path.exists() and is_array_path(path) for path in paths):
+        yield from file_parts(run, paths, label, bar)
+        return
+    require(len(paths) == 1, "pass image files and folders of images, or one file of arrays")
+    require(label is None, "--label is only for image files; arrays have their own labels")
+    for name, start, part, classes in read_arrays(paths[0], shape, image_fit(run)):
+        yield labelled_part(run, name, start, part, classes, printable(paths[0]))
+
+
+def split_parts(
+    run: Run, data: Dataset | None, split: str, data_dir: str | Path | None
+) -> Iterator[tuple[Table, EvalSplit]]:
+    """Yield a split of a data set, or all of them; of the run's own data set by default."""
+    dataset, shape = (
+        load_run_data(run, None, data_dir) if data is None else data,
+        run.blueprint.shape,
+    )
     require(
         dataset.shape == shape,
         f"the images of {dataset.name!r} are {dataset.shape} (C, H, W), but the model's are {shape}",
     )
-    classes = run.blueprint.classes
-    if run.blueprint.settings.condition == "label":
-        for name in names:
-            labels = get_split(dataset, name).labels
-            require(
-                labels is not None and int(labels.max()) < classes,
-                f"the model is conditional on labels 0 to {classes - 1}, which {dataset.name!r} does not have",
-            )
-    return {
-        name: (eval_split(get_split(dataset, name), recorded.binarisation), ()) for name in names
-    }
+    for name in SPLITS if split == "all" else (split,):
+        images = get_split(dataset, name)
+        yield labelled_part(run, name, 0, images, dataset.classes, repr(dataset.name))
 
 
-def is_image_path(path: Path) -> bool:
-    """Whether a path is an image file or a folder that directly contains some; a .npy file is a data set."""
-    if path.is_dir():
-        return any(file.suffix.lower() in extensions() for file in path.iterdir())
-    return path.suffix.lower() in extensions() - {".npy"}
+def labelled_part(
+    run: Run, name: str, start: int, images: Split, classes: Sequence[str] | None, where: str
+) -> tuple[Table, EvalSplit]:
+    """Images with their columns: split, index from `start`, label as the run numbers it, class name. `classes` are the
+    names of the images' own labels. Raises UserError where a conditional model does not have these labels."""
+    columns: Table = {"split": np.full(len(images), name)}
+    columns["index"] = np.arange(start, start + len(images))
+    labels, own = images.labels, run.class_names
+    recorded = bool(run.section("data").get("classes"))
+    names = None
+    if labels is not None and (classes or recorded):
+        texts = list(classes or own)
+        names = [texts[k] if k < len(texts) else str(k) for k in labels.tolist()]
+    if labels is not None and names and classes and recorded and [*classes] != own:
+        numbers = {text: number for number, text in enumerate(own)}
+        known = all(text in numbers for text in set(names))
+        labels = torch.tensor([numbers[text] for text in names]) if known else None
+    count = run.blueprint.classes
+    require(
+        run.blueprint.settings.condition != "label"
+        or (labels is not None and int(labels.max()) < count),
+        f"the model is conditional on labels 0 to {count - 1}, which {where} does not have",
+    )
+    if labels is not None:
+        columns["label"] = labels.numpy()
+    if names is not None and (labels is None or names != [*map(str, labels.tolist())]):
+        columns["class"] = np.array(names)
+    return columns, eval_split(Split(images.images, labels), run.data.binarisation)
+
+
+def file_parts(
+    run: Run, paths: Sequence[Path], label: int | str | None, bar: ProgressBar
+) -> Iterator[tuple[Table, EvalSplit]]:
+    """Yield the images of files, folders and an archive, in parts that fit into memory."""
+    files, shape = find_image_files(paths, run.class_names), run.blueprint.shape
+    labels, size = file_labels(run, files, label), max(1, MAX_BYTES_IN_MEMORY // math.prod(shape))
+    for rows in torch.arange(len(files)).split(size):
+        part = files.take(rows.tolist())
+        images = read_images(part, shape, bar, image_fit(run))
+        columns: Table = {"split": np.full(len(part), "files"), "index": rows.numpy()}
+        columns["path"] = np.array([printable(name) for name in part.names])
+        part_labels = None if labels is None else labels[rows]
+        names = part.classes
+        if part_labels is not None:
+            columns["label"] = part_labels.numpy()
+            names = [run.class_names[k] for k in part_labels.tolist()]
+        if any(files.classes) or label is not None:
+            columns["class"] = np.array(names)
+        yield columns, eval_split(Split(images, part_labels), run.data.binarisation)
 
 
 def encode_images(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar) -> Table:
@@ -166,10 +200,11 @@ def encode_images(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar)
 
 
 def decode(
-    run: Run | str | Path, latents: Table, column: str = "mean", label: int | None = None
+    run: Run | str | Path, latents: Table, column: str = "mean", label: int | str | None = None
 ) -> Tensor:
     """Mean pixels (N, C, H, W) of the latents in a table: one from `encode`, or with a column (N, D) for each latent by
-    its name. `column` is mean or sample. Labels are the column `label`, or all `label`. Raises UserError.
+    its name. `column` is mean or sample. Labels are all `label`, or the column `label` or `class`, by number or name.
+    Raises UserError.
     """
     run = Run.of(run)
     model = load(run)
@@ -201,16 +236,24 @@ def decode(
         "a model that completes images cannot decode latents alone; use `vaekit generate`",
     )
     if label is not None:
-        labels = repeat_label(model.blueprint, count, label)
+        labels = torch.full((count,), run.label_number(label))
     elif condition == "label":
-        if "label" not in latents:
-            raise UserError("the model is conditional on labels: pass --label")
-        label_column, classes = latents["label"], model.blueprint.classes
-        require(
-            label_column.shape == (count,)
-            and label_column.dtype.kind in "iuf"
-            and bool(np.isin(label_column, np.arange(classes)).all()),
-            f"the column label must have a label of 0 to {classes - 1} for each latent",
-        )
-        labels = torch.from_numpy(label_column.astype(np.int64))
+        labels = column_labels(run, latents, count)
     return decode_latents(model, fixed, labels)
+
+
+def column_labels(run: Run, latents: Table, count: int) -> Tensor:
+    """The labels (N,) of a table, by its column `label` or `class`: numbers or names. Raises UserError."""
+    column = latents.get("label", latents.get("class"))
+    if column is None:
+        raise UserError("the model is conditional on labels: pass --label")
+    names, classes = run.class_names, run.blueprint.classes
+    if column.dtype.kind in "UO" and column.shape == (count,) and set(column) <= {*names}:
+        column = np.array([names.index(name) for name in column])
+    require(
+        column.shape == (count,)
+        and column.dtype.kind in "iuf"
+        and bool(np.isin(column, np.arange(classes)).all()),
+        f"the column label must have a label of 0 to {classes - 1} for each latent, or the name of a class",
+    )
+    return torch.from_numpy(column.astype(np.int64))

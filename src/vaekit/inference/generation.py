@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,15 +11,18 @@ from torch import Tensor
 
 from ..data import Split, eval_split
 from ..data.dataset import Batch
-from ..data.sources.images import read_images
+from ..data.sources.inputs import ImageFiles, find_image_files, read_images
 from ..data.splits import evenly_spaced
 from ..model.conditions import Quadrants
 from ..model.graph import VAE
 from ..runs.data import evaluation_images
 from ..runs.directory import Run
 from ..settings.model import Blueprint, ClusterConfig, HierarchyConfig
+from ..support.console import ProgressBar
 from ..support.devices import eval_mode, seeded
-from ..support.errors import UserError, require, require_count, require_seed
+from ..support.errors import UserError, printable, require, require_count, require_seed
+
+MAX_INPUTS = 1000  # given images in one picture
 
 
 def check_sampling(count: int, temperature: float, seed: int) -> None:
@@ -56,10 +59,11 @@ def generate(
 
 
 def generate_by_class(
-    model: VAE, columns: int, temperature: float = 1.0, seed: int = 0
+    model: VAE, columns: int, classes: Sequence[str], temperature: float = 1.0, seed: int = 0
 ) -> tuple[Tensor, list[str]]:
     """A row of `columns` samples for each label of a model conditional on labels, or each cluster of a gmvae, and the
-    rows' names. All rows have the same noise, so that images of a column differ in the label or cluster alone."""
+    rows' names, of labels from `classes`. All rows have the same noise, so that images of a column differ in the label
+    or cluster alone."""
     settings = model.blueprint.settings
     if isinstance(settings, ClusterConfig):
         rows = [
@@ -69,7 +73,7 @@ def generate_by_class(
     rows = [
         generate(model, columns, temperature, seed, label=k) for k in range(model.blueprint.classes)
     ]
-    return torch.cat(rows), [str(k) for k in range(len(rows))]
+    return torch.cat(rows), list(classes[: len(rows)])
 
 
 def has_classes_or_clusters(model: VAE) -> bool:
@@ -199,21 +203,50 @@ def analogies(model: VAE, images: Tensor, labels: Tensor | None) -> Tensor:
 
 def load_inputs(
     run: Run,
-    files: Sequence[Path],
+    paths: Sequence[Path],
     split: str,
-    count: int,
+    count: int | None,
     data_dir: str | Path | None,
-    log: Callable[[str], None],
-    label: int | None = None,
+    bar: ProgressBar,
+    label: int | str | None = None,
 ) -> Batch:
-    """Images to reconstruct: image files, preprocessed like the run's data and all of `label`, or `count` evenly spaced
-    images of a split."""
-    require_count("count", count, largest=2**20)
-    if files:
-        fit = "crop" if run.source is None else run.source.fit
-        images = read_images(files, run.blueprint.shape, log, fit)
-        labels = None if label is None else repeat_label(run.blueprint, len(images), label)
-        return eval_split(Split(images, labels), run.data.binarisation)[:]
-    split_images = evaluation_images(run, split, None, data_dir)
-    # Evenly spaced, since image folders are sorted by class.
-    return split_images[evenly_spaced(len(split_images), count)]
+    """Images to reconstruct, `count` of them evenly spaced (since image folders are sorted by class): of a split, 40 by
+    default; or of given files, folders and archives, all up to MAX_INPUTS by default, preprocessed like the run's data.
+    These have the class `label`, or that of their folders. Raises UserError."""
+    require_count("count", 1 if count is None else count, largest=2**20)
+    if not paths:
+        split_images = evaluation_images(run, split, None, data_dir)
+        return split_images[evenly_spaced(len(split_images), 40 if count is None else count)]
+    files = find_image_files(paths, run.class_names)
+    rows = evenly_spaced(len(files), MAX_INPUTS if count is None else count).tolist()
+    if len(rows) < len(files):
+        bar.log(
+            f"{len(rows):,} of {len(files):,} images, evenly spaced; --count chooses another number"
+        )
+    files = files.take(rows)
+    labels = file_labels(run, files, label)
+    images = read_images(files, run.blueprint.shape, bar, image_fit(run))
+    return eval_split(Split(images, labels), run.data.binarisation)[:]
+
+
+def image_fit(run: Run) -> str:
+    """How images of another aspect ratio are resized for the model of a run."""
+    return "crop" if run.source is None else run.source.fit
+
+
+def file_labels(run: Run, files: ImageFiles, label: int | str | None) -> Tensor | None:
+    """The labels (N,) of image files: all `label`, or by their folders; None where the model does not need them and not
+    all folders are classes of the run. Raises UserError where it does."""
+    if label is not None:
+        return torch.full((len(files),), run.label_number(label))
+    names = {name: number for number, name in enumerate(run.class_names)}
+    unknown = next((i for i, name in enumerate(files.classes) if name not in names), None)
+    if unknown is None:
+        return torch.tensor([names[name] for name in files.classes])
+    folder = files.classes[unknown]
+    require(
+        run.blueprint.settings.condition != "label",
+        "the model is conditional on labels: pass --label, or images in folders named after its classes"
+        + f" ({printable(folder)} is none)" * bool(folder),
+    )
+    return None

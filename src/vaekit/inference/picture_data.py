@@ -10,14 +10,14 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from ..data import Dataset, EvalSplit, Split, eval_split, reload
+from ..data import Dataset, EvalSplit, Split, eval_split
 from ..data.dataset import Batch, ResolvedBinarisation
 from ..data.splits import balanced_rows, evenly_spaced
 from ..likelihood.clusters import responsibilities
 from ..likelihood.latent_use import batch_size, kl_per_dimension
 from ..model.distributions import GaussianMixture, stddev
 from ..model.graph import VAE
-from ..runs.data import evaluation_images
+from ..runs.data import evaluation_images, reload_data
 from ..runs.directory import Run
 from ..runs.load import TrainedModel
 from ..support.atomic import write_bytes
@@ -91,7 +91,7 @@ def create(
 ) -> PictureData:
     """Create a run's picture data from its data set, and write it to the run with the hash of the model's weights."""
     if data is None:
-        data = reload(run.source, data_dir, str(run))
+        data = reload_data(run, data_dir)
     model = trained.model.eval()
     device = next(model.parameters()).device
     test = evaluation_images(run, "test", data, None)

@@ -10,10 +10,15 @@ from ..support.errors import require
 from .directory import Run
 
 
+def reload_data(run: Run, data_dir: str | Path | None = None) -> Dataset:
+    """Load the data set of a run again, with its classes numbered as the run has them. Raises UserError."""
+    return reload(run.source, data_dir, str(run), run.section("data").get("classes"))
+
+
 def load_run_data(run: Run, data: Dataset | None, data_dir: str | Path | None) -> Dataset:
     """The data set that a run was trained on, from `data_dir` if its files have moved. Raises UserError for another."""
     if data is None:
-        data = reload(run.source, data_dir, str(run))
+        data = reload_data(run, data_dir)
     require(
         data.sha256() == run.data.sha256,
         f"the data set {data.name!r} found here is not the one {run} was trained on (its hash differs); find the "

@@ -35,7 +35,9 @@ from ..settings.training import MonitorConfig, TrainConfig
 from ..support.atomic import parse_json, write_bytes, write_json
 from ..support.errors import (
     UserError,
+    did_you_mean,
     one_line,
+    printable,
     require,
     require_folder,
     require_seed,
@@ -198,6 +200,35 @@ class Run:
         )
         config = settings_from_dict(type(model_entry(name).settings), settings, "the model")
         return Blueprint(name, (shape[0], shape[1], shape[2]), config, section["seed"], classes)
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """The name of each class; its number where it has none."""
+        names = [str(name) for name in self.section("data").get("classes") or ()]
+        return [*names, *map(str, range(len(names), self.blueprint.classes))]
+
+    def label_number(self, label: int | str) -> int:
+        """The number of a class by its name or number; a text is a number only where no class has that name.
+
+        Raises UserError for an unknown class, and where the model is not conditional on labels.
+        """
+        names, blueprint = self.class_names[: self.blueprint.classes], self.blueprint
+        require(
+            blueprint.settings.condition == "label",
+            f"--label needs a model with --condition label; this {blueprint.model} has none",
+        )
+        if isinstance(label, str) and label in names:
+            return names.index(label)
+        number = int(label) if str(label).isdecimal() else -1
+        known = ""
+        if names != [*map(str, range(len(names)))]:
+            known = ": " + ", ".join(map(printable, names[:10])) + ", ..." * (len(names) > 10)
+        require(
+            0 <= number < len(names),
+            f"--label is {printable(label)}; the model's labels are 0 to {len(names) - 1}{known}"
+            + did_you_mean(str(label), names),
+        )
+        return number
 
     @property
     def data(self) -> DataRecord:

@@ -101,8 +101,8 @@ class PlotConfig:
     images: tuple[int, ...] = ()
     """Indices of test images for traversals, interpolations and analogies, and for the plane (through three) of the
     manifold of more than 3 dimensions; default: of different classes."""
-    label: int | None = None
-    """Label to decode with, where the model is conditional on it."""
+    label: str | int | None = None
+    """Class to decode with, by name or number, where the model is conditional on labels."""
     invert: Literal["auto", "yes", "no"] = "auto"
     """Invert the manifold (dark on white); auto: for binarised images."""
     seed: int = 0

@@ -60,29 +60,7 @@ def load_array_file(path: Path, settings: SourceConfig, bar: ProgressBar) -> Dat
     large = (
         path.suffix.lower() != ".npz" and sum(f.stat().st_size for f in files) > MAX_BYTES_IN_MEMORY
     )
-    mapped = large and settings.in_memory != "yes"
-    if path.suffix.lower() == ".npz":
-        arrays = _open_npz(path)
-    elif path.is_file():
-        arrays = {"images": _open(path, mapped)}
-    else:
-        arrays = {file.stem: _open(file, mapped) for file in files}
-    roles = parse_array_names(list(arrays))
-    if roles is None:
-        raise UserError(
-            f"{where} has the arrays {', '.join(map(printable, arrays)) or '(none)'}; name them images and labels, or "
-            "x_train, y_train, x_test, y_test"
-        )
-    by_role = {roles[name]: array for name, array in arrays.items()}
-    splits: dict[str, tuple[Any, Any]] = {
-        split: (by_role[split, "images"], by_role.get((split, "labels")))
-        for split in SPLITS
-        if (split, "images") in by_role
-    }
-    require(
-        all((split, "images") in by_role for split, _ in by_role),
-        f"{where} has labels without their images",
-    )
+    splits = open_arrays(path, large and settings.in_memory != "yes")
     large = large and all(images.dtype == np.uint8 for images, _ in splits.values())
     if settings.in_memory == "no" or (settings.in_memory == "auto" and large):
         statuses = [(f, f.stat()) for f in files]
@@ -92,6 +70,34 @@ def load_array_file(path: Path, settings: SourceConfig, bar: ProgressBar) -> Dat
             open_store(cached_file(path.stem, key, make, bar), bar), settings, path.stem, path
         )
     return dataset_from_arrays(splits, settings, path.stem, where)
+
+
+def open_arrays(path: Path, mapped: bool) -> dict[str, tuple[Any, Any]]:
+    """(images, labels or None) by split, of a .npy or .npz file or a folder of .npy files, which may be memory-mapped.
+    Raises UserError."""
+    where = printable(path)
+    if path.suffix.lower() == ".npz":
+        arrays = _open_npz(path)
+    elif path.is_file():
+        arrays = {"images": _open(path, mapped)}
+    else:
+        arrays = {file.stem: _open(file, mapped) for file in sorted(path.glob("*.npy"))}
+    roles = parse_array_names(list(arrays))
+    if roles is None:
+        raise UserError(
+            f"{where} has the arrays {', '.join(map(printable, arrays)) or '(none)'}; name them images and labels, or "
+            "x_train, y_train, x_test, y_test"
+        )
+    by_role = {roles[name]: array for name, array in arrays.items()}
+    require(
+        all((split, "images") in by_role for split, _ in by_role),
+        f"{where} has labels without their images",
+    )
+    return {
+        split: (by_role[split, "images"], by_role.get((split, "labels")))
+        for split in SPLITS
+        if (split, "images") in by_role
+    }
 
 
 def _open(path: Path, mapped: bool) -> np.ndarray:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+import torch
 
 from ...settings.data import PreprocessConfig, SourceConfig
 from ...support.console import ProgressBar
@@ -50,9 +51,10 @@ def load_images(
     name: str,
     bar: ProgressBar,
     leave_out: Sequence[str] = (),
+    classes: Sequence[str] | None = None,
 ) -> Dataset:
     """Load the data set of image files: decoded the first time, then from the cache. Raises UserError as `read_layout`
-    does, and for images that cannot be read unless `skip_bad`."""
+    does, and for images that cannot be read unless `skip_bad`. `classes` as in `dataset_from_store`."""
     key = {
         "source": source.key,
         "form": {key: getattr(settings, key) for key in ("size", "fit", "colour")},
@@ -67,7 +69,7 @@ def load_images(
     metadata = store.metadata
     if metadata.bad and not settings.skip_bad:
         raise bad_images_error(source, metadata.bad, metadata.bad_names, len(store.images))
-    return dataset_from_store(store, settings, name, source.path)
+    return dataset_from_store(store, settings, name, source.path, classes)
 
 
 def prepare(
@@ -233,24 +235,39 @@ def batch_files(
 
 
 def dataset_from_store(
-    store: ImageStore, settings: SourceConfig, name: str, source: Path
+    store: ImageStore,
+    settings: SourceConfig,
+    name: str,
+    source: Path,
+    classes: Sequence[str] | None = None,
 ) -> Dataset:
-    """The data set of an image store decoded from `source`, in memory or on disk. Raises UserError."""
-    rows = split_rows(store.split_index.numpy(), store.labels, settings, printable(source))
+    """The data set of an image store decoded from `source`, in memory or on disk. Its classes are numbered in the order
+    of `classes`, if these are their names, else as `class_order` has it. Raises UserError."""
+    labels, names = store.labels, store.metadata.classes
+    if labels is not None and names is not None:
+        order = list(classes or ()) if set(classes or ()) == set(names) else class_order(names)
+        labels, names = torch.tensor([order.index(name) for name in names])[labels], order
+    rows = split_rows(store.split_index.numpy(), labels, settings, printable(source))
     pixels = store.images
     large = pixels.shape.numel() > MAX_BYTES_IN_MEMORY
     on_disk = settings.in_memory == "no" or (settings.in_memory == "auto" and large)
-    all_images = Split(pixels, store.labels)
+    all_images = Split(pixels, labels)
     digest = hashlib.sha256(json.dumps([store.metadata.sha256, pixels.shape]).encode())
     for split in rows:
         digest.update(split.numpy().tobytes())
-    if store.labels is not None:
-        digest.update(store.labels.numpy().tobytes())
-    classes = store.metadata.classes
+    if labels is not None:
+        digest.update(labels.numpy().tobytes())
     return Dataset.from_splits(
         name,
         map(all_images.take if on_disk else all_images.__getitem__, rows),
-        classes=None if classes is None else tuple(classes),
+        classes=None if names is None else tuple(names),
         black_and_white=store.metadata.black_and_white,
         digest=digest.hexdigest(),
     )
+
+
+def class_order(names: Sequence[str]) -> list[str]:
+    """Class names in the order of their numbers: by value where all are whole numbers, else as they are."""
+    if all(name.isdecimal() for name in names):
+        return sorted(names, key=lambda name: (int(name), name))
+    return list(names)

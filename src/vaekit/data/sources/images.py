@@ -6,10 +6,9 @@ import contextlib
 import io
 import math
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
@@ -17,7 +16,7 @@ import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ...support.errors import UserError, one_line, printable, require
+from ...support.errors import one_line
 
 T = TypeVar("T")
 # Formats whose decoding starts another program, or that Pillow only recognises.
@@ -177,61 +176,9 @@ def resize_images(images: Tensor, spec: ImageSpec) -> Tensor:
     return torch.from_numpy(resized)
 
 
-def read_images(
-    paths: Sequence[Path],
-    shape: tuple[int, int, int],
-    log: Callable[[str], None],
-    fit: str = "crop",
-) -> Tensor:
-    """Read files, or all image files of folders, as uint8 (N, C, H, W) of a shape (C, H, W); `log` gets a line for each
-    converted image.
-
-    Raises UserError for a missing file, a file that is not an image, a folder without images.
-    """
-    require(
-        shape[0] in (1, 3),
-        f"the model's images have {shape[0]} channels; image files are grey (1) or colour (3)",
-    )
-    spec = ImageSpec(*shape, fit=fit)
-    files = image_files(paths)
-    with ignore_pillow_warnings():
-        return torch.stack([_read_image(file, spec, log) for file in files])
-
-
 @contextlib.contextmanager
 def ignore_pillow_warnings() -> Iterator[None]:
     """Silence Pillow's warnings about large images and odd EXIF; what it cannot read still raises."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
-
-
-def image_files(paths: Iterable[Path]) -> list[Path]:
-    """These paths, each folder replaced by the image files in it. Raises UserError."""
-    return [file for path in paths for file in _expand(path)]
-
-
-def _expand(path: Path) -> list[Path]:
-    require(path.exists(), f"there is no image {printable(path)}")
-    if not path.is_dir():
-        return [path]
-    known = (f for f in path.iterdir() if f.suffix.lower() in extensions())
-    files = sorted(f for f in known if f.is_file() and not f.name.startswith("."))
-    require(len(files) >= 1, f"the folder {printable(path)} has no image files")
-    return files
-
-
-def _read_image(path: Path, spec: ImageSpec, log: Callable[[str], None]) -> Tensor:
-    content = path.read_bytes()
-    try:
-        info, image = inspect_image(content), decode(content, spec)
-    except BadImage as error:
-        raise UserError(f"{printable(path)} cannot be read: {error}") from None
-    changes = []
-    if info.grey != (spec.channels == 1):
-        changes.append("grey to colour" if info.grey else "colour to grey")
-    if (info.height, info.width) != (spec.height, spec.width):
-        changes.append(f"{info.width} x {info.height} to {spec.width} x {spec.height} pixels")
-    if changes:
-        log(f"{printable(path)}: converted {', '.join(changes)}")
-    return torch.from_numpy(image)

@@ -543,10 +543,12 @@ function sampleBody(count) {
   };
 }
 
+const shellQuoted = (word) => (/^[\w@%+=:,.\/-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`);
+
 function generateCommand(body) {
   let text = `vaekit generate ${currentRun().name} --count ${body.count} --seed ${body.seed}`;
   if (body.temperature !== 1) text += ` --temperature ${body.temperature}`;
-  if (body.label !== null) text += ` --label ${body.label}`;
+  if (body.label !== null) text += ` --label ${shellQuoted(currentRun().classes[body.label])}`;
   if (body.cluster !== null) text += ` --cluster ${body.cluster}`;
   return text;
 }

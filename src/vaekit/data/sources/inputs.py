@@ -1,0 +1,219 @@
+"""Images to pass through a trained model: all of the given files, folders, archives or arrays, in their order."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ...support.console import ProgressBar
+from ...support.errors import UserError, printable, require
+from ..dataset import Split
+from ..stored import SPLITS, open_store
+from .arrays import as_images, as_labels, is_zero_or_one, open_arrays, parse_array_names
+from .files import TAR_EXTENSIONS, Entry, Folder, ImageSource, open_source
+from .idx import find_idx, read_idx_files
+from .image_files import MAX_BYTES_IN_MEMORY, decode_files
+from .images import MAX_FILE_BYTES, BadImage, ImageSpec, decode, inspect_image, resize_images
+from .layout import SPLIT_NAMES
+
+ARCHIVES = (".zip", *TAR_EXTENSIONS)
+ARRAYS = (".npy", ".npz", ".safetensors")
+MAX_LOGGED = 10  # converted files named one by one; of more, only their number
+
+
+class Files:
+    """The given image files, and those at any depth below given folders, without hidden ones and without repeats."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self.path = paths[0]
+        self.folders = set[str]()
+        self.key = [str(path) for path in paths]
+        self.given = dict[str, Path]()  # of each file: the path that it was found by
+        self.entries: list[Entry] = []
+        for path in paths:
+            require(path.exists(), f"there is no image {printable(path)}")
+            if path.is_dir():
+                found = [Entry(str(path / e.name), e.size, e.stamp) for e in Folder(path).entries]
+                require(len(found) >= 1, f"the folder {printable(path)} has no image files")
+            else:
+                require(path.is_file(), f"{printable(path)} is neither a file nor a folder")
+                found = [Entry(str(path), path.stat().st_size, "")]
+            self.entries += [entry for entry in found if entry.name not in self.given]
+            self.given = {**dict.fromkeys((entry.name for entry in found), path), **self.given}
+
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
+        for entry in self.entries:
+            if entry.name in names:
+                large = entry.size > MAX_FILE_BYTES
+                yield entry.name, None if large else Path(entry.name).read_bytes()
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Image files of a source, and the class of each by the name of its folder ("" where there is none)."""
+
+    source: ImageSource
+    names: list[str]
+    classes: list[str]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def take(self, rows: Sequence[int]) -> ImageFiles:
+        """The files of these rows."""
+        names, classes = ([column[i] for i in rows] for column in (self.names, self.classes))
+        return ImageFiles(self.source, names, classes)
+
+
+def find_image_files(paths: Sequence[Path], classes: Collection[str] = ()) -> ImageFiles:
+    """The image files given as files, folders or one archive; `classes` are the names that the model knows.
+
+    The class of a file is the first of its folders that is one of `classes`, else the first folder below the given one.
+    Raises UserError for a missing path and for a folder without images.
+    """
+    if len(paths) == 1 and paths[0].is_file() and paths[0].name.lower().endswith(ARCHIVES):
+        source: ImageSource = open_source(paths[0])
+        names = [entry.name for entry in source.entries]
+        require(len(names) >= 1, f"{printable(paths[0])} has no image files")
+        folders = [PurePath(name).parts[:-1] for name in names]
+        while all(f and f[0] == folders[0][0] and f[0] not in classes for f in folders):
+            folders = [f[1:] for f in folders]  # the folder that was packed
+        inside = [(parts, "") for parts in folders]
+    else:
+        source = files = Files(paths)
+        names = [entry.name for entry in files.entries]
+        inside = []
+        for name in names:
+            path = files.given[name]
+            folder = path if path.is_dir() else path.parent
+            parts = PurePath(name).relative_to(folder).parts[:-1]
+            inside.append((parts, folder.resolve().name))
+    return ImageFiles(source, names, [class_of(*each, classes) for each in inside])
+
+
+def class_of(inside: Sequence[str], outside: str, classes: Collection[str]) -> str:
+    """The class of an image from the folders `inside` what was given and the one `outside` that contains it."""
+    known = [name for name in (*inside, outside) if name in classes]
+    others = [name for name in inside if name.lower() not in SPLIT_NAMES]
+    return next(iter([*known, *others]), "")
+
+
+def read_images(
+    files: ImageFiles, shape: tuple[int, int, int], bar: ProgressBar, fit: str = "crop"
+) -> Tensor:
+    """Decode image files as uint8 (N, C, H, W) of a shape (C, H, W), and log which were converted.
+
+    Raises UserError for a file that is not an image.
+    """
+    require(
+        shape[0] in (1, 3),
+        f"the model's images have {shape[0]} channels; image files are grey (1) or colour (3)",
+    )
+    spec = ImageSpec(*shape, fit=fit)
+    images = torch.empty((len(files), *shape), dtype=torch.uint8)
+    converted: dict[str, str] = {}
+
+    def read(content: bytes) -> tuple[str, np.ndarray]:
+        info = inspect_image(content)
+        changes = []
+        if info.grey != (spec.channels == 1):
+            changes.append("grey to colour" if info.grey else "colour to grey")
+        if (info.height, info.width) != (spec.height, spec.width):
+            size = f"{spec.width} x {spec.height}"
+            changes.append(f"{info.width} x {info.height} to {size} pixels")
+        return ", ".join(changes), decode(content, spec)
+
+    rows = {name: i for i, name in enumerate(files.names)}
+    results = decode_files(
+        files.source, files.names, read, bar, "decoding images", images[0].numel()
+    )
+    for name, result in results:
+        if isinstance(result, BadImage):
+            raise UserError(f"{printable(name)} cannot be read: {result}")
+        change, array = result
+        images[rows[name]] = torch.from_numpy(array)
+        if change:
+            converted[name] = change
+    log_conversions(converted, len(files), bar.log)
+    return images
+
+
+def log_conversions(converted: dict[str, str], total: int, log: Callable[[str], None]) -> None:
+    """Log each converted file, or the kinds of conversion of many."""
+    if len(converted) <= MAX_LOGGED:
+        for name, change in converted.items():
+            log(f"{printable(name)}: converted {change}")
+        return
+    kinds = Counter(converted.values()).most_common()
+    rest = f" and {len(kinds) - 3} other ways" if len(kinds) > 3 else ""
+    log(
+        f"{len(converted):,} of {total:,} images converted: "
+        + "; ".join(f"{change} ({count:,})" for change, count in kinds[:3])
+        + rest
+    )
+
+
+def is_array_path(path: Path) -> bool:
+    """Whether a path is a file of arrays or of `vaekit data prepare`, or a folder of IDX or array files."""
+    if not path.is_dir():
+        return path.suffix.lower() in ARRAYS
+    names = [file.stem for file in path.glob("*.npy")]
+    return parse_array_names(names) is not None or find_idx(path) is not None
+
+
+def read_arrays(
+    path: Path, shape: tuple[int, int, int], fit: str
+) -> Iterator[tuple[str, int, Split, list[str] | None]]:
+    """Yield all images of a path of `is_array_path`, in their order and in bounded memory: the name of their split, the
+    row of the first in it, images (n, C, H, W) of the shape with labels where the source has them, and class names.
+
+    Raises UserError for images that cannot be converted to the shape.
+    """
+    where, classes = printable(path), None
+    arrays: dict[str, tuple[Any, Any]]
+    if path.suffix.lower() == ".safetensors":
+        store = open_store(path)
+        classes = store.metadata.classes
+        arrays = {}
+        for i, name in enumerate(SPLITS):
+            rows = torch.nonzero(store.split_index == i)[:, 0]
+            if len(rows):
+                labels = None if store.labels is None else store.labels[rows]
+                arrays[name] = store.images.take(rows), labels
+    elif path.is_dir() and (idx := find_idx(path)) is not None:
+        arrays = {name: (s.images, s.labels) for name, s in read_idx_files(idx).items()}
+    else:
+        arrays = open_arrays(path, mapped=True)
+    for name, (images, labels) in arrays.items():
+        require(
+            images.ndim >= 3 and len(images) >= 1,
+            f"{where} has no images of shape (N, H, W), (N, H, W, C) or (N, C, H, W)",
+        )
+        stored = path.suffix.lower() == ".safetensors"
+        binary = None if stored else is_zero_or_one(images)
+        y = None if labels is None else as_labels(labels, len(images), where)
+        step = max(1, MAX_BYTES_IN_MEMORY // max(1, images[:1].nbytes))
+        for start in range(0, len(images), step):
+            chunk = slice(start, start + step)
+            pixels = images[chunk] if stored else as_images(images[chunk], where, binary)
+            part = Split(with_shape(pixels, shape, fit, where), None if y is None else y[chunk])
+            yield name if len(arrays) > 1 else "all", start, part, classes
+
+
+def with_shape(images: Tensor, shape: tuple[int, int, int], fit: str, where: str) -> Tensor:
+    """Images (N, C, H, W) in the shape (C, H, W). Raises UserError where they cannot be converted."""
+    if tuple(images.shape[1:]) == shape:
+        return images
+    require(
+        images.dtype == torch.uint8 and images.shape[1] in (1, 3) and shape[0] in (1, 3),
+        f"the images of {where} are {tuple(images.shape[1:])} (C, H, W), but the model's are {shape}; only 8-bit grey "
+        "or colour images can be converted",
+    )
+    return resize_images(images, ImageSpec(*shape, fit=fit))
