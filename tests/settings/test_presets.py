@@ -7,7 +7,8 @@ import torch
 
 from vaekit import UserError, train
 from vaekit.model.build import build, build_from, make_objective
-from vaekit.settings.model import Blueprint
+from vaekit.model.pixels import likelihood_head
+from vaekit.settings.model import Blueprint, ModelConfig
 from vaekit.settings.presets import PRESETS, as_table, preset
 
 
@@ -56,6 +57,28 @@ def test_the_squared_error_of_the_originals_is_its_log_likelihood():
     gap = likelihood.log_prob(other) - likelihood.log_prob(x)
     assert torch.allclose(gap, square - ((other - likelihood.mean) ** 2).sum((1, 2, 3)), atol=1e-2)
     assert found.entry.objective.mmd_weight == 3 * 32 * 32
+
+
+@pytest.mark.parametrize("name", [
+    "aevb-freyface", *(f"vae-gmvae-model{n}" for n in range(1, 6)), "tensorflow-infovae", "tensorflow-mmdvae",
+])  # fmt: skip
+def test_gaussian_means_are_squashed_as_in_the_originals(name):
+    """x | z ~ N(sigmoid(output), sigma): with an output of +-30 the means are 0 and 1."""
+    settings = PRESETS[name].entry.settings
+    outputs = torch.full((1, 2 if settings.scale == "each" else 1, 2, 2), 30.0)
+    outputs[0, 0, 0] = -30.0
+    pixels = likelihood_head(settings)(outputs)
+    assert torch.allclose(pixels.mean[0, 0], torch.tensor([[0.0, 0.0], [1.0, 1.0]]), atol=1e-6)
+    assert "squashed" not in PRESETS[name].differs
+
+
+def test_a_squashed_mean_has_the_density_of_a_gaussian_around_the_sigmoid():
+    output, x = torch.linspace(-3, 3, 12).view(1, 1, 3, 4), torch.rand(1, 1, 3, 4)
+    found = likelihood_head(ModelConfig(likelihood="gaussian", scale=0.3, mean="sigmoid"))(output)
+    expected = torch.distributions.Normal(1 / (1 + (-output).exp()), 0.3).log_prob(x).sum()
+    assert torch.allclose(found.log_prob(x), expected)
+    with pytest.raises(UserError, match="mean has no effect for a bernoulli"):
+        ModelConfig(likelihood="bernoulli", mean="sigmoid")
 
 
 def test_unknown_presets_are_named():

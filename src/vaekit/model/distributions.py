@@ -63,7 +63,7 @@ class MixtureHead(nn.Module):
 
 
 class LocationScaleHead(nn.Module):
-    """`family(loc, scale)` per element, with loc = output + center.
+    """`family(loc, scale)` per element, with loc = output + center; or, with `center` None, loc = sigmoid(output).
 
     The scale is `floor + softplus(.)` of a second output (`scale` "each") or of one learned number ("shared"), or the
     number `scale`. A learned scale starts at `initial`. `event_dim` trailing dimensions are one event; the network's
@@ -79,7 +79,7 @@ class LocationScaleHead(nn.Module):
         scale: Literal["each", "shared"] | float,
         initial: float,
         floor: float,
-        center: float = 0.0,
+        center: float | None = 0.0,
     ) -> None:
         super().__init__()
         self.family: Family = family
@@ -98,7 +98,8 @@ class LocationScaleHead(nn.Module):
         if self.outputs == 2:
             output, raw = output.chunk(2, dim=-self.event_dim)
         scale = (self.fixed if raw is None else self.positive(raw)).expand_as(output)
-        return independent(self.family(output + self.center, scale), self.event_dim)
+        loc = output.sigmoid() if self.center is None else output + self.center
+        return independent(self.family(loc, scale), self.event_dim)
 
     def positive(self, raw: Tensor) -> Tensor:
         return self.floor + F.softplus(raw + self.offset)

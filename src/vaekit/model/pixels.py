@@ -10,10 +10,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributions import Bernoulli, Categorical, Distribution, Independent, constraints
 
-from ..settings.model import ModelConfig, Scale
+from ..settings.model import Mean, ModelConfig, Scale
 from ..support.errors import UserError
 from .distributions import Head, LocationScaleHead, gaussian
 
+CENTERS = {"linear": 0.5, "sigmoid": None}  # an output of 0 is grey either way
 SCALE_FLOOR = 1 / 256  # of a Gaussian pixel: one level of an 8-bit image
 
 
@@ -24,9 +25,9 @@ def likelihood_head(settings: ModelConfig) -> Head | LocationScaleHead:
     if settings.likelihood == "continuous-bernoulli":
         return Head(continuous_bernoulli, 3)
     if settings.likelihood == "gaussian":
-        return gaussian_head(settings.scale or "shared")
+        return gaussian_head(settings.scale or "shared", settings.mean)
     if settings.likelihood == "logistic":
-        return logistic_head(settings.scale or "each")
+        return logistic_head(settings.scale or "each", settings.mean)
     if settings.likelihood == "categorical":
         return Head(categorical, 3, outputs=CategoricalPixels.levels)
     raise UserError("the likelihood is 'auto'; make the model with `build`, which chooses one")
@@ -49,15 +50,15 @@ def categorical(output: Tensor) -> Distribution:
     return CategoricalPixels(output.unflatten(-3, (-1, CategoricalPixels.levels)).movedim(-3, -1))
 
 
-def gaussian_head(scale: Scale) -> LocationScaleHead:
+def gaussian_head(scale: Scale, mean: Mean = "linear") -> LocationScaleHead:
     """Gaussian pixels. Without the floor of a learned scale, the density is unbounded on pixels that never change."""
-    return LocationScaleHead(gaussian, 3, scale, initial=0.25, floor=SCALE_FLOOR, center=0.5)
+    return LocationScaleHead(gaussian, 3, scale, 0.25, SCALE_FLOOR, CENTERS[mean])
 
 
-def logistic_head(scale: Scale) -> LocationScaleHead:
+def logistic_head(scale: Scale, mean: Mean = "linear") -> LocationScaleHead:
     """Discretised logistic pixels. The floor of a learned scale, a quarter of a level, is for float32: at any scale the
     probabilities are at most 1."""
-    return LocationScaleHead(DiscretisedLogistic, 3, scale, initial=0.1, floor=1e-3, center=0.5)
+    return LocationScaleHead(DiscretisedLogistic, 3, scale, 0.1, 1e-3, CENTERS[mean])
 
 
 class StableContinuousBernoulli(torch.distributions.ContinuousBernoulli):

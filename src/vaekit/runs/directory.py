@@ -52,6 +52,7 @@ STATE = "state.safetensors"
 OWN_FILES = ("config.json", "metrics.jsonl", "*.safetensors", "evaluation*.json", "clusters-*")
 # Defaults, for older runs, of training settings that were added to format 2.
 ADDED_SETTINGS = {"state_every": 30.0, "skip_spikes": None, "allow_slow": False}
+ADDED_MODEL_SETTINGS = {"mean": "linear"}  # likewise, of the model
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,9 @@ class Run:
             type(classes) is int and 0 <= classes <= 2**20,
             f"the model's classes are {classes!r}; they must be a whole number",
         )
-        config = settings_from_dict(type(model_entry(name).settings), settings, "the model")
+        config = settings_from_dict(
+            type(model_entry(name).settings), {**ADDED_MODEL_SETTINGS, **settings}, "the model"
+        )
         return Blueprint(name, (shape[0], shape[1], shape[2]), config, section["seed"], classes)
 
     @cached_property

@@ -15,6 +15,7 @@ Likelihood = Literal[
 Prior = Literal["standard", "mixture", "learned-mixture", "vampprior", "conditional"]
 Condition = Literal["none", "label", "quadrants:1", "quadrants:2", "quadrants:3"]
 Scale = Literal["shared", "each"] | float
+Mean = Literal["linear", "sigmoid"]
 # Likelihoods of discrete pixels, the 256 levels of an 8-bit image.
 DISCRETE = ("logistic", "categorical")
 
@@ -66,6 +67,8 @@ class ModelConfig:
     """Standard deviation of a gaussian (scale of a logistic) pixel: a number fixes it, shared learns one for all
     pixels, each one per pixel by the decoder; default: shared for gaussian, each for logistic. Learned scales stay
     above 1/256 for gaussian, 0.001 for logistic."""
+    mean: Mean = "linear"
+    """Mean of a gaussian (location of a logistic) pixel: the decoder's output itself, or its sigmoid, in [0, 1]."""
 
     def __post_init__(self) -> None:
         for name in ("latent_dim", "hidden_dim", "channels", "components"):
@@ -90,6 +93,10 @@ class ModelConfig:
         require(
             self.scale is None or self.likelihood in ("auto", "gaussian", "logistic"),
             f"--scale has no effect for a {self.likelihood} likelihood; leave it out or choose another --likelihood",
+        )
+        require(
+            self.mean == "linear" or self.likelihood in ("auto", "gaussian", "logistic"),
+            f"--mean has no effect for a {self.likelihood} likelihood; leave it out or choose another --likelihood",
         )
         require(
             self.components is None or self.prior not in (None, "standard", "conditional"),

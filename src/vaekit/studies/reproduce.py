@@ -60,6 +60,8 @@ class PublishedResult:
 
 AEVB = "Kingma and Welling 2014, Figure 2, at 10^7 training samples, read from its curves"
 AEVB_INITIAL = "weights are initialised as torch does, not from N(0, 0.01)"
+# Their results in docs/results/ were measured before there was `mean`.
+LINEAR_MEAN = {"mean": "linear"}
 AEVB_FREY = AEVB_INITIAL + "; means are not squashed by a sigmoid; scales stay above 1/256"
 # Weight decay 1/N is the prior N(0, I) of all weights: the paper takes the MAP estimate.
 ADAGRAD = {"optimizer": "adagrad", "learning_rate": 0.02, "weight_decay": 2e-5}
@@ -88,7 +90,7 @@ def aevb_results() -> dict[str, PublishedResult]:
                 f"560-200-{dim}, {'Adam' if name else 'Adagrad and weight decay'}, Gaussian pixels",
                 AEVB, "elbo", value, 0.05 * value, "higher",
                 {"preset": "aevb-freyface", "data": "freyface:aevb", "latent_dim": dim, "epochs": 7326, "seed": 0,
-                 **changes},
+                 **LINEAR_MEAN, **changes},
                 differences=AEVB_FREY,
             )  # fmt: skip
     for images, samples, value in ((1000, "5 x 10^6", -143.4), (50_000, "6 x 10^7", -138.0)):
@@ -119,7 +121,8 @@ def replaced_system_results() -> dict[str, PublishedResult]:
     for dim, value in {2: 820.0, 5: 1005.0, 10: 1200.0, 20: 1225.0}.items():
         results[f"novicestone-frey-{dim}"] = PublishedResult(
             f"560-200-{dim}, Gaussian pixels, 2,000 epochs", NOVICE, "elbo", value, 0.0, "higher",
-            {"preset": "aevb-freyface", "data": "freyface:aevb", "latent_dim": dim, "epochs": 2000, "seed": 0, **ADAM},
+            {"preset": "aevb-freyface", "data": "freyface:aevb", "latent_dim": dim, "epochs": 2000, "seed": 0,
+             **LINEAR_MEAN, **ADAM},
             differences="1,365 training images, not 1,565; cosine schedule of the learning rate; scales stay above "
             "1/256; means are not squashed by a sigmoid",
         )  # fmt: skip

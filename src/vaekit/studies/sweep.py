@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from ..evaluation.evaluate import earlier_evaluation, evaluate
 from ..evaluation.metrics import METRIC_GROUPS
 from ..pictures import save
-from ..runs.directory import Run
+from ..runs.directory import ADDED_MODEL_SETTINGS, ADDED_SETTINGS, Run
 from ..settings.analysis import EvaluateConfig
 from ..support.atomic import as_json, parse_json, write_json
 from ..support.console import ProgressBar, format_duration
@@ -183,10 +183,14 @@ def merge_with_earlier(plans: Mapping[str, Plan], folder: Path) -> dict[str, Any
 
 
 def with_new_keys(plan: Any) -> Any:
-    """A plan of sweep.json with its old keys renamed."""
+    """A plan of sweep.json with its old keys renamed, and the defaults of settings that it lacks."""
     if not isinstance(plan, dict):
         return plan
-    return {OLD_KEYS.get(key, key): value for key, value in plan.items()}
+    plan = {OLD_KEYS.get(key, key): value for key, value in plan.items()}
+    for key, added in (("settings", ADDED_MODEL_SETTINGS), ("training", ADDED_SETTINGS)):
+        if isinstance(plan.get(key), dict):
+            plan[key] = {**added, **plan[key]}
+    return plan
 
 
 def is_evaluated(run: Run, requested: EvaluateConfig) -> bool:
