@@ -286,6 +286,30 @@ def test_runs_not_evaluated_have_dashes_and_a_note(make):
         rank([], [NLL])
 
 
+def test_runs_not_evaluated_are_compared_by_the_validation_of_their_saved_weights(make):
+    """The evaluated columns stay apart from the validation ones, which all runs have."""
+    runs = [
+        make("a", {"nll": 90.0}),
+        make("b", {}, seed=1),
+        make("c", {}, latent_dim=3),
+    ]
+    for run, values in zip(runs, ((-95.0, -91.0), (-93.0, -99.0), (-88.0, -87.0)), strict=True):
+        for number, value in enumerate(values, 1):
+            best = value == max(values[:number])
+            run.append_metrics({"epoch": number, "validation_elbo": value, "best": best})
+    table = rank(runs, [NLL])
+    assert table.header == ["latent dim", "seeds", "validation ELBO, nats", "NLL, nats"]
+    assert [[text.replace(PAD, "") for text, _ in row] for row in table.grid] == [
+        ["2", "2", "-92.00 ± 1.41", "90.00 [1]"],
+        ["3", "1", "-87.00", "-"],
+    ]
+    assert "1 of 2 seeds" in table.footnotes[0]
+    assert not any(bold for row in table.grid for _, bold in row)
+    assert table.notes[-2:] == tuple(f"not evaluated yet: vaekit evaluate {r}" for r in runs[1:])
+    assert rank(runs[1:], [NLL]).header[-1] == "validation ELBO, nats"
+    assert [m.key for m in rank(runs[:1], [NLL]).metrics] == ["nll"]
+
+
 def test_a_run_and_a_seed_count_once(make, tmp_path):
     first, again = make("a", {"nll": 90.0}), make("b", {"nll": 92.0})
     make("c", {"nll": 94.0}, seed=1)

@@ -36,6 +36,21 @@ def test_seeds_are_one_line_with_their_mean_and_band(tmp_path):
     assert figure.legends[0].get_texts()[0].get_text() == "vae (3 runs)"
 
 
+def test_training_curves_are_solid_and_validation_curves_dashed(tmp_path):
+    runs = [fit(tmp_path / "a"), fit(tmp_path / "b", seed=1), fit(tmp_path / "c", latent_dim=3)]
+    figure = compare(runs, training_curves=True)
+    train, validation, other_train, other_validation = figure.axes[0].lines
+    assert [line.get_linestyle() for line in figure.axes[0].lines] == ["-", "--"] * 2
+    assert train.get_color() == validation.get_color() != other_train.get_color()
+    keys = ("train_elbo", "validation_elbo")
+    values = {key: np.array([[e[key] for e in run.metrics] for run in runs]) for key in keys}
+    assert np.allclose(train.get_ydata(), values["train_elbo"][:2].mean(0))
+    assert np.allclose(validation.get_ydata(), values["validation_elbo"][:2].mean(0))
+    assert np.allclose(other_train.get_ydata(), values["train_elbo"][2])
+    assert np.allclose(other_validation.get_ydata(), values["validation_elbo"][2])
+    assert len(figure.legends[0].get_texts()) == 2
+
+
 def test_names_give_the_settings_that_differ(tmp_path):
     runs = [
         fit(tmp_path / "a"),

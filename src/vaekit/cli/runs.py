@@ -152,10 +152,14 @@ def plot(
 
 
 def compare(
-    runs: RunsArgument, out: tuple[str, ...] = (), weights: WeightsArgument = "best"
+    runs: RunsArgument,
+    out: tuple[str, ...] = (),
+    weights: WeightsArgument = "best",
+    training_curves: bool = False,
 ) -> None:
     """Compare runs: a table of the settings that differ and of the metrics, and a figure of validation ELBOs.
 
+    Runs that are not evaluated yet are compared by the validation metrics of their training.
     Runs that differ only in their seed form one row (mean and standard deviation) and one line with a band. The best
     value is bold only where it is significantly better than every other.
 
@@ -167,13 +171,14 @@ def compare(
         runs: Run directories.
         out: Files to write: tables .md, .csv or .tex, figures .png, .pdf or .svg; compare.png by default.
         weights: Weights whose evaluations to compare: best (on validation), last, or an epoch's.
+        training_curves: Draw the training ELBO too, solid; the validation ELBO is then dashed.
     """
     from rich.console import Console
 
     from ..pictures import save
     from ..pictures.writing import IMAGE_FORMATS
     from ..runs.directory import Run, require_output
-    from ..studies.compare import WRITERS, as_terminal, current_evaluations, rank, write
+    from ..studies.compare import WRITERS, as_terminal, rank, write
     from ..studies.curves import compare as draw
 
     files = [Path(file) for file in out]
@@ -181,28 +186,20 @@ def compare(
         require_output(file, [*WRITERS, *(f".{kind}" for kind in IMAGE_FORMATS)])
     # Files are such as a sweep's own table.
     found = [Run(run, weights) for run in runs if not Path(run).is_file()]
-    evaluated, pending = current_evaluations(found)
-    table = (
-        rank(found) if evaluated or any(file.suffix.lower() in WRITERS for file in files) else None
-    )
-    if table is None:
-        for run, reason in pending.items():
-            if run.file("evaluation.json").exists():
-                print(f"{run}: {reason}")
-    if table is not None:
-        Console(highlight=False).print(as_terminal(table))
-    figures = {file: draw(found) for file in files if file.suffix.lower() not in WRITERS}
+    table = rank(found)
+    Console(highlight=False).print(as_terminal(table))
+    figures = {
+        file: draw(found, training_curves) for file in files if file.suffix.lower() not in WRITERS
+    }
     for file in files:
         if file in figures:
             print(save(figures[file], file))
-        elif table is not None:
+        else:
             print(write(table, file))
     if not files:
         try:
-            print(save(draw(found), Path("compare.png")))
+            print(save(draw(found, training_curves), Path("compare.png")))
         except UserError as reason:
-            if table is None:
-                raise
             print(f"no figure: {reason}")
 
 

@@ -126,7 +126,9 @@ def sweep(arguments: list[str], read: Callable[[list[str], list[SweepRequest]], 
     folder = Path(out or f"runs/{stem}")
     failed = None
     try:
-        runs = carry_out_all(plans, folder, **measure.evaluation)
+        runs = carry_out_all(
+            plans, folder, training_curves=measure.training_curves, **measure.evaluation
+        )
     except SweepIncomplete as error:
         runs, failed = error.runs, error
     if runs:

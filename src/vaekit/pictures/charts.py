@@ -145,36 +145,32 @@ def style_samples_axis(axes: Axes) -> None:
     axes.grid(alpha=0.3, which="both")
 
 
-def comparison(groups: Mapping[str, Sequence[tuple[Metrics, int]]]) -> Figure:
+def comparison(
+    groups: Mapping[str, Sequence[tuple[Metrics, int]]], training: bool = False
+) -> Figure:
     """Plot the validation ELBO of groups of runs by epoch and by training samples seen, as the mean over the runs of
-    a group with a band of one standard deviation; `groups`: name -> (metrics, images per epoch) of each run."""
+    a group with a band of one standard deviation; `groups`: name -> (metrics, images per epoch) of each run.
+
+    With `training` also the training ELBO, as a solid line; the validation ELBO is then dashed.
+    """
     figure = Figure(figsize=(12, 4.8), dpi=100, layout="constrained")
     left, right = figure.subplots(1, 2)
     for i, (name, runs) in enumerate(groups.items()):
-        colour, line = PALETTE[i % len(PALETTE)], ("-", "--", ":")[i // len(PALETTE) % 3]
-        # Cut to the shortest run: the mean would jump where a run ends.
-        length = min(len(metrics) for metrics, _ in runs)
-        values = np.array(
-            [values_by_epoch(metrics[:length], "validation_elbo") for metrics, _ in runs]
-        )
-        mean, spread = values.mean(0), values.std(0, ddof=1) if len(runs) > 1 else None
-        epochs = np.array(values_by_epoch(runs[0][0][:length], "epoch"))
+        colour, cycle = PALETTE[i % len(PALETTE)], i // len(PALETTE) % 3
         seeds = f" ({len(runs)} runs)" if len(runs) > 1 else ""
-        marker = "." if length < MAX_MARKED_EPOCHS else ""
-        for axes, x in ((left, epochs), (right, epochs * runs[0][1])):
-            axes.plot(
-                x,
-                mean,
-                color=colour,
-                linestyle=line,
-                marker=marker,
-                label=escape_math(name) + seeds,
+        style: dict[str, Any] = {"color": colour, "label": escape_math(name) + seeds}
+        if training:
+            style["marker"] = ("", "s", "^")[cycle]  # groups of one colour
+            draw_mean(left, right, runs, "train_elbo", {**style, "linestyle": "-"})
+            draw_mean(
+                left, right, runs, "validation_elbo", {**style, "linestyle": "--", "label": None}
             )
-            if spread is not None:
-                axes.fill_between(
-                    x, mean - spread, mean + spread, color=colour, alpha=0.25, linewidth=0
-                )
-    style_epoch_axis(left, "validation ELBO (nats per image)")
+        else:
+            short = min(len(metrics) for metrics, _ in runs) < MAX_MARKED_EPOCHS
+            style |= {"linestyle": ("-", "--", ":")[cycle], "marker": "." if short else ""}
+            draw_mean(left, right, runs, "validation_elbo", style)
+    kinds = "ELBO (nats per image): training solid, validation dashed"
+    style_epoch_axis(left, kinds if training else "validation ELBO (nats per image)")
     style_samples_axis(right)
     handles, names = left.get_legend_handles_labels()
     columns = max(1, min(3, len(names), 150 // max(map(len, names))))
@@ -182,6 +178,28 @@ def comparison(groups: Mapping[str, Sequence[tuple[Metrics, int]]]) -> Figure:
         handles, names, loc="outside lower center", fontsize=9, frameon=False, ncols=columns
     )
     return figure
+
+
+def draw_mean(
+    left: Axes,
+    right: Axes,
+    runs: Sequence[tuple[Metrics, int]],
+    key: str,
+    style: Mapping[str, Any],
+) -> None:
+    """Draw the mean of a metric over runs, by epoch and by samples seen, with a band of one standard deviation."""
+    # Cut to the shortest run: the mean would jump where a run ends.
+    length = min(len(metrics) for metrics, _ in runs)
+    values = np.array([values_by_epoch(metrics[:length], key) for metrics, _ in runs])
+    mean = values.mean(0)
+    epochs = np.array(values_by_epoch(runs[0][0][:length], "epoch"))
+    for axes, x in ((left, epochs), (right, epochs * runs[0][1])):
+        axes.plot(x, mean, **style)
+        if len(runs) > 1:
+            spread, colour = values.std(0, ddof=1), style["color"]
+            axes.fill_between(
+                x, mean - spread, mean + spread, color=colour, alpha=0.25, linewidth=0
+            )
 
 
 def cluster_bars(

@@ -70,6 +70,8 @@ class SweepConfig:
     """Importance samples per image for the NLL."""
     limit: int | None = 1000
     """Evaluate on this many images, chosen by a fixed seed; None for all."""
+    training_curves: bool = False
+    """Draw the training ELBO too in compare.png, solid; the validation ELBO is then dashed."""
 
     def __post_init__(self) -> None:
         require_count("nll_samples", self.nll_samples)

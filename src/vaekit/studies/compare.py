@@ -30,6 +30,12 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 Evaluation = Mapping[str, Any]  # evaluation.json
+# Of the epoch of the saved weights. None is ever bold: they were used to choose that epoch.
+VALIDATION_METRICS = (
+    Metric("validation_elbo", "validation ELBO", "nats"),
+    Metric("validation_log_likelihood", "validation log-likelihood", "nats"),
+    Metric("validation_kl", "validation KL", "nats"),
+)
 LEGACY_DEFAULTS = {"estimator": "importance", "precision": "float32"}  # of older files
 MAX_COLUMNS = 5  # metrics side by side in the terminal; more are transposed
 PAD = "\N{FIGURE SPACE}"  # as wide as a digit
@@ -114,23 +120,35 @@ class ComparisonTable:
 def rank(
     runs: Sequence[Run | str | Path], metrics: Sequence[Metric] = COMPARED_METRICS
 ) -> ComparisonTable:
-    """Compare runs in a table of what `evaluate` wrote; runs that are not evaluated, or whose evaluation is of other
-    weights than they have now, are left out, with a note.
+    """Compare runs in a table of what `evaluate` wrote. Where some are not evaluated, or their evaluation is of other
+    weights than they have now, it also has the validation metrics of all, at the epoch of their weights.
 
-    Raises UserError where none is evaluated, and where runs or evaluated images are not comparable.
+    Raises UserError where none is evaluated and no epoch is finished, and where runs or evaluated images are not
+    comparable.
     """
     unique = unique_runs(runs)
     evaluated, pending = current_evaluations(unique)
-    if not evaluated:
-        run, reason = next(iter(pending.items()))
-        raise UserError(f"there is no evaluation to compare; {run}: {reason}")
+    results: dict[Run, Evaluation] = {**evaluated}
+    if len(evaluated) < len(unique):
+        metrics = [*VALIDATION_METRICS, *metrics]
+        results = {run: {**saved_epoch(run), **evaluated.get(run, {})} for run in unique}
     require_equal({run: comparability(run) for run in unique}, "leave one out")
-    require_equal(evaluated_images(evaluated), "evaluate both with one --split, --limit and --seed")
+    if evaluated:
+        remedy = "evaluate both with one --split, --limit and --seed"
+        require_equal(evaluated_images(evaluated), remedy)
 
     groups = list(group_by_settings(unique).values())
-    counted = [one_run_per_seed([run for run in group if run in evaluated]) for group in groups]
-    evaluations = [[evaluated[run] for run in group] for group in counted]
+    counted = [
+        one_run_per_seed(
+            sorted((run for run in group if results.get(run)), key=lambda run: run not in evaluated)
+        )
+        for group in groups
+    ]
+    evaluations = [[results[run] for run in group] for group in counted]
     present = [m for m in metrics if any(evaluations_with(m, group) for group in evaluations)]
+    if not present:
+        run, reason = next(iter(pending.items()))
+        raise UserError(f"there is no evaluation to compare; {run}: {reason}")
     columns = [metric_cells(metric, evaluations) for metric in present]
     settings = [run_settings(group[0]) for group in groups]
     keys = differing_settings(settings)
@@ -147,8 +165,8 @@ def rank(
         *legend_notes([cell for cells in columns for cell in cells if cell]),
         *(
             f"not counted (same settings and seed as another run): {run}"
-            for run in evaluated
-            if run not in used
+            for run in unique
+            if results.get(run) and run not in used
         ),
         *pending.values(),
     ]
@@ -167,6 +185,16 @@ def current_evaluations(runs: Sequence[Run]) -> tuple[dict[Run, Evaluation], dic
         else:
             evaluated[run] = {**LEGACY_DEFAULTS, **run.evaluation}
     return evaluated, pending
+
+
+def saved_epoch(run: Run) -> Evaluation:
+    """The validation metrics of the epoch that the weights of a run are of."""
+    epochs = run.metrics if (run.path / "metrics.jsonl").is_file() else []
+    if run.weights == "best":
+        epochs = [epoch for epoch in epochs if epoch.get("best")]
+    elif run.weights != "last":
+        epochs = [epoch for epoch in epochs if epoch.get("epoch") == int(run.weights)]
+    return {m.key: epochs[-1].get(m.key) for m in VALIDATION_METRICS} if epochs else {}
 
 
 def evaluated_images(evaluations: Mapping[Run, Evaluation]) -> dict[Run, dict[str, Any]]:

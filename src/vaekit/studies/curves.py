@@ -20,9 +20,10 @@ NOT_SETTINGS = {"seed", "device"}
 COMPARABILITY_KEYS = ("data set", "binarisation", "likelihood", "condition")
 
 
-def compare(runs: Sequence[Run | str | Path]) -> Figure:
+def compare(runs: Sequence[Run | str | Path], training_curves: bool = False) -> Figure:
     """Plot the validation ELBO of runs by epoch and by training samples seen; of runs that differ only in their seed,
-    the mean with a band of one standard deviation.
+    the mean with a band of one standard deviation. With `training_curves` also the training ELBO, solid, and the
+    validation ELBO dashed.
 
     Raises UserError for a run without ELBOs, and for runs whose ELBOs are not comparable (another data set,
     binarisation, likelihood or condition).
@@ -39,7 +40,8 @@ def compare(runs: Sequence[Run | str | Path]) -> Figure:
         {
             name: [(run.metrics, run.section("data")["images"]["train"]) for run in group]
             for name, group in group_by_settings(unique).items()
-        }
+        },
+        training_curves,
     )
 
 

@@ -33,9 +33,14 @@ OLD_KEYS = {"watch": "monitor", "own": "default_objective"}  # of sweep.json bef
 
 
 def sweep(
-    plans: Mapping[str, Plan], out: str | Path, progress: bool = True, **evaluation: Any
+    plans: Mapping[str, Plan],
+    out: str | Path,
+    progress: bool = True,
+    training_curves: bool = False,
+    **evaluation: Any,
 ) -> list[Run]:
-    """Train and evaluate each plan as run `out`/name, and write the comparison table and figure.
+    """Train and evaluate each plan as run `out`/name, and write the comparison table and figure, on request with
+    `training_curves`.
 
     Finished runs are reused and an interrupted training resumes. `evaluation` are the fields of EvaluateConfig. Raises
     UserError for a folder that has other runs by these names, or that another process uses; SweepIncomplete, after all
@@ -56,7 +61,7 @@ def sweep(
     folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(folder / ".lock", timeout=0):
-            return run_plans(plans, folder, measure, progress, bar)
+            return run_plans(plans, folder, measure, progress, bar, training_curves)
     except Timeout:
         raise UserError(
             f"another sweep is running in {folder}; wait for it, or choose another --out"
@@ -90,6 +95,7 @@ def run_plans(
     measure: EvaluateConfig,
     progress: bool,
     bar: ProgressBar,
+    training_curves: bool,
 ) -> list[Run]:
     """Train and evaluate the plans one after the other. Raises SweepIncomplete where some failed."""
     all_plans = merge_with_earlier(plans, folder)
@@ -114,7 +120,8 @@ def run_plans(
     if runs:
         # Includes runs of earlier commands with the same evaluation.
         existing = [Run(folder / name) for name in all_plans if (folder / name).is_dir()]
-        write_comparison([run for run in existing if is_evaluated(run, measure)], folder, bar)
+        evaluated = [run for run in existing if is_evaluated(run, measure)]
+        write_comparison(evaluated, folder, bar, training_curves)
     if failed:
         name, reason = next(iter(failed.items()))
         raise SweepIncomplete(
@@ -147,13 +154,15 @@ def resume_partial(part: Path, progress: bool) -> bool:
     return True
 
 
-def write_comparison(runs: list[Run], folder: Path, bar: ProgressBar) -> None:
+def write_comparison(
+    runs: list[Run], folder: Path, bar: ProgressBar, training_curves: bool
+) -> None:
     """Write the comparison table and figure of the runs."""
     table = rank(runs)
     write(table, folder / "compare.md")
     write(table, folder / "compare.csv")
     try:
-        save(compare(runs), folder / "compare.png")
+        save(compare(runs, training_curves), folder / "compare.png")
     except UserError as reason:  # models without an ELBO only have a table
         bar.log(f"no figure: {reason}")
 
