@@ -155,7 +155,7 @@ def test_auto_binarisation_depends_on_the_likelihood():
     assert data.binarisation("auto", "bernoulli") == "dynamic"
     assert data.binarisation("none", "bernoulli") == "none"
     assert data.binarisation("auto", "gaussian") == "none"
-    with pytest.raises(UserError, match="needs --likelihood bernoulli"):
+    with pytest.raises(UserError, match="needs likelihood bernoulli"):
         data.binarisation("dynamic", "logistic")
 
 

@@ -305,7 +305,7 @@ def test_mixed_sizes_are_resized_to_64_or_as_requested(tmp_path, capsys):
 def test_large_images_need_a_size(tmp_path):
     save_images(tmp_path, ["a.png", "b.png", "c.png"], shape=(600, 600))
     with pytest.raises(
-        UserError, match="600 x 600 pixels; choose a size to resize them to, such as --size 128"
+        UserError, match="600 x 600 pixels; choose a size to resize them to, such as size 128"
     ):
         load(tmp_path)
     assert load(tmp_path, size="100").shape == (1, 100, 100)
@@ -736,7 +736,7 @@ def test_bad_images_are_reported_with_their_count(kind, tmp_path, capfd, cache):
     (tmp_path / "d" / "b" / "bad 2.png").write_bytes(content)
     with pytest.raises(
         UserError,
-        match=rf"2 of 22 images cannot be read, first a/bad 1\.jpg \(.*{reason}.*--skip-bad",
+        match=rf"2 of 22 images cannot be read, first a/bad 1\.jpg \(.*{reason}.*skip_bad",
     ) as caught:
         load(tmp_path / "d")
     assert "\n" not in str(caught.value)

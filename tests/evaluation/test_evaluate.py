@@ -82,7 +82,7 @@ def test_without_a_limit_it_takes_as_many_images_as_fit_the_time(run, monkeypatc
     log = capsys.readouterr().err
     assert "ELBO: 200 of 200 images, about 2 s" in log
     assert "NLL (100 samples per image): 30 of 200 images, about 3 s" in log
-    assert "(all 200 images would take about 0 min; pass --limit 200 to use all)" in log
+    assert "(all 200 images would take about 0 min; pass limit 200 to use all)" in log
     table = metrics.as_table(result)
     assert "of 30 of the images" in "".join(str(c) for k in table.columns for c in k._cells)
 
@@ -186,13 +186,13 @@ def test_a_damaged_record_of_the_data_is_reported(run, key, value, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"samples": 0}, "--samples is 0"),
+        ({"samples": 0}, "samples is 0"),
         ({"samples": 1.5}, "a whole number"),
-        ({"seed": -1}, "--seed is -1"),
-        ({"seed": 2**70}, "--seed is"),
-        ({"limit": 0}, "--limit is 0"),
-        ({"temperatures": 50}, "--temperatures 50 needs --estimator ais; leave it out"),
-        ({"estimator": "ais", "memory": "2GB"}, "--memory 2GB needs --estimator importance"),
+        ({"seed": -1}, "seed is -1"),
+        ({"seed": 2**70}, "seed is"),
+        ({"limit": 0}, "limit is 0"),
+        ({"temperatures": 50}, "temperatures 50 needs estimator ais; leave it out"),
+        ({"estimator": "ais", "memory": "2GB"}, "memory 2GB needs estimator importance"),
         ({"split": "tset"}, "split is 'tset'; it must be train or validation or test"),
         ({"device": "cuda:99"}, "not available on this machine"),
     ],
@@ -436,7 +436,7 @@ def test_a_damaged_evaluation_is_replaced(run, part):
 
 
 def test_memory_is_checked_before_anything_is_measured(run):
-    with pytest.raises(UserError, match="--memory 0 is not a size"):
+    with pytest.raises(UserError, match="memory 0 is not a size"):
         evaluate(run, metrics=("elbo",), memory="0")
 
 

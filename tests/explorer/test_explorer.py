@@ -294,7 +294,7 @@ BAD_REQUESTS = [
     ("post", "/api/runs/2/decode", {"latents": {"z": [[0, 0, 0]]}, "label": 77}, "labels are 0 to"),
     ("post", "/api/runs/0/sample", {"cluster": 1}, "the model has no clusters"),
     ("post", "/api/runs/3/sample", {"cluster": 7}, "the clusters are 0 to 2"),
-    ("post", "/api/runs/0/sample", {"label": 1}, "--label needs a model"),
+    ("post", "/api/runs/0/sample", {"label": 1}, "label needs a model"),
     ("post", "/api/runs/0/encode", {"image": "%%%"}, "not in base64"),
     ("post", "/api/runs/0/encode", {"image": "aGVsbG8="}, "it is not an image"),
     ("post", "/api/runs/0/encode", {"image": ""}, "it is empty"),

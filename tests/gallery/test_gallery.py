@@ -393,14 +393,14 @@ def test_curves_of_a_run_without_latent_use(runs, tmp_path):
     [
         (("latent",), {}, "there is no picture 'latent'; did you mean 'latents'"),
         (("clusters",), {}, "clusters need a mixture prior"),
-        (("analogies",), {}, "analogies need a model with --condition label"),
-        (("pseudo-inputs",), {}, "pseudo-inputs need a model with --prior vampprior"),
-        (("traversals",), {"images": (20,)}, "--images 20 is not one of the test images .* 0 to 19"),
-        (("traversals",), {"images": (-1,)}, "--images -1 is not one"),
-        (("manifold",), {"grid": 1}, "--grid is 1; it must be 2 to 100"),
-        (("manifold",), {"range": 0.0}, "--range is 0.0; it must be a positive number"),
-        (("manifold",), {"range": float("nan")}, "--range is nan"),
-        (("manifold",), {"label": 1}, "--label needs a model with --condition label"),
+        (("analogies",), {}, "analogies need a model with condition label"),
+        (("pseudo-inputs",), {}, "pseudo-inputs need a model with prior vampprior"),
+        (("traversals",), {"images": (20,)}, "images 20 is not one of the test images .* 0 to 19"),
+        (("traversals",), {"images": (-1,)}, "images -1 is not one"),
+        (("manifold",), {"grid": 1}, "grid is 1; it must be 2 to 100"),
+        (("manifold",), {"range": 0.0}, "range is 0.0; it must be a positive number"),
+        (("manifold",), {"range": float("nan")}, "range is nan"),
+        (("manifold",), {"label": 1}, "label needs a model with condition label"),
         (("manifold",), {"grd": 3}, "has no setting 'grd'; did you mean 'grid'"),
         (("traversals",), {"images": ("a",)}, "images is .*; it must be a list, each a whole number"),
     ],
@@ -412,7 +412,7 @@ def test_bad_names_and_settings_are_refused(names, settings, message, runs):
 
 def test_a_label_out_of_range_is_refused(runs):
     for picture in ("manifold", "traversals"):
-        with pytest.raises(UserError, match="--label is 3; the model's labels are 0 to 2"):
+        with pytest.raises(UserError, match="label is 3; the model's labels are 0 to 2"):
             draw(runs("cvae"), picture, label=3)
 
 
@@ -603,7 +603,7 @@ def test_interpolations_are_linear_and_spherical(runs, monkeypatch):
     )
     draw(runs("vae"), "interpolations", images=(2, 9))
     assert seen == [False, True]
-    with pytest.raises(UserError, match="interpolations need two --images"):
+    with pytest.raises(UserError, match="interpolations need two images"):
         draw(runs("vae"), "interpolations", images=(4,))
     assert "interpolations" not in draw(runs("vae"), grid=2, images=(4,))
 

@@ -198,7 +198,7 @@ def test_latents_that_do_not_fit_are_refused(run, table, message):
 def test_labels_are_required_and_checked(tmp_path):
     run = fit(tmp_path / "run", "cvae")
     z = np.zeros((2, 2))
-    with pytest.raises(UserError, match="pass --label"):
+    with pytest.raises(UserError, match="pass label"):
         decode(run, {"z": z})
     for label in (np.array([0, 3]), np.array([0]), np.array([-1, 0])):
         with pytest.raises(UserError, match="a label of 0 to 2 for each latent"):

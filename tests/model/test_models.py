@@ -449,7 +449,7 @@ def test_the_likelihood_follows_the_data():
         (lambda: build("vae", (8, 8)), "channels, height, width"),
         (lambda: build("vae", ()), "channels, height, width"),
         (lambda: build("vae", 5), "channels, height, width"),
-        (lambda: build("vae", (1, 8, 8), seed=-1), "--seed is -1"),
+        (lambda: build("vae", (1, 8, 8), seed=-1), "seed is -1"),
         (lambda: build("vae", (1, 8, 8), latent_dim=10**13), "at most"),
         (lambda: build("convvae", (1, 8, 8), num_layers=30), "1 to 12"),
         (lambda: iwae(0), "at least 1"),

@@ -176,7 +176,7 @@ def test_layers_are_parsed_from_text():
         ({"decoder": "8x 32@3*2"}, "a decoder has dense layers"),
         ({"decoder": "8x @3/2"}, "a decoder has dense layers"),
         ({"decoder": "8x @6*5v"}, "give no image of 28 x 28"),
-        ({"network_size": 0.0}, "--network-size is 0.0"),
+        ({"network_size": 0.0}, "network_size is 0.0"),
     ],
 )
 def test_bad_layers_are_named(settings, message):

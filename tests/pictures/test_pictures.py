@@ -155,7 +155,7 @@ def test_generated_images_come_from_the_prior_and_the_seed(small_run):
     assert not torch.equal(first, generate(model, count=3, seed=2))
     cold = generate(model, count=2, temperature=0.0)
     assert torch.allclose(cold[0], decode_point(model, "0,0,0")[0], atol=1e-6)
-    for bad in ("--count is 0", 0), ("--temperature is nan", float("nan")):
+    for bad in ("count is 0", 0), ("temperature is nan", float("nan")):
         with pytest.raises(UserError, match=bad[0]):
             generate(model, **({"count": 0} if bad[1] == 0 else {"temperature": bad[1]}))
 

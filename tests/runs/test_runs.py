@@ -148,7 +148,7 @@ def truncate(name, size):
         (edit(format=3), "use a newer vaekit"),
         (edit(format=None), "has format None"),
         (edit(format=True), "has format True"),
-        (edit(model__seed=-1), "--seed is -1"),
+        (edit(model__seed=-1), "seed is -1"),
         (edit(model__settings__latent_dim=10**30), "at most"),
         (edit(model__shape=[10**30, 1, 1]), "must be \\[C, H, W\\]"),
         (edit(model=None), "lacks the object 'model'"),
@@ -239,7 +239,7 @@ def test_settings_of_the_training_are_checked_except_those_added_later(copy):
     for change, message in [
         (("batch_size", None), "config.json lacks the setting 'batch_size'"),
         (("batch_size", "8"), "batch_size is '8'; it must be a whole number"),
-        (("batch_size", 0), "--batch-size is 0; it must be at least 1"),
+        (("batch_size", 0), "batch_size is 0; it must be at least 1"),
         (("bach_size", 8), "no setting 'bach_size'; did you mean 'batch_size'"),
     ]:
         training = {k: v for k, v in config["training"].items() if change != (k, None)}

@@ -106,10 +106,10 @@ def test_an_unknown_name_suggests_another():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"seeds": 0}, "--seeds is 0; it must be at least 1"),
-        ({"seeds": 1.5}, "--seeds is 1.5; it must be a whole number"),
-        ({"seeds": 1001}, "--seeds is 1001; it must be at most 1,000"),
-        *(({"budget": value}, "--budget is .* must be a positive number")
+        ({"seeds": 0}, "seeds is 0; it must be at least 1"),
+        ({"seeds": 1.5}, "seeds is 1.5; it must be a whole number"),
+        ({"seeds": 1001}, "seeds is 1001; it must be at most 1,000"),
+        *(({"budget": value}, "budget is .* must be a positive number")
           for value in ("30m", -1, 0, True, float("nan"), float("inf"))),
     ],
 )  # fmt: skip

@@ -217,7 +217,7 @@ def test_bfloat16_that_changes_the_loss_is_refused(monkeypatch):
     check_training(model, elbo(), data, config, 1.0)
     monkeypatch.setattr("vaekit.training.preflight.BFLOAT16_TOLERANCE", 1e-9)
     check_training(model, elbo(), data, TrainConfig(batch_size=10), 1.0)
-    with pytest.raises(UserError, match="leave out --precision bfloat16"):
+    with pytest.raises(UserError, match="leave out precision bfloat16"):
         check_training(model, elbo(), data, config, 1.0)
 
 

@@ -80,7 +80,7 @@ def test_pictures_are_drawn_every_n_epochs(tmp_path):
     assert names == [
         f"{name}-{epoch:04d}.png" for name in ("reconstructions", "samples") for epoch in (2, 4)
     ]
-    with pytest.raises(UserError, match="--pictures-every is 0"):
+    with pytest.raises(UserError, match="pictures_every is 0"):
         fit(tmp_path / "other", pictures_every=0)
     assert not (tmp_path / "other").exists()
 
@@ -184,7 +184,7 @@ def test_without_tensorboard_no_run_is_created(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
     with pytest.raises(
-        UserError, match=r"--tensorboard needs: pip install 'vaekit\[tensorboard\]'"
+        UserError, match=r"tensorboard needs: pip install 'vaekit\[tensorboard\]'"
     ):
         fit(tmp_path / "run", tensorboard=True)
     assert not (tmp_path / "run").exists()

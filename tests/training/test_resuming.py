@@ -427,7 +427,7 @@ def test_a_step_that_can_no_longer_be_compiled_is_refused(tmp_path, monkeypatch)
     monkeypatch.setattr("vaekit.training.loop.compile_step", lambda loss, *_: loss.backward)
     with pytest.raises(
         UserError,
-        match="cannot be compiled here, which changes the last digits; pass --allow-inexact",
+        match="cannot be compiled here, which changes the last digits; pass allow_inexact",
     ):
         resume(run, data, epochs=4, progress=False)
     assert len(resume(run, data, allow_inexact=True, progress=False).metrics) == 4

@@ -343,17 +343,17 @@ def test_a_step_does_not_synchronise_the_device():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"epochs": 0}, "--epochs is 0"),
-        ({"epochs": -1}, "--epochs is -1"),
+        ({"epochs": 0}, "epochs is 0"),
+        ({"epochs": -1}, "epochs is -1"),
         ({"learning_rate": -1.0}, "positive"),
         ({"learning_rate": math.nan}, "positive"),
         ({"learning_rate": math.inf}, "positive"),
         ({"batch_size": 0}, "at least 1"),
-        ({"kl_warmup": 3.0}, "--kl-warmup is 3.0 but --epochs is 3"),
-        ({"lr_warmup": 3.0}, "--lr-warmup is 3.0 but --epochs is 3"),
+        ({"kl_warmup": 3.0}, "kl_warmup is 3.0 but epochs is 3"),
+        ({"lr_warmup": 3.0}, "lr_warmup is 3.0 but epochs is 3"),
         ({"ema": 1.0}, "between 0 and 1"),
         ({"patience": 0}, "at least 1"),
-        ({"seed": -1}, "--seed is -1"),
+        ({"seed": -1}, "seed is -1"),
         ({"batch_size": 10**20}, "at most"),
         ({"device": "gpu"}, "is not a device"),
         ({"device": "cuda:99"}, "not available on this machine"),
@@ -440,7 +440,7 @@ def test_batch_normalisation_refuses_a_batch_of_one(tmp_path, size):
     """random_dataset has 20 training images."""
     data = random_dataset()
     model = build("vae", data, latent_dim=2, hidden_dim=8, normalisation="batch")
-    with pytest.raises(UserError, match="choose another --batch-size"):
+    with pytest.raises(UserError, match="choose another batch_size"):
         train(model, data, out=tmp_path / "a", epochs=1, batch_size=size, progress=False)
     assert not (tmp_path / "a").exists()
 
@@ -504,7 +504,7 @@ def test_infovae_needs_batches_of_two_or_more(tmp_path):
     data = random_dataset()
     model = build("infovae", data, latent_dim=2, hidden_dim=8)
     for size in (1, 19):
-        with pytest.raises(UserError, match="--objective infovae cannot have a batch of one"):
+        with pytest.raises(UserError, match="objective infovae cannot have a batch of one"):
             train(model, data, out=tmp_path / "a", batch_size=size)
 
 

@@ -14,7 +14,7 @@ from tyro.conf import OmitArgPrefixes, Positional
 from tyro.extras import SubcommandApp
 
 from ..settings.catalog import MODELS, ModelEntry
-from ..support.errors import UserError, one_line
+from ..support.errors import UserError, command_line_messages, one_line
 from ..support.version import __version__
 from . import data, images, runs, train
 from .errors import explain_parse_error, is_resume
@@ -163,6 +163,7 @@ def expand_preset(arguments: list[str]) -> tuple[list[str], Mapping[str, ModelEn
     return [arguments[0], chosen.model, *rest], {**MODELS, chosen.model: chosen.entry}
 
 
+@command_line_messages()
 def main() -> None:
     """Run the command line. Bad input: one line on the standard error, exit code 2."""
     arguments = sys.argv[1:]

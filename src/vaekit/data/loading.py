@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..settings.data import SourceConfig
 from ..support.console import ProgressBar
-from ..support.errors import UserError, did_you_mean, printable, require, with_changes
+from ..support.errors import UserError, did_you_mean, for_caller, printable, require, with_changes
 from .cache import cached_file
 from .dataset import Dataset, Split
 from .sources import catalog
@@ -82,7 +82,9 @@ def reload(
     Raises UserError for a run on arrays.
     """
     if source is None:
-        raise UserError(f"{run} was trained on arrays; pass them as `data`, in Python")
+        where = f"{run} was trained on arrays"
+        in_memory = f"{where} in the memory of a Python program, which are not in a file"
+        raise UserError(for_caller(in_memory, f"{where}; pass them as `data`"))
     settings = {f.name: getattr(source, f.name) for f in dataclasses.fields(SourceConfig)}
     if data_dir is not None:
         settings["data_dir"] = data_dir

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from ..pictures.style import PALETTE
 from ..runs.directory import Run
-from ..support.errors import UserError, require
+from ..support.errors import UserError, python_names, require
 from .maps import Method
 from .session import ExplorerSession
 
@@ -109,7 +109,7 @@ def make_app(sessions: Sequence[ExplorerSession]) -> FastAPI:
 
     @app.exception_handler(UserError)
     async def bad_request(request: Request, error: UserError) -> JSONResponse:
-        return JSONResponse({"detail": str(error)}, 400)
+        return JSONResponse({"detail": python_names(str(error))}, 400)
 
     @app.get("/api/runs")
     def list_runs() -> dict[str, Any]:

@@ -113,12 +113,12 @@ class ModelConfig:
                 require(
                     getattr(self, name) == getattr(ModelConfig, name),
                     f"{flag_name(name)} has no effect with --encoder and --decoder, which list the layers; "
-                    "change those, or set them to None",
+                    "change those, or give --encoder None --decoder None",
                 )
             require(
                 self.network == "dense" or "@" in self.encoder,
                 "--network conv has no effect with --encoder and --decoder, which list dense layers; change those, "
-                "or set them to None",
+                "or give --encoder None --decoder None",
             )
         require(
             self.prior != "vampprior" or self.condition == "none",

@@ -8,6 +8,8 @@ from typing import TypeVar
 import rich.progress
 from rich.console import Console
 
+from .errors import for_caller
+
 T = TypeVar("T")
 
 
@@ -22,8 +24,8 @@ class ProgressBar:
         self.live = self.console.is_terminal and enabled
 
     def log(self, text: str) -> None:
-        """Print a line."""
-        self.console.print(text)
+        """Print a line, in the language of the caller."""
+        self.console.print(for_caller(text))
 
     def track(self, steps: Iterable[T], description: str, total: int | None = None) -> Iterable[T]:
         """The steps, with a bar and the time left on a terminal."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import difflib
 import numbers
 import re
 import typing
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -17,12 +18,50 @@ if TYPE_CHECKING:
 Settings = TypeVar("Settings", bound="DataclassInstance")
 
 
+# A command, which stays as it is, or a flag.
+FLAG = re.compile(r"vaekit [a-z][^`;:,)]*|(?<![\w-])--([a-z][a-z-]*)")
+_on_command_line = False  # whether the caller is the command line rather than Python
+
+
+@contextlib.contextmanager
+def command_line_messages() -> Iterator[None]:
+    """Name settings by their flags in messages, as the command line does; otherwise they have their Python names."""
+    global _on_command_line
+    _on_command_line, before = True, _on_command_line
+    try:
+        yield
+    finally:
+        _on_command_line = before
+
+
+def for_caller(message: str, in_python: str | None = None) -> str:
+    """A message that names settings by flags, in the language of the caller: in Python `in_python`, or with names such
+    as batch_size for --batch-size."""
+    if _on_command_line:
+        return message
+    return python_names(message if in_python is None else in_python)
+
+
+def python_names(message: str) -> str:
+    """A message with the Python names of the settings that it names by flags."""
+    return FLAG.sub(lambda m: m[1].replace("-", "_") if m[1] else m[0], message)
+
+
 class UserError(ValueError):
-    """Invalid input; the message is one line, what is wrong and what to do. The command line exits with code 2."""
+    """Invalid input; the message is one line, what is wrong and what to do. The command line exits with code 2.
+
+    Messages are written with flags, --batch-size; callers from Python read batch_size.
+    """
+
+    def __str__(self) -> str:
+        return for_caller(super().__str__())
 
 
 class MetricUnavailable(Exception):
     """A metric cannot be computed for a run; the message is the reason."""
+
+    def __str__(self) -> str:
+        return for_caller(super().__str__())
 
 
 def require(condition: bool, message: str) -> None:
