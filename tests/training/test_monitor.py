@@ -183,9 +183,7 @@ def test_the_projector_has_codes_labels_and_pictures(tensorboard):
 def test_without_tensorboard_no_run_is_created(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboard", None)
     monkeypatch.delitem(sys.modules, "torch.utils.tensorboard", raising=False)
-    with pytest.raises(
-        UserError, match=r"tensorboard needs: pip install 'vaekit\[tensorboard\]'"
-    ):
+    with pytest.raises(UserError, match=r"tensorboard needs: pip install 'vaekit\[tensorboard\]'"):
         fit(tmp_path / "run", tensorboard=True)
     assert not (tmp_path / "run").exists()
 
