@@ -139,13 +139,6 @@ def test_bits_per_dim_is_null_for_a_density_only(tmp_path, kind):
     metrics.as_table(result)
 
 
-def test_grey_pixels_as_probabilities_have_no_bits_per_dim(tmp_path):
-    data = random_dataset()
-    model = build("vae", data, latent_dim=2, hidden_dim=8)
-    run = train(model, data, out=tmp_path / "a", epochs=1, binarisation="none", progress=False)
-    assert evaluate(run, samples=10, data=data)["bits_per_dim"] is None
-
-
 def test_a_run_from_before_data_sets_had_settings_is_read(run, small_mnist):
     before = evaluate(run, samples=2)["elbo"]
     config = json.loads((run.path / "config.json").read_text())
@@ -344,6 +337,30 @@ def test_the_decoder_computes_in_the_requested_precision(run):
     )
     assert near != exact
     assert near == pytest.approx(exact, abs=0.5)
+
+
+def test_exact_bits_have_bits_per_dim_without_binarisation(tmp_path):
+    """Pixels of 0 and 1 have a probability; grey ones, as parameters of a Bernoulli, have none."""
+    for kind, discrete in (("bits", True), ("grey", False)):
+        data = random_dataset(kind=kind)
+        model = build("vae", data, likelihood="bernoulli", latent_dim=2, hidden_dim=8)
+        out = tmp_path / kind
+        run = train(model, data, out=out, epochs=1, binarisation="none", progress=False)
+        result = evaluate(run, data=data, samples=5, metrics=("nll",))
+        assert result["binarisation"] == "none"
+        expected = pytest.approx(result["nll"] / (30 * math.log(2))) if discrete else None
+        assert result["bits_per_dim"] == expected
+
+
+def test_the_nll_names_its_bound():
+    e = {"nll": 1.0, "samples": 5, "images": 2, "nll_images": 2}
+    for estimator, bound in {
+        "importance": "in expectation an upper bound",
+        "ais": "in expectation an upper bound",
+        "hmc": "in expectation a lower bound if the chains have converged",
+    }.items():
+        ((_, _, meaning),) = metrics.metric_rows({**e, "estimator": estimator})
+        assert meaning.endswith(f"; {bound})")
 
 
 def test_bfloat16_that_changes_the_nll_is_refused(run):

@@ -138,6 +138,17 @@ def test_units_and_components_and_floors_are_counted():
     assert use.share_at_floor == 1
 
 
+def test_the_floor_is_of_the_pixels_that_are_not_given():
+    """Of an image of which the left half is visible, those alone have the smallest scale: none of the others."""
+    model = small("cvae", condition="quadrants:2", likelihood="gaussian", scale="each")
+    with torch.no_grad():
+        model.decoder.decoder.network.unfold.bias.view(2, 9, 6)[1, :, :3] = -100.0
+    assert measure_latent_use(model, eval_images()).share_at_floor == 0
+    with torch.no_grad():
+        model.decoder.decoder.network.unfold.bias.view(2, 9, 6)[1, :, 3:5] = -100.0
+    assert measure_latent_use(model, eval_images()).share_at_floor == pytest.approx(2 / 3)
+
+
 def latent_use(active=5, units=10, used=None, effective=None, components=None, floor=None):
     return LatentUse(active, units, {"z": [1.0] * units}, used, effective, components, floor)
 

@@ -292,6 +292,7 @@ def nll_statistics(context: EvaluationContext, nll: Tensor) -> dict[str, Any]:
     """Metrics of NLLs (N,), nats; errors from sampling are None."""
     settings, mean, count = context.model.blueprint.settings, float(nll.mean()), len(nll)
     discrete = settings.likelihood in DISCRETE or context.run.data.binarisation != "none"
+    discrete = discrete or (settings.likelihood == "bernoulli" and has_bits(context, count))
     return {
         "nll": mean,
         "nll_standard_error": None,
@@ -302,6 +303,13 @@ def nll_statistics(context: EvaluationContext, nll: Tensor) -> dict[str, Any]:
         "bits_per_dim": mean / (modelled_pixels(context.model) * math.log(2)) if discrete else None,
         "nll_images": count,
     }
+
+
+def has_bits(context: EvaluationContext, count: int) -> bool:
+    """Whether all pixels of the first images are 0 or 1."""
+    images = context.first(count)
+    parts = (images[part].images for part in image_chunks(context.model, images, 1))
+    return all(bool(((x == 0) | (x == 1)).all()) for x in parts)
 
 
 def chain_nll_metrics(context: EvaluationContext) -> dict[str, Any]:

@@ -54,7 +54,7 @@ METRIC_GROUPS: dict[str, tuple[Metric, ...]] = {
                digits=3),
     ),
     "nll": (
-        Metric("nll", "NLL", "nats", "-log p(x), in expectation an upper bound of it; lower is better", "lower",
+        Metric("nll", "NLL", "nats", "-log p(x); lower is better", "lower",
                error_key="nll_standard_error", bias_key="nll_bias", depends_on=SAMPLING_SETTINGS),
         Metric("nll_standard_error", "NLL error, samples", "nats", "from the samples, their bias included: the NLL is "
                "within twice this", digits=3, null_reason="one sample gives no standard error, nor does HMC"),
@@ -156,7 +156,10 @@ def dependency_text(metric: Metric, e: Mapping[str, Any]) -> str:
         subset = f", of {e['nll_images']:,} of the images" if some else ""
         how = {"ais": "chains annealed from the prior", "hmc": "HMC samples and a density"}
         drawn = "sample" if e["samples"] == 1 else "samples"
-        return f" ({e['samples']:,} {how.get(e.get('estimator', ''), drawn)}{subset})"
+        bound = "; in expectation an upper bound"
+        if e.get("estimator") == "hmc":
+            bound = "; in expectation a lower bound if the chains have converged"
+        return f" ({e['samples']:,} {how.get(e.get('estimator', ''), drawn)}{subset}{bound})"
     if metric.key == "frechet_samples":
         right, weights = e["classifier_accuracy"], e["classifier_weights"]
         return (

@@ -15,7 +15,7 @@ from ..model.conditions import Quadrants
 from ..model.graph import VAE
 from ..model.pixels import SCALE_FLOOR
 from ..support.console import ProgressBar
-from .latent_use import ACTIVE_VARIANCE, kl_per_dimension
+from .latent_use import ACTIVE_VARIANCE, kl_per_dimension, pixel_scales
 
 ELBO_SAMPLES = 10
 CHUNK_NUMBERS = 2**21  # outputs of the decoder per chunk: 8 MB in float32
@@ -66,9 +66,7 @@ def measure_elbo(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar) 
         means.append(torch.cat(averages, dim=-1).cpu())
         spreads.append(torch.cat(variances, dim=-1).cpu())
         if gaussian:
-            scale = inference.likelihood.base_dist.scale
-            if isinstance(model.condition, Quadrants):
-                scale = scale[..., (model.condition.mask == 0).expand(scale.shape[-3:])]
+            scale = pixel_scales(model, inference.likelihood)
             at_floor = (scale < 1.01 * SCALE_FLOOR).float().mean() * size
             scales.append(torch.stack([scale.min(), at_floor]).cpu())
     log_likelihood, kl = (totals / len(images)).tolist()

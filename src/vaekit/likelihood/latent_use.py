@@ -13,6 +13,7 @@ from torch.distributions import Independent, kl_divergence
 
 from ..data import EvalSplit
 from ..model.build import decoder_outputs
+from ..model.conditions import Quadrants
 from ..model.distributions import Deterministic, GaussianMixture
 from ..model.graph import VAE, Latent
 from ..model.pixels import SCALE_FLOOR
@@ -89,7 +90,7 @@ def measure_latent_use(model: VAE, images: EvalSplit) -> LatentUse:
                     shares = fraction * r.mean(0) + (0 if shares is None else shares)
                     entropy -= fraction * float((r * log_r).sum(-1).mean())
             if model.blueprint.settings.likelihood == "gaussian":
-                scale = model.decoder(values).base_dist.scale
+                scale = pixel_scales(model, model.decoder(values))
                 low = fraction * (scale < 1.01 * SCALE_FLOOR).float().mean()
                 at_floor = low if at_floor is None else at_floor + low
     variance = torch.cat(means).var(0, correction=0)
@@ -107,6 +108,14 @@ def measure_latent_use(model: VAE, images: EvalSplit) -> LatentUse:
         components=None if shares is None else len(shares),
         share_at_floor=None if at_floor is None else float(at_floor),
     )
+
+
+def pixel_scales(model: VAE, likelihood: Any) -> Tensor:
+    """The scales of Gaussian pixels, (..., C H W), of which a model that completes images has only the hidden ones."""
+    scale: Tensor = likelihood.base_dist.scale
+    if isinstance(model.condition, Quadrants):
+        return scale[..., (model.condition.mask == 0).expand(scale.shape[-3:])]
+    return scale.flatten(-3)
 
 
 def known_lists(values: Mapping[str, Tensor]) -> dict[str, list[float]] | None:
