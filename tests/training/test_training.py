@@ -14,9 +14,11 @@ from conftest import random_dataset, timeless
 from vaekit import Run, UserError, build, load, train
 from vaekit.data import eval_split
 from vaekit.data.dataset import binarise
+from vaekit.model.mmd import squared_mmd
 from vaekit.model.objectives import elbo, infovae, iwae
 from vaekit.settings.training import TrainConfig
 from vaekit.support.console import format_duration
+from vaekit.support.devices import seeded
 from vaekit.training.learner import Learner
 from vaekit.training.loop import train_epochs, validate
 from vaekit.training.progress import TrainingProgress
@@ -184,21 +186,21 @@ def test_ema_is_what_is_validated_and_saved(tmp_path):
     config = TrainConfig(epochs=2, batch_size=8, ema=0.9, learning_rate=1e-2)
     model, epochs = loop(data, config)
     *_, (_, averaged) = epochs
-    # By hand: from the initial weights on, each step adds a tenth.
+    # By hand: step i of t has the weight 0.9^(t - i), relative to the sum of all; the initial weights have none.
     again = build("vae", data, latent_dim=2, hidden_dim=8)
-    averages = [p.detach().clone() for p in again.parameters()]
+    sums, total = [torch.zeros_like(p) for p in again.parameters()], 0.0
 
     def track(batches):
-        nonlocal averages
+        nonlocal sums, total
         for batch in batches:
             yield batch
-            averages = [
-                0.9 * a + 0.1 * p for a, p in zip(averages, again.parameters(), strict=True)
-            ]
+            sums = [0.9 * a + p.detach() for a, p in zip(sums, again.parameters(), strict=True)]
+            total = 0.9 * total + 1
 
     plain = dataclasses.replace(config, ema=None)
     for _ in train_epochs(Learner(again, plain, CPU), data, elbo(), "dynamic", track):
         pass
+    averages = [a / total for a in sums]
     for average, parameter in zip(averages, averaged.parameters(), strict=True):
         assert torch.allclose(average, parameter, atol=1e-6)
     assert any(
@@ -463,7 +465,7 @@ def test_the_kl_of_one_latent_or_of_the_cluster_warms_up(tmp_path):
     assert kl_warmup_weight(model, TrainConfig(), weight) == 1.0
     assert kl_warmup_weight(model, TrainConfig(kl_warmup=2.0), weight) is weight
     of = kl_warmup_weight(model, TrainConfig(kl_warmup=2.0, kl_warmup_of="cluster"), weight)
-    assert of == {"w": 1.0, "z": 1.0, "cluster": weight}
+    assert of == {"cluster": weight}
     with pytest.raises(UserError, match="all, or one of w, z, cluster"):
         kl_warmup_weight(model, TrainConfig(kl_warmup=2.0, kl_warmup_of="z2"), weight)
     data = random_dataset()
@@ -474,6 +476,69 @@ def test_the_kl_of_one_latent_or_of_the_cluster_warms_up(tmp_path):
     started = build("gmvae", data, latent_dim=2, clusters=3, hidden_dim=8, start_epochs=1)
     run = train(started, data, out=tmp_path / "b", epochs=2, kl_warmup_of="cluster", progress=False)
     assert run.metrics[-1]["kl_weight"] == 1
+
+
+def test_the_kl_of_z_warms_up_with_that_of_its_clusters():
+    """At weight 0 of z the objective has the KL of w alone."""
+    model = build("gmvae", (1, 6, 5), latent_dim=2, clusters=3, hidden_dim=8)
+    config = TrainConfig(kl_warmup=2.0, kl_warmup_of="z")
+    inference = model(torch.rand(4, 1, 6, 5))
+    for objective, kl in ((elbo(), "kl"), (iwae(1), "log_ratio")):
+        inference = model(torch.rand(4, 1, 6, 5), samples=objective.samples)
+        of_w = inference.latents["w"]
+        expected = inference.log_likelihood - (of_w.kl if kl == "kl" else -of_w.log_ratio)
+        found = objective(inference, kl_warmup_weight(model, config, torch.zeros(())))
+        assert torch.allclose(found, expected.reshape(found.shape))
+
+
+def test_a_training_of_one_step_moves_the_weights():
+    """The cosine, 0 at its last step, has no other here; of two steps the last still has rate 0."""
+    data = random_dataset()
+    config = TrainConfig(epochs=1, batch_size=len(data.train))
+    model, epochs = loop(data, config)
+    before = [p.detach().clone() for p in model.parameters()]
+    (((epoch, _),)) = list(epochs)
+    assert epoch.learning_rate == config.learning_rate
+    assert any(not torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    two = TrainConfig(epochs=2)
+    assert [learning_rate(n, two, 1.0) for n in (1, 2)] == [pytest.approx(5e-4), 0.0]
+
+
+@pytest.mark.parametrize("objective", [infovae(), infovae(alpha=1, biased=True)])
+def test_the_validation_of_infovae_does_not_depend_on_the_batch(objective, monkeypatch):
+    """80 images decoded 16 at a time have the objective of 80 at once."""
+    data = random_dataset(count=240)
+    model = build("vae", data, latent_dim=4, hidden_dim=8)
+    split = eval_split(data.validation, "dynamic")
+    whole = validate(Loss(model, objective), split)
+    assert whole[0] < whole[1]
+    monkeypatch.setattr("vaekit.training.validation.MAX_OUTPUTS", 16 * 30)
+    assert validate(Loss(model, objective), split) == pytest.approx(whole, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    "objective", [infovae(), infovae(0.5, samples=(2,)), infovae(1, biased=True)]
+)
+def test_the_validation_of_infovae_is_that_of_its_groups(objective, monkeypatch):
+    """Of 80 images in groups of 27, 27 and 26, in place of four batches of 20: their objectives, weighted by size."""
+    data = random_dataset(count=240)
+    model = build("vae", data, latent_dim=4, hidden_dim=8).eval()
+    split = eval_split(data.validation, "dynamic")
+    monkeypatch.setattr("vaekit.training.validation.BATCH", 80)
+    found = validate(Loss(model, objective), split)
+    with seeded(1), torch.no_grad():
+        batch = split[:]
+        inference = model(batch.images, batch.labels, objective.samples)
+        expected = objective(inference).mean()
+    assert found[0] == pytest.approx(float(expected), rel=1e-5)
+    monkeypatch.setattr("vaekit.training.validation.BATCH", 27)
+    drawn = []
+    monkeypatch.setattr(
+        "vaekit.training.validation.squared_mmd",
+        lambda x, y, *options: drawn.append(x.shape[-2]) or squared_mmd(x, y, *options),
+    )
+    assert math.isfinite(validate(Loss(model, objective), split)[0])
+    assert drawn == [27, 27, 26]
 
 
 def test_a_function_is_an_objective(tmp_path):

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..support import distributed
 from ..support.errors import UserError, did_you_mean, for_caller, require, require_count
-from .distributions import gaussian, independent
+from .distributions import GaussianMixture, gaussian, independent
 from .graph import Inference, Latent
 from .mmd import Kernel, squared_mmd
 
@@ -57,7 +57,8 @@ class elbo:
 @dataclass(frozen=True)
 class capacity:
     """E[log p(x | z)] - beta |KL(q || p) - warmup nats|, per image: holds the KL at a number of nats that rises during
-    KL warm-up. Burgess et al. 2018, eq. 8 (their gamma is beta).
+    KL warm-up. Burgess et al. 2018, eq. 8 (their gamma is beta). A KL that is estimated from draws (of mixtures and of
+    several latents) is held on average over the batch.
     """
 
     nats: float
@@ -66,8 +67,14 @@ class capacity:
 
     def __call__(self, inference: Inference, warmup: Weight = 1.0) -> Tensor:
         require(not isinstance(warmup, Mapping), "a capacity holds the KL of all latents together")
-        distance = (inference.kl - warmup * self.nats).abs()  # type: ignore[operator]
-        value = inference.log_likelihood - self.beta * distance
+        excess = inference.kl - warmup * self.nats  # type: ignore[operator]
+        (latent, *others) = inference.latents.values()
+        if others or isinstance(latent.prior, GaussianMixture):
+            # The sign of an image's own draw would penalise the variance of the draws.
+            sign = distributed.all_reduce(excess.detach().sum()).sign()
+        else:
+            sign = excess.detach().sign()
+        value = inference.log_likelihood - self.beta * sign * excess
         return value.mean(0) if self.samples else value
 
 

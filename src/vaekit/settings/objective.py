@@ -26,7 +26,8 @@ class ObjectiveConfig:
     beta: float | None = None
     """Weight of the KL (elbo), 1 by default; of |KL - capacity|, 100 by default."""
     capacity: float | None = None
-    """Target the KL at this many nats, by beta |KL - capacity|; it rises from 0 over --kl-warmup (elbo)."""
+    """Target the KL at this many nats, by beta |KL - capacity|; it rises from 0 over --kl-warmup (elbo). Of each image
+    where the KL has a closed form, else of the mean over the batch."""
     gradient: Literal["plain", "dreg"] = "plain"
     """Gradient of iwae: plain, or doubly reparameterised, whose noise falls as K grows (one latent, no
     VampPrior)."""

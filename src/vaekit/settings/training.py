@@ -29,20 +29,21 @@ class TrainConfig:
     weight_decay: float = 0.0
     """Weight decay (decoupled for adamw, an L2 penalty for the others)."""
     schedule: Literal["cosine", "constant"] = "cosine"
-    """Schedule of the learning rate after its warm-up: cosine falls to 0 at the last step."""
+    """Schedule of the learning rate after its warm-up: cosine falls to 0 at the last step (of several)."""
     lr_warmup: float = 0.0
     """Epochs over which the learning rate rises linearly from 0."""
     kl_warmup: float | None = None
     """Epochs over which the weight of the KL rises linearly from 0 to its final value; default: none, but half of all
     epochs, at most 10, for models with clusters."""
     kl_warmup_of: str = "all"
-    """Latent whose KL warms up, such as z2; or cluster, the part of the KL that belongs to mixture components."""
+    """Latent whose KL warms up, such as z2; or cluster, the part of a mixture's KL that belongs to its components."""
     clip_gradient: float | None = None
     """Clip the gradient at this norm."""
     patience: int | None = None
     """Stop early after this many epochs without a better validation objective (counted after all warm-ups)."""
     ema: float | None = None
-    """Decay of an exponential moving average of the weights, such as 0.999, which is then validated and saved."""
+    """Decay of an exponential moving average of the weights, such as 0.999, which is then validated and saved
+    (debiased: the initial weights are no part of it)."""
     save_every: int | None = None
     """Also save numbered weights every N epochs."""
     state_every: float = 30.0

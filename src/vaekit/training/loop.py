@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -10,21 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from ..data import Dataset, EvalSplit, eval_split
+from ..data import Dataset, eval_split
 from ..data.dataset import Batch, ResolvedBinarisation
 from ..data.prefetch import batches
-from ..model.build import decoder_outputs
 from ..model.graph import VAE
 from ..model.objectives import Objective, Weight
 from ..support import distributed
-from ..support.devices import eval_mode, seeded
 from .compiled import compile_step
 from .learner import Learner
-from .step import Loss, epoch_totals, kl_warmup_weight, learning_rate, update_average
-
-VALIDATION_BATCH = 1000
-MAX_VALIDATION_OUTPUTS = 2**25  # decoder outputs per batch: 128 MB in float32
-VALIDATION_SEED = 1
+from .step import Loss, kl_warmup_weight, learning_rate, update_average
+from .validation import validate
 
 
 @dataclass(frozen=True)
@@ -90,7 +84,7 @@ def train_epochs(
         for batch in track(batches(train, map(distributed.local_rows, rows[at.batch :]))):
             done = (at.epoch * steps + at.batch + 1) / steps
             for group in optimizer.param_groups:
-                group["lr"] = at.rate_factor * learning_rate(done, config)
+                group["lr"] = at.rate_factor * learning_rate(done, config, 1 / steps)
             if config.kl_warmup:
                 kl_weight.fill_(min(1.0, done / config.kl_warmup))
 
@@ -106,7 +100,7 @@ def train_epochs(
                     nn.utils.clip_grad_norm_(model.parameters(), at.clip_gradient)
                 optimizer.step()
             if average is not None and config.ema is not None:
-                update_average(average, model, config.ema)
+                update_average(average, model, config.ema, at.epoch * steps + at.batch + 1)
             at.batch, at.seconds = at.batch + 1, time.perf_counter() - started
         # Reading the totals synchronises the device, so the time covers the whole epoch.
         totals = distributed.all_reduce(learner.totals.clone()) / len(train)
@@ -135,21 +129,3 @@ def train_epochs(
             ),
             learner.output_model,
         )
-
-
-@torch.no_grad()
-def validate(loss: Loss, split: EvalSplit) -> list[float]:
-    """Mean objective, log-likelihood and KL over a split with fixed binarisation, nats per image.
-
-    The noise is the same at each call, so that two epochs differ by their weights alone; the generators of the
-    training are not advanced.
-    """
-    device = split.device
-    with eval_mode(loss.model), seeded(VALIDATION_SEED, device):
-        totals = epoch_totals(device)
-        per_image = decoder_outputs(loss.model.blueprint) * math.prod(loss.objective.samples)
-        size = max(1, min(VALIDATION_BATCH, MAX_VALIDATION_OUTPUTS // per_image))
-        for start in range(0, len(split), size):
-            batch = split[start : start + size]
-            totals += loss(batch.images, batch.labels)[1] * len(batch)
-    return (totals / len(split)).tolist()

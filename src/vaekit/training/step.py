@@ -71,7 +71,7 @@ def kl_warmup_weight(model: VAE, config: TrainConfig, kl_weight: Tensor) -> Weig
         config.kl_warmup_of in names,
         f"--kl-warmup-of is {config.kl_warmup_of!r}; it must be all, or one of {', '.join(names)}",
     )
-    return {name: kl_weight if name == config.kl_warmup_of else 1.0 for name in names}
+    return {config.kl_warmup_of: kl_weight}
 
 
 def epoch_totals(device: torch.device) -> Tensor:
@@ -79,11 +79,12 @@ def epoch_totals(device: torch.device) -> Tensor:
     return torch.zeros(3, device=device, dtype=None if device.type == "mps" else torch.float64)
 
 
-def learning_rate(epochs: float, config: TrainConfig) -> float:
-    """The learning rate of the step that ends after `epochs`, a fractional number."""
+def learning_rate(epochs: float, config: TrainConfig, step: float = 0.0) -> float:
+    """The learning rate of the step of length `step` that ends after `epochs`, fractional numbers. A cosine of one
+    step, at whose end it is 0, is constant."""
     if epochs < config.lr_warmup:
         return config.learning_rate * epochs / config.lr_warmup
-    if config.schedule == "constant":
+    if config.schedule == "constant" or config.epochs - config.lr_warmup <= step:
         return config.learning_rate
     progress = (epochs - config.lr_warmup) / (config.epochs - config.lr_warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
@@ -139,9 +140,10 @@ def make_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.Optimiz
 
 
 @torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """average = decay average + (1 - decay) model. (torch's AveragedModel reads a counter back at every step.)"""
+def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
+    """The exponential average over steps 1 to `step`, without the initial weights (debiased as Adam's, Kingma and Ba
+    2015, section 3). (torch's AveragedModel reads a counter back at every step.)"""
     for mean, parameter in zip(average.parameters(), model.parameters(), strict=True):
-        mean.lerp_(parameter, 1 - decay)
+        mean.lerp_(parameter, (1 - decay) / (1 - decay**step))
     for averaged, buffer in zip(average.buffers(), model.buffers(), strict=True):
         averaged.copy_(buffer)  # running statistics of batch normalisation are averages already

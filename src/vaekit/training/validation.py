@@ -1,0 +1,63 @@
+"""The validation of a training: means of objective, log-likelihood and KL, with the same noise at each epoch."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..data import EvalSplit
+from ..model.build import decoder_outputs
+from ..model.mmd import squared_mmd
+from ..model.objectives import infovae
+from ..support.devices import eval_mode, seeded
+from .step import Loss, epoch_totals
+
+BATCH = 1000  # images at once, at most; about as many codes in each MMD
+MAX_OUTPUTS = 2**25  # decoder outputs per batch: 128 MB in float32
+SEED = 1
+
+
+@torch.no_grad()
+def validate(loss: Loss, split: EvalSplit) -> list[float]:
+    """Mean objective, log-likelihood and KL over a split with fixed binarisation, nats per image.
+
+    The noise is the same at each call, so that two epochs differ by their weights alone; the generators of the
+    training are not advanced.
+    """
+    device, objective = split.device, loss.objective
+    with eval_mode(loss.model), seeded(SEED, device):
+        totals = epoch_totals(device)
+        per_image = decoder_outputs(loss.model.blueprint) * math.prod(objective.samples)
+        size = max(1, min(BATCH, MAX_OUTPUTS // per_image))
+        if isinstance(objective, infovae):
+            return validate_infovae(loss, objective, split, size)
+        for start in range(0, len(split), size):
+            batch = split[start : start + size]
+            totals += loss(batch.images, batch.labels)[1] * len(batch)
+    return (totals / len(split)).tolist()
+
+
+def validate_infovae(loss: Loss, objective: infovae, split: EvalSplit, size: int) -> list[float]:
+    """The same of infovae, decoding `size` images at once. Its MMD is of equal groups of about BATCH codes, whatever
+    `size` is: that of a few codes is noise, by which no epoch should be the best."""
+    totals = epoch_totals(split.device)
+    codes: list[Tensor] = []
+    for start in range(0, len(split), size):
+        batch = split[start : start + size]
+        inference = loss.model(batch.images, batch.labels, samples=objective.samples)
+        (latent,) = inference.latents.values()
+        codes.append(latent.z)
+        means = torch.stack([inference.log_likelihood.mean(), latent.kl.mean()])
+        totals[1:] += means * len(batch)
+    z = torch.cat(codes, dim=-2)
+    groups = max(1, round(len(split) / BATCH))
+    pairs = (t.tensor_split(groups, -2) for t in (z, latent.prior.expand(z.shape[:-1]).sample()))
+    for own, prior in zip(*pairs, strict=True):
+        distance = squared_mmd(own, prior, objective.kernel, objective.biased)
+        totals[0] -= (objective.alpha + objective.lambda_ - 1) * distance.mean() * own.shape[-2]
+    totals[0] += totals[1]
+    if objective.alpha != 1:
+        totals[0] -= (1 - objective.alpha) * totals[2]
+    return (totals / len(split)).tolist()
