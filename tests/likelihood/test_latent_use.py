@@ -26,6 +26,7 @@ from vaekit.model.distributions import Deterministic, GaussianMixture
 from vaekit.model.graph import Latent
 from vaekit.settings.model import ClusterConfig, ModelConfig
 from vaekit.settings.training import TrainConfig
+from vaekit.support.errors import python_names
 
 
 def normal(loc, scale):
@@ -298,7 +299,7 @@ def test_a_collapsed_training_is_warned_of_on_stderr_and_in_metrics(tmp_path, ca
     (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("warning")]
     assert line.startswith("warning: posterior collapse")
     stored = [text for epoch in run.metrics for text in epoch.get("warnings", [])]
-    assert [f"warning: {text}" for text in stored] == [line]
+    assert [f"warning: {python_names(text)}" for text in stored] == [line]
     assert run.metrics[-1]["active_units"] == 0
 
 

@@ -463,7 +463,7 @@ def test_the_likelihood_follows_the_data():
         (lambda: build("vae", (1, 8, 8), activation="swish"), "relu or silu"),
         (
             lambda: build("convvae", (1, 8, 8), encoder="8@3/2", decoder="8x @3*2", dropout=0.2),
-            "--dropout acts on dense hidden layers, and these networks have none",
+            "dropout acts on dense hidden layers, and these networks have none",
         ),
     ],
 )

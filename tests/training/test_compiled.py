@@ -228,12 +228,12 @@ def test_bfloat16_is_refused_on_a_cpu_that_emulates_it(tmp_path, monkeypatch):
     monkeypatch.setattr("vaekit.training.preflight.bfloat16_slowdown", lambda: 9.0)
     options = {"precision": "bfloat16", "epochs": 1, "device": "cpu", "progress": False}
     with pytest.raises(
-        UserError, match=r"no instructions for bfloat16: .* 9.0 times .* --allow-slow"
+        UserError, match=r"no instructions for bfloat16: .* 9.0 times .* allow_slow"
     ):
         train(model, data, out=tmp_path / "a", **options)
     assert not (tmp_path / "a").exists()
     assert train(model, data, out=tmp_path / "a", allow_slow=True, **options).training.allow_slow
-    with pytest.raises(UserError, match="--allow-slow has no effect without --precision bfloat16"):
+    with pytest.raises(UserError, match="allow_slow has no effect without precision bfloat16"):
         train(model, data, out=tmp_path / "b", allow_slow=True)
 
 

@@ -321,7 +321,7 @@ def test_the_advice_after_failed_recoveries_is_smaller_than_what_failed(tmp_path
     with pytest.raises(UserError, match="not finite") as caught:
         work()
     last = Run(tmp_path / "a").load_state().scalars
-    pattern = r"try --learning-rate ([\d.e-]+), or --clip-gradient ([\d.e-]+) "
+    pattern = r"try learning_rate ([\d.e-]+), or clip_gradient ([\d.e-]+) "
     rate, clip = map(float, re.search(pattern, str(caught.value)).groups())
     assert rate < last["rate_factor"] * TrainConfig().learning_rate
     assert clip < last["clip_gradient"] <= 5.0
