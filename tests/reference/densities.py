@@ -67,14 +67,31 @@ def log_continuous_bernoulli(x, logits):
     return (x - positive) * logits - np.log(exprel)
 
 
-def continuous_bernoulli_mean(logits):
-    """Loaiza-Ganem and Cunningham 2019, section 3: the integral of x p(x), by 200-point Gauss-Legendre quadrature on
-    the part of [0, 1] that holds all but exp(-60) of the mass."""
+def continuous_bernoulli_moments(logits):
+    """Mean and variance of Loaiza-Ganem and Cunningham 2019's density: by 200-point Gauss-Legendre quadrature on the
+    part of [0, 1] that holds all but exp(-60) of the mass."""
     nodes, weights = np.polynomial.legendre.leggauss(200)
-    distance = np.minimum(1, 60 / np.maximum(np.abs(logits), 1e-300))[..., None] * (nodes + 1) / 2
+    width = np.minimum(1, 60 / np.maximum(np.abs(logits), 1e-300))[..., None]
+    distance = width * (nodes + 1) / 2
     x = np.where(logits[..., None] > 0, 1 - distance, distance)
     p = weights * np.exp(log_continuous_bernoulli(x, logits[..., None]))
-    return (p * x).sum(-1) / p.sum(-1)
+    p /= p.sum(-1, keepdims=True)
+    mean = (p * x).sum(-1)
+    return mean, (p * (x - mean[..., None]) ** 2).sum(-1)
+
+
+def continuous_bernoulli_cdf(x, logits):
+    """The integral of exp(x logits), divided by that over [0, 1]."""
+    size, flipped = np.abs(logits), np.where(logits > 0, 1 - x, x)
+    from_the_dense_end = np.expm1(-flipped * size) / np.expm1(-size)
+    return np.where(logits > 0, 1 - from_the_dense_end, from_the_dense_end)
+
+
+def mixture_moments(log_weights, mean, std):
+    """Mean and variance (D,) of sum_k pi_k N(mean_k, std_k^2), by the laws of total expectation and variance."""
+    pi = np.exp(log_weights)
+    centre = pi @ mean
+    return centre, pi @ std**2 + pi @ (mean - centre) ** 2
 
 
 def discretised_logistic_mean(mean, scale):

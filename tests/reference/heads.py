@@ -40,8 +40,13 @@ def differences(seed, dtype):
         theirs = continuous_bernoulli(t(logits))
         ours = d.log_continuous_bernoulli(grey, logits)
         found[f"continuous Bernoulli, {name}"] = difference(theirs.log_prob(t(grey)), ours)
-        mean = d.continuous_bernoulli_mean(logits)
+        mean, variance = d.continuous_bernoulli_moments(logits)
         found[f"continuous Bernoulli, mean, {name}"] = difference(theirs.mean, mean)
+        found[f"continuous Bernoulli, variance, {name}"] = difference(theirs.variance, variance)
+        quantile = theirs.icdf(t(grey)).double().numpy()
+        found[f"continuous Bernoulli, distribution of draws, {name}"] = difference(
+            d.continuous_bernoulli_cdf(quantile, logits), grey
+        )
         images = logits.reshape(20, 100, 1, 1), bits.reshape(20, 100, 1, 1)
         fast = log_likelihood(independent(bernoulli(t(images[0])), 3), t(images[1]))
         found[f"Bernoulli, sum over pixels, {name}"] = difference(
@@ -75,6 +80,10 @@ def differences(seed, dtype):
             for a, b in ((loc, scale), (loc[None], scale[None]))
         )
         ours = d.logsumexp(d.log_mixture_parts(z, log_weights, loc, scale))
+        moments = torch.stack([mixture.mean, mixture.variance])
+        found[f"mixture of 40 Gaussians, mean and variance, {name}"] = difference(
+            moments, np.stack(d.mixture_moments(log_weights, loc, scale))
+        )
         found[f"mixture of 40 Gaussians, {name}"] = difference(mixture.log_prob(t(z)), ours)
         found[f"mixture of 40 Gaussians per image, {name}"] = difference(each.log_prob(t(z)), ours)
     return found

@@ -86,6 +86,7 @@ class StableContinuousBernoulli(torch.distributions.ContinuousBernoulli):
     def variance(self) -> Tensor:
         square, large = self.logits**2, self.logits.abs().clamp(min=0.5)
         series = 1 / 12 - square / 240 + square**2 / 6048 - square**3 / 172_800
+        series = series + square**4 / 5_322_240
         return torch.where(large > 0.5, large**-2 - (2 * torch.sinh(large / 2)) ** -2, series)
 
     def icdf(self, value: Tensor) -> Tensor:
