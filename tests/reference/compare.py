@@ -199,7 +199,7 @@ def estimates(pair, samples=7):
             bound = measure_elbo(model, images, samples, QUIET)
         found["NLL"] = difference(nll.log_mean, estimators.importance(log_w))
         found["effective samples"] = difference(
-            nll.effective_samples, estimators.effective_samples(log_w).mean()
+            nll.effective_samples, estimators.effective_samples(log_w)
         )
         found["NLL, K = 1"] = difference(nll.curve[1], log_w.mean(0))
         found["curve"] = curve_difference(pair.seed)

@@ -28,6 +28,7 @@ class Model:
     activation: str = "silu"
     likelihood: str = "bernoulli"
     scale: object = None  # "shared", "each" or a number
+    mean: str = "linear"  # of Gaussian and logistic pixels; or "sigmoid"
     prior: str = "standard"
     components: int = 10
     clusters: int = 10
@@ -135,10 +136,13 @@ class Model:
         scale = self.scale or default
         if scale == "each":
             output, raw = np.split(output, 2, axis=-3)
-            return output + 0.5, d.positive(raw, initial, floor)
+            return self.location(output), d.positive(raw, initial, floor)
         if scale == "shared":
-            return output + 0.5, d.positive(self.weights["decoder.head.shared"], initial, floor)
-        return output + 0.5, scale
+            scale = d.positive(self.weights["decoder.head.shared"], initial, floor)
+        return self.location(output), scale
+
+    def location(self, output):
+        return d.sigmoid(output) if self.mean == "sigmoid" else output + 0.5
 
     def log_likelihood(self, x, latents, y):
         """log p(x | latents, y), summed over the pixels that are modelled: (..., B)."""
