@@ -147,7 +147,7 @@ def test_classes_are_shown_by_their_names(run, place, monkeypatch):
     monkeypatch.setattr(
         "vaekit.pictures.image_grid", lambda *a, **k: shown.extend([*a[2:], *k.values()])
     )
-    monkeypatch.setattr("vaekit.pictures.save", lambda figure, path: path)
+    monkeypatch.setattr("vaekit.pictures.save", lambda figure, path, *rest: path)
     monkeypatch.chdir(place)
     vaekit(monkeypatch, "generate", "run")
     vaekit(monkeypatch, "reconstruct", "run", "--analogies")
