@@ -27,7 +27,7 @@ READY = "document.body.dataset.ready === 'yes' && explorer.frames > 0"
 
 
 def start_server(runs: list[str]) -> tuple[subprocess.Popen[str], str]:
-    """Start the explorer; returns its process and its address, once it listens."""
+    """Start the explorer; returns its process and its address with the token, once it listens."""
     command = [sys.executable, "-m", "vaekit", "explore", *runs, "--no-browser"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
@@ -54,10 +54,14 @@ def drag_rate(page: Page, seconds: float) -> float:
     return rate
 
 
-async def send_at_once(address: str, latents: dict[str, list[list[float]]], count: int) -> str:
+async def send_at_once(
+    address: str, headers: dict[str, str], latents: dict[str, list[list[float]]], count: int
+) -> str:
     """Send `count` requests at once; returns how many got which status."""
     limits = httpx2.Limits(max_connections=count)
-    async with httpx2.AsyncClient(limits=limits, timeout=60, trust_env=False) as client:
+    async with httpx2.AsyncClient(
+        limits=limits, timeout=60, trust_env=False, headers=headers
+    ) as client:
         requests = [
             client.post(f"{address}api/runs/0/decode", json={"latents": latents})
             for _ in range(count)
@@ -102,9 +106,12 @@ def main() -> None:
             )
         browser.close()
     process, address = start_server(args.runs)
-    first_run = httpx2.get(f"{address}api/runs", trust_env=False).json()["runs"][0]
+    address, _, token = address.partition("?token=")
+    headers = {"authorization": f"token {token}"}
+    response = httpx2.get(f"{address}api/runs", headers=headers, trust_env=False)
+    first_run = response.json()["runs"][0]
     latents = {each["name"]: [each["mean"]] for each in first_run["latents"]}
-    print(f"\n1,000 requests at once: {asyncio.run(send_at_once(address, latents, 1000))}")
+    print(f"\n1,000 requests at once: {asyncio.run(send_at_once(address, headers, latents, 1000))}")
     process.terminate()
 
 

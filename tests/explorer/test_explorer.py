@@ -19,11 +19,12 @@ from PIL import Image
 
 from conftest import random_dataset, small_settings
 from vaekit import UserError, build, train
-from vaekit.explorer import server
+from vaekit.explorer import limits, server
 from vaekit.explorer.session import ExplorerSession, centre_digit
 from vaekit.inference.generation import generate
 
 URL = "http://127.0.0.1"
+TOKEN = {"authorization": "token secret"}
 RUNS = {
     "vae": {},
     "convvae": {"latent_dim": 5},
@@ -50,8 +51,12 @@ def sessions(folder):
 
 @pytest.fixture
 def client(sessions, monkeypatch):
-    monkeypatch.setattr(server, "RATE_BURST", 1e9)
-    return TestClient(server.make_app(sessions), URL)
+    monkeypatch.setattr(limits, "RATE_BURST", 1e9)
+    return open_client(sessions)
+
+
+def open_client(sessions):
+    return TestClient(server.make_app(sessions, "secret"), URL, headers=TOKEN)
 
 
 def pixels(result, shape=(1, 8, 8)):
@@ -132,6 +137,10 @@ def test_neighbour_embeddings_are_computed_in_the_background_saved_and_inverted(
 ):
     query = {"latent": "z", "method": "tsne"}
     body = {**query, "point": [0, 0], "current": latent_point(sessions[1])}
+    assert client.get("/api/runs/1/map", params=query).json() == {"state": "absent"}
+    refused = client.post("/api/runs/1/move", json=body)
+    assert (refused.status_code, sessions[1].maps.futures) == (400, {})  # neither starts it
+    client.post("/api/runs/1/embedding", json=query)
     deadline = time.monotonic() + 60
     while (result := client.get("/api/runs/1/map", params=query).json())["state"] == "computing":
         assert time.monotonic() < deadline
@@ -140,7 +149,7 @@ def test_neighbour_embeddings_are_computed_in_the_background_saved_and_inverted(
     assert (folder / "convvae" / "map-z-tsne.safetensors").is_file()
     reopened = ExplorerSession(folder / "convvae")
     np.testing.assert_array_equal(
-        reopened.maps.embedding("z", "tsne").result(),
+        reopened.maps.start_embedding("z", "tsne").result(),
         sessions[1].maps.futures["z", "tsne"].result(),
     )
     body["point"] = points[3].tolist()
@@ -316,19 +325,18 @@ def test_bad_requests_are_refused(client, method, path, body, message):
 
 
 def test_requests_one_after_the_other_are_not_too_many(client):
-    count = server.MAX_CONCURRENT + 5
+    count = limits.MAX_CONCURRENT + 5
     assert {client.get("/api/runs/0/curves").status_code for _ in range(count)} == {200}
 
 
 def test_large_requests_many_requests_and_other_hosts_are_refused(sessions, monkeypatch):
-    app = server.make_app(sessions)
-    client = TestClient(app, URL)
-    large = client.post("/api/runs/0/encode", content=b"x" * (server.MAX_REQUEST_BYTES + 1))
+    client = open_client(sessions)
+    large = client.post("/api/runs/0/encode", content=b"x" * (limits.MAX_REQUEST_BYTES + 1))
     assert large.status_code == 413
     assert client.get("/api/runs", headers={"host": "evil.example"}).status_code == 400
-    monkeypatch.setattr(server, "RATE_PER_SECOND", 1.0)
+    monkeypatch.setattr(limits, "RATE_PER_SECOND", 1.0)
     codes = [
-        client.get("/api/runs/0/curves").status_code for _ in range(int(server.RATE_BURST) + 50)
+        client.get("/api/runs/0/curves").status_code for _ in range(int(limits.RATE_BURST) + 50)
     ]
     assert set(codes) == {200, 429}
     assert codes[0] == 200
@@ -341,7 +349,7 @@ def test_a_model_that_completes_images_has_a_map_but_no_decoding(tmp_path):
     data = random_dataset(shape=(1, 8, 8))
     model = build("cvae", data, latent_dim=2, hidden_dim=8, condition="quadrants:1")
     run = train(model, data, out=tmp_path / "run", epochs=1, progress=False)
-    client = TestClient(server.make_app([ExplorerSession(run)]), URL)
+    client = open_client([ExplorerSession(run)])
     assert client.get("/api/runs").json()["runs"][0]["completes_images"]
     response = client.post("/api/runs/0/decode", json={"latents": {"z": [[0, 0]]}})
     assert response.status_code == 400
@@ -385,10 +393,10 @@ def test_runs_without_weights_are_refused(folder, tmp_path):
 
 def fuzz(sessions, monkeypatch, count):
     """Send the valid and invalid requests that schemathesis generates from the OpenAPI description."""
-    monkeypatch.setattr(server, "RATE_BURST", 1e9)
-    host = {"host": "127.0.0.1"}
-    app = server.make_app(sessions)
-    description = schemathesis.openapi.from_asgi("/openapi.json", app, headers=host)
+    monkeypatch.setattr(limits, "RATE_BURST", 1e9)
+    headers = {"host": "127.0.0.1", **TOKEN}
+    app = server.make_app(sessions, "secret")
+    description = schemathesis.openapi.from_asgi("/openapi.json", app, headers=headers)
     codes = collections.Counter()
     for operation in description.get_all_operations():
         for mode in schemathesis.GenerationMode:
@@ -396,7 +404,7 @@ def fuzz(sessions, monkeypatch, count):
             @settings(max_examples=count, deadline=None, suppress_health_check=list(HealthCheck))
             @given(operation.ok().as_strategy(generation_mode=mode))
             def send(case):
-                response = case.call(headers=host)
+                response = case.call(headers=headers)
                 codes[response.status_code] += 1
                 assert response.status_code < 500, (case.as_curl_command(), response.text)
 

@@ -3,13 +3,13 @@
 import base64
 import io
 import shutil
+import socket
 import threading
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
-import uvicorn
 from PIL import Image
 from playwright.sync_api import sync_playwright
 
@@ -37,15 +37,14 @@ def address(tmp_path_factory):
     for name, settings in RUNS.items():
         model = build(name, data, hidden_dim=16, **settings)
         train(model, data, out=folder / name, epochs=3, batch_size=20, progress=False)
-    app = server.make_app([ExplorerSession(folder / name) for name in RUNS])
-    config = uvicorn.Config(app, port=0, log_level="warning")
-    running = uvicorn.Server(config)
-    thread = threading.Thread(target=running.run, daemon=True)
+    app = server.make_app([ExplorerSession(folder / name) for name in RUNS], "secret")
+    listener = socket.create_server(("127.0.0.1", 0))
+    running = server.Server(app)
+    thread = threading.Thread(target=running.run, args=[[listener]], daemon=True)
     thread.start()
     while not running.started:
         time.sleep(0.02)
-    port = running.servers[0].sockets[0].getsockname()[1]
-    yield f"http://127.0.0.1:{port}/"
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}/?token=secret"
     running.should_exit = True
     thread.join()
 
@@ -71,14 +70,14 @@ def until(page, expression, seconds=20.0):
 def page(browser, address, request):
     """The page, ready; fails on a script error, or if anything was requested from another host."""
     context = browser.new_context(**getattr(request, "param", {}))
-    page, errors = context.new_page(), []
+    page, errors, own = context.new_page(), [], address.partition("?")[0]
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on(
         "console", lambda message: errors.append(message.text) if message.type == "error" else None
     )
     page.on(
         "request",
-        lambda sent: sent.url.startswith((address, "data:", "blob:")) or errors.append(sent.url),
+        lambda sent: sent.url.startswith((own, "data:", "blob:")) or errors.append(sent.url),
     )
     page.goto(address)
     page.wait_for_selector("body[data-ready=yes]")
@@ -124,6 +123,22 @@ def screen_of(page, number):
                 box.top + box.height / 2 - (p[1] - s.view.y) * s.view.scale]; }""",
         number,
     )
+
+
+def test_a_reload_works_and_the_token_leaves_the_address_bar(page, address):
+    own = address.partition("?")[0]
+    assert page.url == own
+    page.reload()
+    page.wait_for_selector("body[data-ready=yes]")
+    assert page.url == own
+
+
+def test_without_the_token_the_page_says_where_it_is(browser, address):
+    page = browser.new_page()
+    page.goto(address.partition("?")[0])
+    page.wait_for_selector("#error:not([hidden])")
+    assert page.inner_text("#error").endswith("open the address that `vaekit explore` printed")
+    page.close()
 
 
 def test_a_click_decodes_a_point_and_a_drag_decodes_continuously(page):

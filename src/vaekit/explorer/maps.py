@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -49,6 +50,7 @@ class LatentMaps:
         self.context, self.executor = context, executor
         self.principal: dict[str, tuple[Tensor, Tensor, Tensor]] = {}
         self.futures: dict[tuple[str, str], Future[np.ndarray]] = {}
+        self.lock = threading.Lock()
 
     def axes(self, latent: str) -> tuple[Tensor, Tensor, Tensor]:
         """Centre, axes and explained variance of the principal components (see principal_axes)."""
@@ -63,15 +65,18 @@ class LatentMaps:
     def map_data(self, latent: str, method: Method, dims: Sequence[int]) -> dict[str, Any]:
         """A map of the test images as JSON values; a linear map in 2-D also has the prior's contours and components.
 
-        For t-SNE and UMAP, `state` is "computing" until the map is ready. Raises UserError.
+        For t-SNE and UMAP, `state` is "absent" until `start_embedding`, then "computing" until the map is ready. Raises
+        UserError.
         """
         dim = self.dim(latent)
         require(
             method != "dims" or (1 <= len(set(dims)) == len(dims) <= 3 and max(dims) < dim),
             f"{latent} has {dim} dimensions; choose one to three different ones",
         )
-        if method in ("tsne", "umap") and not self.embedding(latent, method).done():
-            return {"state": "computing"}
+        if method in ("tsne", "umap"):
+            future = self.futures.get((latent, method))
+            if future is None or not future.done():
+                return {"state": "absent" if future is None else "computing"}
         latent_map = self.compute_map(latent, method, tuple(dims))
         picture_data = self.context.picture_data
         labels, clusters = picture_data.code_labels, picture_data.clusters
@@ -92,7 +97,7 @@ class LatentMaps:
         return data
 
     def compute_map(self, latent: str, method: Method, dims: tuple[int, ...]) -> LatentMap:
-        """The map of a method; for t-SNE and UMAP, waits for the embedding."""
+        """The map of a method; for t-SNE and UMAP, that of a finished embedding."""
         codes = self.context.picture_data.codes[latent]
         positions = np.arange(len(codes))
         if method == "pca":
@@ -108,14 +113,15 @@ class LatentMaps:
                 return LatentMap(points, positions, (f"{latent}[{dims[0]}]", "(random jitter)"))
             return LatentMap(points, positions, tuple(f"{latent}[{d}]" for d in dims), axes, centre)
         positions = evenly_spaced(len(codes), MAX_EMBEDDED_POINTS).numpy()
-        return LatentMap(self.embedding(latent, method).result(), positions, (method, ""))
+        return LatentMap(self.futures[latent, method].result(), positions, (method, ""))
 
-    def embedding(self, latent: str, method: Method) -> Future[np.ndarray]:
+    def start_embedding(self, latent: str, method: Method) -> Future[np.ndarray]:
         """The points (N, 2) of t-SNE or UMAP, computed once in the background."""
         key = latent, method
-        if key not in self.futures:
-            self.futures[key] = self.executor.submit(self.compute_embedding, latent, method)
-        return self.futures[key]
+        with self.lock:
+            if key not in self.futures:
+                self.futures[key] = self.executor.submit(self.compute_embedding, latent, method)
+            return self.futures[key]
 
     def compute_embedding(self, latent: str, method: Method) -> np.ndarray:
         """Read the embedding from the run directory, or compute and save it; stale if the weights have changed."""
@@ -218,10 +224,11 @@ class LatentMaps:
         require(all(d < dim for d in dims), f"{latent} has {dim} dimensions")
 
     def finished_map(self, latent: str, method: Method) -> LatentMap:
-        """The map by t-SNE or UMAP. Raises UserError if it is still being computed."""
+        """The map by t-SNE or UMAP. Raises UserError if it is not ready."""
+        future = self.futures.get((latent, method))
         require(
-            self.embedding(latent, method).done(),
-            "the map is still being computed; try again when it is ready",
+            future is not None and future.done(),
+            "the map is not computed yet; try again when it is ready",
         )
         return self.compute_map(latent, method, ())
 

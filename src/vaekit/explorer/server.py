@@ -1,40 +1,43 @@
-"""The explorer's web server: the JSON API of the page, and the limits on requests."""
+"""The explorer's web server: the JSON API of the page."""
 
 from __future__ import annotations
 
 import base64
 import binascii
+import contextlib
+import functools
+import logging
+import os
+import signal
 import socket
-import time
+import sys
+import threading
 import webbrowser
-from collections.abc import Awaitable, Callable, MutableMapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import torch
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Query, Request
-from fastapi.responses import JSONResponse
+from fastapi.exceptions import RequestValidationError
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.responses import Response
 from torch import Tensor
 
 from ..pictures.style import PALETTE
 from ..runs.directory import Run
+from ..support.devices import own_generator
 from ..support.errors import UserError, python_names, require
+from .limits import MAX_REQUEST_BYTES, Access, HTTPProtocol, RequestLimits, refusal
 from .maps import Method
 from .session import ExplorerSession
 
 PAGE = Path(__file__).parent / "page"
-MAX_REQUEST_BYTES = 4 * 2**20
-MAX_CONCURRENT = 64  # requests; further ones get the status 429
-RATE_PER_SECOND, RATE_BURST = 300.0, 600.0  # requests; a drag on the page sends 60 per second
 MAX_IMAGES = 400
-
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+EXIT_SECONDS = 1.5  # after Ctrl-C, for the requests under way
 
 Finite = Annotated[float, Field(ge=-1e4, le=1e4, allow_inf_nan=False)]
 Latents = Annotated[
@@ -69,6 +72,11 @@ class MapPointBody(MapBody):
     label: Label = None
 
 
+class EmbeddingBody(Body):
+    latent: Name
+    method: Literal["tsne", "umap"]
+
+
 class LocateBody(MapBody):
     latents: Latents
 
@@ -100,24 +108,46 @@ class SaveBody(LatentsBody):
     kind: Literal["png", "gif"] = "png"
 
 
-def make_app(sessions: Sequence[ExplorerSession]) -> FastAPI:
-    """The ASGI application: the page and its API. Runs are addressed by number; no other file can be read."""
+def make_app(sessions: Sequence[ExplorerSession], token: str | None = None) -> FastAPI:
+    """The ASGI application: the page and its API. Runs are addressed by number; no other file can be read.
+
+    Every request of the API needs the token (see limits.Access), a new one by default: `app.state.access.token`.
+    """
     app = FastAPI(title="vaekit explore", docs_url=None, redoc_url=None)
-    app.state.sessions = sessions
-    app.add_middleware(RequestLimits)
+    app.state.sessions, app.state.access = sessions, Access(token)
+    app.add_middleware(RequestLimits, access=app.state.access)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=["127.0.0.1", "localhost"])
 
     @app.exception_handler(UserError)
-    async def bad_request(request: Request, error: UserError) -> JSONResponse:
-        return JSONResponse({"detail": python_names(str(error))}, 400)
+    async def bad_request(request: Request, error: UserError) -> Response:
+        return refusal(400, python_names(str(error)))
 
-    @app.get("/api/runs")
-    def list_runs() -> dict[str, Any]:
-        return {"runs": [session.describe() for session in sessions], "palette": PALETTE}
+    @app.exception_handler(OSError)
+    async def not_written(request: Request, error: OSError) -> Response:
+        return refusal(400, f"{error.filename}: {error.strerror}")
+
+    @app.exception_handler(RequestValidationError)
+    async def invalid(request: Request, error: RequestValidationError) -> Response:
+        # Without the values given: JSON has no NaN to answer with.
+        return refusal(
+            422, [{k: each[k] for k in ("loc", "msg", "type")} for each in error.errors()]
+        )
 
     app.include_router(router)
     app.mount("/", StaticFiles(directory=PAGE, html=True))
     return app
+
+
+class Routes(APIRouter):
+    """A router whose functions run in threads, so that each request draws from a generator of its own."""
+
+    def add_api_route(self, path: str, endpoint: Callable[..., Any], **settings: Any) -> None:
+        @functools.wraps(endpoint)
+        def drawing_alone(*args: Any, **kwargs: Any) -> Any:
+            with own_generator():
+                return endpoint(*args, **kwargs)
+
+        super().add_api_route(path, drawing_alone, **settings)
 
 
 async def session_of(run: int, request: Request) -> ExplorerSession:
@@ -131,37 +161,58 @@ async def session_of(run: int, request: Request) -> ExplorerSession:
 
 
 Session = Annotated[ExplorerSession, Depends(session_of)]
-router = APIRouter(prefix="/api/runs/{run}")
+router = Routes(prefix="/api")
 
 
-@router.get("/map")
+@router.post("/token")
+def token(request: Request) -> dict[str, str]:
+    """The token, for a page opened with a launch code."""
+    return {"token": request.app.state.access.token}
+
+
+@router.get("/runs")
+def list_runs(request: Request) -> dict[str, Any]:
+    sessions = request.app.state.sessions
+    return {"runs": [session.describe() for session in sessions], "palette": PALETTE}
+
+
+@router.get("/runs/{run}/map")
 def map_data(
     session: Session,
     latent: Annotated[str, Query(max_length=64)],
     method: Method = "dims",
     dims: Annotated[list[Annotated[int, Field(ge=0, le=2**20)]], Query(max_length=3)] = [0, 1],  # noqa: B006
 ) -> dict[str, Any]:
+    """A map of the test images. It starts no work: for t-SNE and UMAP, `state` may be "absent" or "computing"."""
     session.require_latent(latent)
     return session.maps.map_data(latent, method, dims)
 
 
-@router.get("/curves")
+@router.post("/runs/{run}/embedding")
+def start_embedding(session: Session, body: EmbeddingBody) -> dict[str, str]:
+    """Start to compute a map by t-SNE or UMAP, which /map then returns."""
+    session.require_latent(body.latent)
+    session.maps.start_embedding(body.latent, body.method)
+    return {"state": "computing"}
+
+
+@router.get("/runs/{run}/curves")
 def curves(session: Session) -> list[dict[str, Any]]:
     return session.curves()
 
 
-@router.get("/test/{position}")
+@router.get("/runs/{run}/test/{position}")
 def test_image(session: Session, position: Annotated[int, Field(ge=0, le=2**40)]) -> dict[str, Any]:
     images, description = session.test_image(position)
     return {**description, **encode_pixels(images), "latents": as_lists(session.codes(position))}
 
 
-@router.post("/decode")
+@router.post("/runs/{run}/decode")
 def decode(session: Session, body: LatentsBody) -> dict[str, Any]:
     return encode_pixels(session.decode(session.to_tensors(body.latents), body.label))
 
 
-@router.post("/move")
+@router.post("/runs/{run}/move")
 def move(session: Session, body: MapPointBody) -> dict[str, Any]:
     """The latents at a map point, decoded."""
     session.require_latent(body.latent)
@@ -170,7 +221,7 @@ def move(session: Session, body: MapPointBody) -> dict[str, Any]:
     return decoded(session, latents, body.label)
 
 
-@router.post("/locate")
+@router.post("/runs/{run}/locate")
 def locate(session: Session, body: LocateBody) -> dict[str, Any]:
     """The map point of latents."""
     session.require_latent(body.latent)
@@ -178,25 +229,25 @@ def locate(session: Session, body: LocateBody) -> dict[str, Any]:
     return {"point": session.maps.point_of(body.latent, body.method, body.dims, z)}
 
 
-@router.post("/nearest")
+@router.post("/runs/{run}/nearest")
 def nearest(session: Session, body: LatentsBody) -> dict[str, Any]:
     images, neighbours = session.nearest(single_point(session.to_tensors(body.latents)))
     return {"neighbours": neighbours, **encode_pixels(images)}
 
 
-@router.post("/sample")
+@router.post("/runs/{run}/sample")
 def sample(session: Session, body: SampleBody) -> dict[str, Any]:
     latents = session.sample(body.count, body.temperature, body.seed, body.label, body.cluster)
     return decoded(session, latents, body.label)
 
 
-@router.post("/interpolate")
+@router.post("/runs/{run}/interpolate")
 def interpolate(session: Session, body: InterpolateBody) -> dict[str, Any]:
     start, end = (single_point(session.to_tensors(z)) for z in (body.start, body.end))
     return decoded(session, session.interpolate(start, end, body.steps), body.label)
 
 
-@router.post("/analogies")
+@router.post("/runs/{run}/analogies")
 def analogies(session: Session, body: LatentsBody) -> dict[str, Any]:
     """The latents decoded with every class."""
     require(session.context.condition == "label", "the model is not conditional on labels")
@@ -205,7 +256,7 @@ def analogies(session: Session, body: LatentsBody) -> dict[str, Any]:
     return encode_pixels(torch.cat([session.decode(latents, label) for label in classes]))
 
 
-@router.post("/encode")
+@router.post("/runs/{run}/encode")
 def encode(session: Session, body: ImageBody) -> dict[str, Any]:
     """The posterior, ELBO and reconstruction of an image file."""
     try:
@@ -221,7 +272,7 @@ def encode(session: Session, body: ImageBody) -> dict[str, Any]:
     }
 
 
-@router.post("/save")
+@router.post("/runs/{run}/save")
 def save(session: Session, body: SaveBody) -> dict[str, str]:
     return session.save(session.to_tensors(body.latents), body.label, body.kind)
 
@@ -250,76 +301,40 @@ def encode_pixels(images: Tensor) -> dict[str, Any]:
     }
 
 
-class RequestLimits:
-    """ASGI middleware: 413 for a request that is too large, 429 for one too many (token bucket), security headers."""
+class Server(uvicorn.Server):
+    """A server that ends the process within 2 seconds of the first signal, whatever its threads are computing."""
 
-    def __init__(self, app: Callable[[Scope, Receive, Send], Awaitable[None]]) -> None:
-        self.app, self.active = app, 0
-        self.tokens, self.refilled = RATE_BURST, time.monotonic()
+    def __init__(self, app: FastAPI) -> None:
+        self.sessions = app.state.sessions
+        super().__init__(
+            uvicorn.Config(
+                app,
+                log_level="error",
+                proxy_headers=False,
+                http=HTTPProtocol,
+                ws="none",
+                server_header=False,
+                timeout_graceful_shutdown=1,
+            )
+        )
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        if self.active >= MAX_CONCURRENT or not self.take_token():
-            response = JSONResponse({"detail": "too many requests"}, 429, {"retry-after": "1"})
-            return await response(scope, receive, send)
-        self.active += 1
-        try:
-            content = await read_body(receive)
-            if content is None:
-                response = JSONResponse({"detail": "the request is too large"}, 413)
-                return await response(scope, receive, send)
-            await self.app(scope, replay_body(content, receive), add_security_headers(send))
-        finally:
-            self.active -= 1
-
-    def take_token(self) -> bool:
-        now = time.monotonic()
-        self.tokens = min(RATE_BURST, self.tokens + RATE_PER_SECOND * (now - self.refilled)) - 1
-        self.refilled = now
-        if self.tokens < 0:
-            self.tokens = 0.0
-            return False
-        return True
+    def handle_exit(self, sig: int, frame: Any) -> None:
+        super().handle_exit(sig, frame)
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)  # requests are cut off
+        killer = threading.Timer(EXIT_SECONDS, end_process, [sig, self.sessions])
+        killer.daemon = True
+        killer.start()
 
 
-async def read_body(receive: Receive) -> bytes | None:
-    """The body of a request; None if it is too large."""
-    content = b""
-    while True:
-        message = await receive()
-        content += message.get("body", b"")
-        if len(content) > MAX_REQUEST_BYTES:
-            return None
-        if not message.get("more_body"):
-            return content
-
-
-def replay_body(content: bytes, receive: Receive) -> Receive:
-    """A `receive` that returns the body already read, then the messages that follow."""
-    messages = iter([{"type": "http.request", "body": content, "more_body": False}])
-
-    async def replay() -> MutableMapping[str, Any]:
-        return next(messages, None) or await receive()
-
-    return replay
-
-
-def add_security_headers(send: Send) -> Send:
-    """A `send` with headers that forbid loading from other hosts, framing and caching."""
-
-    async def send_with_headers(message: MutableMapping[str, Any]) -> None:
-        if message["type"] == "http.response.start":
-            policy = "default-src 'self'; img-src 'self' data: blob:; frame-ancestors 'none'"
-            message["headers"] = [
-                *message["headers"],
-                (b"content-security-policy", policy.encode()),
-                (b"x-content-type-options", b"nosniff"),
-                (b"cache-control", b"no-store"),
-            ]
-        await send(message)
-
-    return send_with_headers
+def end_process(signal_number: int, sessions: Sequence[ExplorerSession]) -> NoReturn:
+    """End the process at once: Python would wait for its threads, such as that of t-SNE, to their end."""
+    with contextlib.suppress(ValueError):  # not in the main thread
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for session in sessions:
+        session.remove_unfinished()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(128 + signal_number)
 
 
 def explore(
@@ -331,9 +346,10 @@ def explore(
 ) -> None:
     """Serve the page for some runs on 127.0.0.1 until interrupted; `port` 0 picks a free one.
 
-    Raises UserError.
+    Ctrl-C ends the process. Raises UserError.
     """
     require(len(runs) > 0, "`vaekit explore` needs a run directory")
+    sessions: list[ExplorerSession] = []
     # asyncio sets TCP_NODELAY only if the protocol is given; without it each small response takes 40 ms.
     with socket.socket(proto=socket.IPPROTO_TCP) as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -343,9 +359,18 @@ def explore(
             raise UserError(
                 f"--port {port} is not available ({error}); leave it out to use a free port"
             ) from None
-        app = make_app([ExplorerSession(run, data_dir) for run in runs])
-        address = f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        log(f"{address}  (stop with Ctrl-C)")
-        if browser:
-            webbrowser.open(address)
-        uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
+        try:
+            sessions += [ExplorerSession(run, data_dir) for run in runs]
+            serve(make_app(sessions), listener, browser, log)
+        except KeyboardInterrupt:
+            end_process(signal.SIGINT, sessions)
+
+
+def serve(app: FastAPI, listener: socket.socket, browser: bool, log: Callable[[str], None]) -> None:
+    """Serve the page on a bound socket; its address, with the token, is logged and opened in the browser."""
+    access = app.state.access
+    address = f"http://127.0.0.1:{listener.getsockname()[1]}/?token="
+    log(f"{address}{access.token}  (stop with Ctrl-C)")
+    if browser:
+        webbrowser.open(address + access.new_launch_code())
+    Server(app).run(sockets=[listener])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import itertools
 import math
 import shlex
 import threading
@@ -42,6 +44,8 @@ from .maps import LatentMaps, Method, json_numbers
 
 Latents = Mapping[str, Tensor]
 MAX_NEIGHBOUR_BYTES = 2**28  # memory for the training images that are searched for neighbours
+MAX_SAVED_FILES, MAX_SAVED_BYTES = 1000, 2**28  # in RUN/pictures
+SAVING = threading.Lock()  # matplotlib draws in one thread at a time
 CURVE_KEYS = (
     "epoch",
     "train_elbo",
@@ -60,7 +64,7 @@ class ExplorerSession:
         self.context = PictureContext.of(run, PlotConfig(), data_dir)
         self.run, self.model = self.context.run, self.context.model
         self.latents = decoder_latents(self.model)
-        self.rng_lock = threading.Lock()  # all threads share torch's generator
+        self.unfinished: Path | None = None  # what a save under way writes, without ending
         self.executor = ThreadPoolExecutor(1)
         self.maps = LatentMaps(self.context, self.executor)
         picture_data = self.context.picture_data
@@ -131,6 +135,7 @@ class ExplorerSession:
         best = {k: v for k, v in self.epoch.items() if isinstance(v, int | float)}
         return {
             "name": str(self.run),
+            "argument": shlex.quote(str(self.run)),
             "model": blueprint.model,
             "data": self.run.data.name,
             "shape": list(blueprint.shape),
@@ -192,7 +197,7 @@ class ExplorerSession:
         mixture = self.context.picture_data.component_shares is not None
         require(cluster is None or mixture, "the model has no clusters to sample from")
         clusters = None if cluster is None else torch.full((count,), cluster)
-        with self.rng_lock, seeded(seed):
+        with seeded(seed):
             values = self.model.sample_latents(count, labels, temperature, clusters)
         return {name: values[name] for name in self.latents}
 
@@ -221,7 +226,7 @@ class ExplorerSession:
             return max(results, key=lambda r: -math.inf if r["elbo"] is None else r["elbo"])
         labels = self.labels(1, label)
         posteriors = self.model.posteriors(self.model.given(images, labels))
-        with self.rng_lock, seeded(0), eval_mode(self.model):
+        with seeded(0), eval_mode(self.model):
             inference = self.model(images, labels, samples=(ELBO_SAMPLES,))
             elbo = float((inference.log_likelihood - inference.kl).mean())
             reconstruction = self.model.reconstruct(images, labels).mean
@@ -283,17 +288,46 @@ class ExplorerSession:
         """Write a grid or GIF of decoded latents (N, D) and their table into RUN/pictures; returns its path and the
         shell command that reproduces it."""
         images = self.decode(latents, label)
-        number = 1
-        while (self.run.pictures / f"explorer-{number}.csv").exists():
-            number += 1
-        stem = self.run.pictures / f"explorer-{number}"
-        table: Table = {name: latents[name].numpy() for name in self.latents}
-        codes = write_table(table, stem.with_suffix(".csv"))
-        path = write_images(images, stem.with_suffix(f".{kind}"))
+        with SAVING:
+            stem = self.unfinished = self.claim_name()
+            try:
+                table: Table = {name: latents[name].numpy() for name in self.latents}
+                codes = write_table(table, stem.with_suffix(".csv"))
+                path = write_images(images, stem.with_suffix(f".{kind}"))
+            except BaseException:
+                self.remove_unfinished()
+                raise
+            self.unfinished = None
         command = ["vaekit", "decode", str(self.run), str(codes), "--out", str(path)]
         if self.context.condition == "label":
             command += ["--label", self.context.classes[label or 0]]
         return {"path": str(path), "command": shlex.join(command)}
+
+    def claim_name(self) -> Path:
+        """Create RUN/pictures/explorer-<n>.csv, empty, under a name that no other save has, also of another process;
+        its path without the ending. Raises UserError where the saves are too many or too large."""
+        saved = list(self.run.pictures.glob("explorer-*"))
+        size = sum(file.lstat().st_size for file in saved)
+        require(
+            len(saved) < MAX_SAVED_FILES and size < MAX_SAVED_BYTES,
+            f"{self.run.pictures} has {len(saved):,} files explorer-* of {size / 1e6:,.0f} MB, which is as many as may "
+            "be saved from the page; remove some",
+        )
+        names = {file.stem for file in saved}
+        for number in itertools.count(1):
+            stem = self.run.pictures / f"explorer-{number}"
+            if stem.name not in names:
+                with contextlib.suppress(FileExistsError):
+                    stem.with_suffix(".csv").open("x").close()
+                    return stem
+        raise AssertionError
+
+    def remove_unfinished(self) -> None:
+        """Remove the files of a save that is not finished."""
+        if self.unfinished is not None:
+            for file in self.unfinished.parent.glob(f"{self.unfinished.name}.*"):
+                file.unlink(missing_ok=True)
+        self.unfinished = None
 
     def curves(self) -> list[dict[str, Any]]:
         """The metrics of every epoch."""

@@ -5,16 +5,24 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from .errors import UserError
 
 TRAINING_MEMORY_LIMIT = 2**28  # bytes of freed memory
+of_thread = threading.local()  # its `generator`, inside own_generator
+DRAWING = {
+    *(torch.rand, torch.randn, torch.randint, torch.randperm, torch.normal, torch.bernoulli),
+    *(torch.multinomial, torch.Tensor.uniform_, torch.Tensor.normal_, torch.Tensor.random_),
+}
 
 
 @contextlib.contextmanager
@@ -55,11 +63,13 @@ def resolve_device(name: str) -> torch.device:
 def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     """Seed the generators inside, and restore their states afterwards.
 
-    Only those of the CPU and of `device`: torch.manual_seed would seed those of every GPU.
+    Only those of the CPU and of `device`: torch.manual_seed would seed those of every GPU. Inside `own_generator`, that
+    of the thread instead of the CPU's.
     """
     device = device or torch.device("cpu")
-    before = torch.default_generator.get_state()
-    torch.default_generator.manual_seed(seed)
+    generator = getattr(of_thread, "generator", torch.default_generator)
+    before = generator.get_state()
+    generator.manual_seed(seed)
     if device.type == "cuda":
         gpu = torch.cuda.get_rng_state(device)
         with torch.cuda.device(device):
@@ -70,11 +80,37 @@ def seeded(seed: int, device: torch.device | None = None) -> Iterator[None]:
     try:
         yield
     finally:
-        torch.default_generator.set_state(before)
+        generator.set_state(before)
         if device.type == "cuda":
             torch.cuda.set_rng_state(gpu, device)
         elif device.type == "mps":
             torch.mps.set_rng_state(gpu)
+
+
+class GivesGenerator(TorchFunctionMode):
+    """Gives the thread's generator to every function that draws numbers on the CPU."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in DRAWING:
+            kwargs = {"generator": of_thread.generator} | kwargs
+        return func(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def own_generator() -> Iterator[None]:
+    """Let this thread draw from a generator of its own inside, and `seeded` seed that one.
+
+    torch's distributions draw from the generator that all threads of a process share, so what one thread draws after
+    seeding it would depend on the others. For the CPU only.
+    """
+    of_thread.generator = torch.Generator()
+    of_thread.generator.seed()
+    try:
+        with GivesGenerator():
+            yield
+    finally:
+        del of_thread.generator
 
 
 @contextlib.contextmanager

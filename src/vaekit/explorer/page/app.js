@@ -18,9 +18,19 @@ const base = () => `api/runs/${S.run}`;
 
 // ---- requests to the server
 
+// The token of the address: kept for this tab and this port alone, so that a reload works, and removed from the history.
+async function takeToken() {
+  const given = new URLSearchParams(location.search).get("token");
+  if (!given) return;
+  sessionStorage.token = given;
+  history.replaceState(null, "", location.pathname);
+  sessionStorage.token = (await request("api/token", {})).token; // a launch code is good for this alone
+}
+
 async function request(path, body) {
-  const options = body === undefined ? {} : {
-    method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
+  const headers = { authorization: `token ${sessionStorage.token ?? ""}` };
+  const options = body === undefined ? { headers } : {
+    method: "POST", headers: { ...headers, "content-type": "application/json" }, body: JSON.stringify(body),
   };
   const response = await fetch(path, options);
   const result = await response.json();
@@ -231,7 +241,11 @@ function mapAddress() {
 async function loadMap() {
   const address = mapAddress(), result = await request(address);
   if (address !== mapAddress()) return; // answers may arrive out of order; another map was chosen meanwhile
-  if (result.state === "computing") {
+  if (result.state === "absent") {
+    const { method } = mapSettings();
+    await request(`${base()}/embedding`, { latent: $("latent").value, method });
+  }
+  if (result.state !== "ready") {
     $("map-status").textContent = `computing ${$("method").value === "tsne" ? "t-SNE" : "UMAP"} …`;
     $("map-status").hidden = false;
     S.map = null; invalidate();
@@ -546,7 +560,7 @@ function sampleBody(count) {
 const shellQuoted = (word) => (/^[\w@%+=:,.\/-]+$/.test(word) ? word : `'${word.replaceAll("'", `'"'"'`)}'`);
 
 function generateCommand(body) {
-  let text = `vaekit generate ${currentRun().name} --count ${body.count} --seed ${body.seed}`;
+  let text = `vaekit generate ${currentRun().argument} --count ${body.count} --seed ${body.seed}`;
   if (body.temperature !== 1) text += ` --temperature ${body.temperature}`;
   if (body.label !== null) text += ` --label ${shellQuoted(currentRun().classes[body.label])}`;
   if (body.cluster !== null) text += ` --cluster ${body.cluster}`;
@@ -738,6 +752,7 @@ async function openRun(number) {
 const logErrors = (work) => (...args) => Promise.resolve(work(...args)).catch((error) => console.warn(error.message));
 
 async function init() {
+  await takeToken();
   const result = await request("api/runs");
   S.runs = result.runs; S.palette = result.palette;
   options($("run"), S.runs.map((_, i) => i), S.runs.map((run) => run.name));
