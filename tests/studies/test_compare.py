@@ -468,7 +468,7 @@ def test_markdown(table):
     assert rule == "| --- | --- | ---: | ---: | ---: |"
     assert first == "| - | - | 3 | **98.33 ± 0.33** | -101.0 ± 1.0 |"
     assert second == (
-        r"| \[i\] -0.5 | 8\|8\*2\_a&b%c\#d$e\{f\}\~g^h\\i\<j\>\[k | 3 | 106.33 ± 0.33 | -102.0 ± 1.0 |"
+        r"| \[i\] -0.5 | 8\|8\*2\_a\&b%c\#d$e\{f\}\~g^h\\i\<j\>\[k | 3 | 106.33 ± 0.33 | -102.0 ± 1.0 |"
     )
     assert notes[:2] == ["", "mean ± standard deviation over seeds"]
     assert notes[-1].startswith("not evaluated yet: vaekit evaluate ")

@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from ..settings.data import PreprocessConfig
+from .words import print_text
 
 NameArgument = Annotated[str, Positional, tyro.conf.arg(metavar="NAME")]
 DataArgument = Annotated[str, Positional, tyro.conf.arg(metavar="DATA")]
@@ -27,11 +28,10 @@ def list_sets(data_dir: str | None = None) -> None:
     Args:
         data_dir: Folder with the data sets' files.
     """
-    from rich.console import Console
-
     from ..data.sources.locations import as_table
+    from ..support.console import PlainConsole
 
-    Console(highlight=False).print(as_table(data_dir))
+    PlainConsole().print(as_table(data_dir))
 
 
 def get(name: NameArgument, data_dir: str | None = None) -> None:
@@ -48,7 +48,7 @@ def get(name: NameArgument, data_dir: str | None = None) -> None:
     """
     from ..data.sources import locations
 
-    print(locations.download_dataset(name, data_dir))
+    print_text(locations.download_dataset(name, data_dir))
 
 
 def show(
@@ -72,18 +72,17 @@ def show(
         data_dir: Folder with the named data set's files.
         out: Picture to write, PNG, PDF or SVG; <data>-images.png by default.
     """
-    from rich.console import Console
-
     from ..data import load, summary
     from ..pictures import contact_sheet, save
+    from ..support.console import PlainConsole
     from .images import check_picture
 
     check_picture(out)
     dataset = load(data, data_dir, **asdict(form))
-    Console(highlight=False).print(summary.as_table(dataset))
+    PlainConsole().print(summary.as_table(dataset))
     images, names = summary.sample_images(dataset, split, count)
     path = Path(out) if out else Path(f"{summary.file_name(dataset)}-images.png")
-    print(save(contact_sheet(images, names), path))
+    print_text(save(contact_sheet(images, names), path))
 
 
 def prepare(
@@ -104,7 +103,7 @@ def prepare(
     """
     from ..data.summary import prepare_file
 
-    print(prepare_file(folder, form, Path(out or f"{folder.resolve().stem}.safetensors")))
+    print_text(prepare_file(folder, form, Path(out or f"{folder.resolve().stem}.safetensors")))
 
 
 SUMMARY = """Data sets: list, download and inspect them, prepare your own images.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-
 from ..data import load as load_data
 from ..evaluation.evaluate import evaluate
 from ..evaluation.metrics import as_table
@@ -11,6 +9,7 @@ from ..gallery.context import PictureContext
 from ..gallery.draw import write_pictures
 from ..model.build import build
 from ..settings.analysis import PlotConfig
+from ..support.console import PlainConsole
 from ..training.job import train
 
 METRICS = ("elbo", "nll", "reconstruction", "probes", "clusters")
@@ -18,7 +17,7 @@ METRICS = ("elbo", "nll", "reconstruction", "probes", "clusters")
 
 def demo(epochs: int, out: str | None) -> None:
     """Train the default VAE on MNIST, evaluate it, write pictures and print where they are."""
-    console = Console(highlight=False, markup=False)
+    console = PlainConsole()
     data = load_data("mnist")
     console.print(f"Training a VAE with 20 latent dimensions on MNIST for {epochs} epochs.")
     run = train(build("vae", data), data, epochs=epochs, out=out, name="demo")

@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from ..support.errors import UserError, require
-from .words import RunArgument, WeightsArgument
+from .words import RunArgument, WeightsArgument, print_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -122,7 +122,7 @@ def save_picture(
     words = [source, *(f"{key}-{value}" for key, value in settings.items() if value is not None)]
     stem = re.sub(r"[^\w.,+-]+", "_", "-".join(words))[:120]
     path = Path(out) if out else place.pictures / place.file(f"{stem}.png").name
-    print(pictures.save(figure, path, overwrite))
+    print_text(pictures.save(figure, path, overwrite))
 
 
 def reconstruct(
@@ -237,7 +237,9 @@ def encode(
     table = encoded(
         Run(run, weights), found, split, samples, seed, label, data_dir, device, progress=True
     )
-    print(f"{write_table(table, Path(out))}: {len(table['index']):,} images, {', '.join(table)}")
+    print_text(
+        f"{write_table(table, Path(out))}: {len(table['index']):,} images, {', '.join(table)}"
+    )
 
 
 def decode(
@@ -275,7 +277,7 @@ def decode(
         )
     check_images_output(Path(out))
     images = decoded(Run(run, weights), read_table(file), column, label)
-    print(write_images(images, Path(out)))
+    print_text(write_images(images, Path(out)))
 
 
 def export(
@@ -315,7 +317,7 @@ def export(
                     for kind in ("inputs", "outputs")
                 )
                 off = f"max. difference {about['largest_difference']:.0e}"
-                print(f"{Path(folder) / file}: {given} -> {found}; {off}")
+                print_text(f"{Path(folder) / file}: {given} -> {found}; {off}")
 
 
 VERBS: dict[str, Callable[..., None]] = {

@@ -29,11 +29,10 @@ def presets() -> None:
       vaekit train --preset aevb-mnist --epochs 20
       vaekit train --preset aevb-mnist --help
     """
-    from rich.console import Console
-
     from ..settings.presets import as_table
+    from ..support.console import PlainConsole
 
-    Console(highlight=False).print(as_table())
+    PlainConsole().print(as_table())
 
 
 def demo(epochs: int = 15, out: str | None = None) -> None:

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from ..settings.analysis import EvaluateConfig, PlotConfig
 from ..support.errors import UserError, require
-from .words import RunArgument, WeightsArgument
+from .words import RunArgument, WeightsArgument, print_text
 
 RunsArgument = Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
 NamesArgument = Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="[NAME ...]")]
@@ -40,20 +40,19 @@ def evaluate(
         data_dir: Folder that holds the data set's files.
         json: Print evaluation.json instead of the table.
     """
-    from rich.console import Console
-
     from ..evaluation.evaluate import evaluate as measure
     from ..evaluation.metrics import as_table
     from ..runs.directory import Run
+    from ..support.console import PlainConsole
 
     place = Run(run, weights)
     result = measure(place, data_dir=data_dir, progress=True, **asdict(settings))
     file = place.file("evaluation.json")
     if json:
-        print(file.read_text(), end="")
+        print_text(file.read_text().rstrip("\n"))
     else:
-        Console(highlight=False).print(as_table(result))
-        print(f"written to {file}")
+        PlainConsole().print(as_table(result))
+        print_text(f"written to {file}")
 
 
 def cluster(
@@ -84,20 +83,19 @@ def cluster(
         device: auto, cpu, cuda, cuda:1, mps.
         json: Print the .json instead of the table.
     """
-    from rich.console import Console
-
     from ..evaluation.clustering import as_table
     from ..evaluation.clustering import cluster as assign
     from ..runs.directory import Run
+    from ..support.console import PlainConsole
 
     place = Run(run, weights)
     result = assign(place, split, samples, seed, data_dir=data_dir, device=device)
     file = place.file(f"clusters-{split}.json")
     if json:
-        print(file.read_text(), end="")
+        print_text(file.read_text().rstrip("\n"))
     else:
-        Console(highlight=False).print(as_table(result))
-        print(f"written to {file.with_suffix('.csv')} and {file.name}")
+        PlainConsole().print(as_table(result))
+        print_text(f"written to {file.with_suffix('.csv')} and {file.name}")
 
 
 def plot(
@@ -132,11 +130,10 @@ def plot(
         data_dir: Folder with the data set's files, needed only for runs without saved picture data.
     """
     if list_names:
-        from rich.console import Console
-
         from ..gallery.catalog import as_table
+        from ..support.console import PlainConsole
 
-        Console(highlight=False).print(as_table())
+        PlainConsole().print(as_table())
         return
     require(run != "", "`vaekit plot` lacks RUN; see `vaekit plot --help`")
     from ..gallery.context import PictureContext
@@ -148,7 +145,7 @@ def plot(
     require(folder.is_dir() or not folder.exists(), f"--out {folder} is a file; name a folder")
     context = PictureContext.of(place, settings, data_dir)
     for path in write_pictures(context, names, folder, format, overwrite):
-        print(path, flush=True)
+        print_text(path)
 
 
 def compare(
@@ -173,13 +170,12 @@ def compare(
         weights: Weights whose evaluations to compare: best (on validation), last, or an epoch's.
         training_curves: Draw the training ELBO too, solid; the validation ELBO is then dashed.
     """
-    from rich.console import Console
-
     from ..pictures import save
     from ..pictures.writing import IMAGE_FORMATS
     from ..runs.directory import Run, require_output
     from ..studies.compare import WRITERS, as_terminal, rank, write
     from ..studies.curves import compare as draw
+    from ..support.console import PlainConsole
 
     files = [Path(file) for file in out]
     for file in files:
@@ -187,20 +183,20 @@ def compare(
     # Files are such as a sweep's own table.
     found = [Run(run, weights) for run in runs if not Path(run).is_file()]
     table = rank(found)
-    Console(highlight=False).print(as_terminal(table))
+    PlainConsole().print(as_terminal(table))
     figures = {
         file: draw(found, training_curves) for file in files if file.suffix.lower() not in WRITERS
     }
     for file in files:
         if file in figures:
-            print(save(figures[file], file))
+            print_text(save(figures[file], file))
         else:
-            print(write(table, file))
+            print_text(write(table, file))
     if not files:
         try:
-            print(save(draw(found, training_curves), Path("compare.png")))
+            print_text(save(draw(found, training_curves), Path("compare.png")))
         except UserError as reason:
-            print(f"no figure: {reason}")
+            print_text(f"no figure: {reason}")
 
 
 def report(
@@ -226,7 +222,7 @@ def report(
     from ..gallery.report import report as write
     from ..runs.directory import Run
 
-    print(write(Run(run, weights), out, data_dir))
+    print_text(write(Run(run, weights), out, data_dir))
 
 
 def explore(
@@ -257,7 +253,7 @@ def explore(
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install 'vaekit[explore]'") from None
     chosen = [Run(run, weights) for run in runs]
-    serve(chosen, port, browser, data_dir, lambda text: print(text, flush=True))
+    serve(chosen, port, browser, data_dir, print_text)
 
 
 VERBS: dict[str, Callable[..., None]] = {

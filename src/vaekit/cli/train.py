@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -18,6 +19,7 @@ from ..settings.training import MonitorConfig, TrainConfig
 from ..support.errors import parse_duration, require
 from ..training.plan import Plan
 from . import words
+from .words import print_text
 
 if TYPE_CHECKING:
     from ..runs.directory import Run
@@ -114,11 +116,10 @@ def sweep(arguments: list[str], read: Callable[[list[str], list[SweepRequest]], 
             f"two of the runs would have the one folder {name}; make a sweep of each",
         )
         plans[name] = requests[-1][0]
-    from rich.console import Console
-
     from ..studies.compare import as_terminal, rank
     from ..studies.sweep import SweepIncomplete
     from ..studies.sweep import sweep as carry_out_all
+    from ..support.console import PlainConsole
 
     plan, measure, out, name = requests[0]
     models = "-".join(dict.fromkeys(each.model for each in plans.values()))
@@ -132,8 +133,8 @@ def sweep(arguments: list[str], read: Callable[[list[str], list[SweepRequest]], 
     except SweepIncomplete as error:
         runs, failed = error.runs, error
     if runs:
-        Console(highlight=False).print(as_terminal(rank(runs)))
-        print(f"written to {folder}/compare.md, compare.csv and compare.png")
+        PlainConsole().print(as_terminal(rank(runs)))
+        print_text(f"written to {folder}/compare.md, compare.csv and compare.png")
     if failed:
         raise failed
 
@@ -171,12 +172,13 @@ def print_result(run: Run) -> None:
         return
     best = run.best
     found = best["validation_elbo"]
-    print(
+    print_text(
         f"{run}: best at epoch {best['epoch']}, "
         + ("" if found is None else f"validation ELBO {found:.2f} nats ")
         + f"(binarisation {run.data.binarisation})"
     )
-    print(f"next: vaekit evaluate {run}  or  vaekit plot {run}")
+    shown = shlex.quote(str(run))
+    print_text(f"next: vaekit evaluate {shown}  or  vaekit plot {shown}")
 
 
 def reproduce(
@@ -202,11 +204,10 @@ def reproduce(
         report: File to append a line to; docs/results/reproduction.md where that folder exists, else
             OUT/reproduction.md.
     """
-    from rich.console import Console
-
     from ..studies import reproduce
+    from ..support.console import PlainConsole
 
-    console = Console(highlight=False)
+    console = PlainConsole()
     if not row:
         console.print(reproduce.as_table())
         return
@@ -218,11 +219,11 @@ def reproduce(
     reproduce.check_report(Path(report))
     outcome = reproduce.reproduce(row, seeds, seconds, out)
     said = "within" if outcome.within_tolerance else "NOT within"
-    print(
+    print_text(
         f"{row}: {wanted.metric} {outcome.formatted}; published {wanted.value:g} ({wanted.source}); {said} the "
         f"tolerance of {wanted.tolerance:g}"
     )
     if wanted.differences:
-        print(f"differs: {wanted.differences}")
+        print_text(f"differs: {wanted.differences}")
     reproduce.append_to_report(outcome, Path(report))
-    print(f"added to {report}")
+    print_text(f"added to {report}")

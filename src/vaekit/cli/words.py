@@ -12,6 +12,7 @@ import tyro
 from tyro.conf import Positional
 
 from ..support.errors import UserError
+from ..support.escaping import escape_controls
 
 RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
 WeightsArgument = Annotated[str, tyro.conf.arg(metavar="best|last|EPOCH")]
@@ -79,5 +80,10 @@ def run_name(grid: Mapping[str, str]) -> str:
     return "_".join(parts)
 
 
+def print_text(text: object) -> None:
+    """Print text on the standard output, control characters as escapes."""
+    print(escape_controls(text), flush=True)
+
+
 def print_stderr(text: str) -> None:
-    print(text, file=sys.stderr)
+    print(escape_controls(text), file=sys.stderr)

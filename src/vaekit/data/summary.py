@@ -7,7 +7,6 @@ import re
 from pathlib import Path
 
 import torch
-from rich.markup import escape
 from rich.table import Table
 from torch import Tensor
 
@@ -28,7 +27,7 @@ def as_table(dataset: Dataset) -> Table:
     """A table of the image size, the images per split and class, and pixel statistics."""
     channels, height, width = dataset.shape
     colours = {1: "grey", 3: "colour"}.get(channels, f"{channels} channels")
-    title = f"{escape(printable(dataset.name))}: {height} x {width} pixels (height x width), {colours}, likelihood "
+    title = f"{printable(dataset.name)}: {height} x {width} pixels (height x width), {colours}, likelihood "
     table = Table(title=title + dataset.likelihood, title_justify="left")
     for name in ("", *dataset.splits):
         table.add_column(name, justify="right" if name else "left")
@@ -50,7 +49,7 @@ def as_table(dataset: Dataset) -> Table:
             if k == MAX_CLASSES_SHOWN:
                 table.add_row(f"and {dataset.class_count - k:,} more classes", *[""] * 3)
                 break
-            table.add_row(escape(class_name(dataset, k)), *(f"{count:,}" for count in row))
+            table.add_row(class_name(dataset, k), *(f"{count:,}" for count in row))
     if len(dataset.train) > SAMPLED_IMAGES:
         table.caption = f"pixels in [0, 1], from {SAMPLED_IMAGES:,} images per split"
         table.caption_justify = "left"

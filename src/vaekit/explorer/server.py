@@ -368,6 +368,7 @@ def explore(
 
 def serve(app: FastAPI, listener: socket.socket, browser: bool, log: Callable[[str], None]) -> None:
     """Serve the page on a bound socket; its address, with the token, is logged and opened in the browser."""
+    listener.listen(128)
     access = app.state.access
     address = f"http://127.0.0.1:{listener.getsockname()[1]}/?token="
     log(f"{address}{access.token}  (stop with Ctrl-C)")

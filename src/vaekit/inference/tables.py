@@ -17,6 +17,7 @@ from ..data.sources.arrays import check_unpacked_size
 from ..runs.directory import require_output
 from ..support.atomic import atomic_write
 from ..support.errors import UserError, one_line, require
+from ..support.escaping import csv_cell
 
 # Columns by name, all of one length: (N,) or (N, D), stored in .csv and .parquet as name_0, name_1, ...
 Table = dict[str, np.ndarray]
@@ -74,7 +75,7 @@ def write_table(table: Table, path: Path) -> Path:
             columns = flatten_columns(table)
             text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
             writer = csv.writer(text, lineterminator="\n")
-            writer.writerow(columns)
+            writer.writerow(map(csv_cell, columns))
             writer.writerows(zip(*map(format_column, columns.values()), strict=True))
             text.detach()
         else:
@@ -122,7 +123,7 @@ def format_column(column: np.ndarray) -> list[Any]:
     """The values of a column as written to .csv; nine digits are exact for float32."""
     if column.dtype.kind == "f":
         return [f"{value:.9g}" for value in column]
-    return column.tolist()
+    return [csv_cell(value) for value in column.tolist()]
 
 
 def parse_column(text: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -17,6 +16,7 @@ from ..runs.directory import Run, require_output
 from ..runs.load import STALE, is_stale, weights_sha256
 from ..support.atomic import write_bytes
 from ..support.errors import UserError
+from ..support.escaping import csv_cell, latex, markdown
 from .curves import (
     comparability,
     group_by_settings,
@@ -39,15 +39,6 @@ VALIDATION_METRICS = (
 LEGACY_DEFAULTS = {"estimator": "importance", "precision": "float32"}  # of older files
 MAX_COLUMNS = 5  # metrics side by side in the terminal; more are transposed
 PAD = "\N{FIGURE SPACE}"  # as wide as a digit
-LATEX_ESCAPES = str.maketrans(
-    {
-        **{c: "\\" + c for c in "&%$#_{}"},
-        **{"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"},
-        # \\ would read [ as its argument.
-        **{"<": r"\textless{}", ">": r"\textgreater{}", "[": "{[}"},
-        **{"±": r"$\pm$", "\N{MINUS SIGN}": "$-$", PAD: r"\phantom{0}"},
-    }
-)
 
 
 @dataclass(frozen=True)
@@ -366,7 +357,7 @@ def as_markdown(table: ComparisonTable) -> str:
     """The table in Markdown, the notes below it."""
 
     def escaped(text: str) -> str:
-        return re.sub(r"([\\`*_{}\[\]<>|#~])", r"\\\1", text.replace(PAD, ""))
+        return markdown(text.replace(PAD, ""))
 
     rows = [
         [escaped(name) for name in table.header],
@@ -380,11 +371,8 @@ def as_markdown(table: ComparisonTable) -> str:
 def as_latex(table: ComparisonTable) -> str:
     """The table in LaTeX (booktabs), the notes below it."""
 
-    def escaped(text: str) -> str:
-        return re.sub(r"(?<!\S)-(?=\d)", "\N{MINUS SIGN}", text).translate(LATEX_ESCAPES)
-
     def line(row: Sequence[tuple[str, bool]]) -> str:
-        texts = (rf"\textbf{{{escaped(t)}}}" if bold else escaped(t) for t, bold in row)
+        texts = (rf"\textbf{{{latex(t)}}}" if bold else latex(t) for t, bold in row)
         return " & ".join(texts) + r" \\"
 
     header = line([(name, False) for name in table.header])
@@ -395,7 +383,7 @@ def as_latex(table: ComparisonTable) -> str:
             rf"\begin{{tabular}}{{{columns}}}",
             *(r"\toprule", header, r"\midrule", *map(line, table.grid), r"\bottomrule"),
             r"\end{tabular}",
-            *(rf"\par{{\footnotesize {escaped(note)}\par}}" for note in table.footnotes),
+            *(rf"\par{{\footnotesize {latex(note)}\par}}" for note in table.footnotes),
             "",
         ]
     )
@@ -407,11 +395,11 @@ def as_csv(table: ComparisonTable) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     names = [f"{metric.key}_{part}" for metric in table.metrics for part in parts]
-    writer.writerow([*table.settings, "seeds", *names])
+    writer.writerow(map(csv_cell, [*table.settings, "seeds", *names]))
     for row in table.rows:
         cells = [vars(c) if c else {"count": 0} for c in row.cells]
         values = [cell.get(part) for cell in cells for part in parts]
-        writer.writerow([*row.settings, row.seeds, *values])
+        writer.writerow(map(csv_cell, [*row.settings, row.seeds, *values]))
     return text.getvalue()
 
 

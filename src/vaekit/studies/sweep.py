@@ -116,7 +116,7 @@ def run_plans(
         if bar.enabled:
             pending = [name for name in list(plans)[number:] if not (folder / name).exists()]
             remaining = statistics.mean(times) * len(pending) if times else 0.0
-            bar.console.print(as_table(states, remaining), markup=True)
+            bar.console.print(as_table(states, remaining))
     if runs:
         # Includes runs of earlier commands with the same evaluation.
         existing = [Run(folder / name) for name in all_plans if (folder / name).is_dir()]

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import rich.progress
-from rich.console import Console
+from rich.console import Console, ConsoleOptions, RenderableType
+from rich.segment import Segment
+
+from .escaping import CONTROLS, escape_controls
 
 from .errors import for_caller
 
 T = TypeVar("T")
+
+
+class PlainConsole(Console):
+    """A console that prints text as it is, without markup and emoji codes, but control characters as escapes."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **settings)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            plain = segment.control or not CONTROLS.search(segment.text)
+            yield segment if plain else Segment(escape_controls(segment.text), segment.style)
 
 
 class ProgressBar:
@@ -18,9 +35,7 @@ class ProgressBar:
 
     def __init__(self, enabled: bool) -> None:
         self.enabled = enabled
-        self.console = Console(
-            stderr=True, highlight=False, markup=False, soft_wrap=True, quiet=not enabled
-        )
+        self.console = PlainConsole(stderr=True, soft_wrap=True, quiet=not enabled)
         self.live = self.console.is_terminal and enabled
 
     def log(self, text: str) -> None:
