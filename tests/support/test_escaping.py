@@ -2,13 +2,16 @@
 
 import csv
 import io
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from conftest import random_dataset
-from vaekit import build, train
+from vaekit import UserError, build, train
 from vaekit.cli.words import print_stderr, print_text
+from vaekit.data.sources.inputs import Files
 from vaekit.inference.tables import write_table
 from vaekit.support.console import PlainConsole, ProgressBar
 from vaekit.support.escaping import csv_cell, escape_controls, latex, markdown
@@ -88,6 +91,25 @@ def test_hostile_arguments(vaekit, tmp_path, monkeypatch):
         ["data", "show", NAME],
     ]:
         refuse_to_steer(vaekit, words)
+
+
+def test_pipes_devices_and_long_arguments_end_in_a_line(vaekit, tmp_path, monkeypatch):
+    """Before, a pipe was waited for and a device read forever."""
+    monkeypatch.chdir(tmp_path)
+    os.mkfifo("pipe.npz")
+    os.mkfifo("pipe.png")
+    for path in ["pipe.npz", "/dev/zero"]:
+        code, _, err = vaekit("data", "show", path)
+        assert (code, err) == (
+            2,
+            f"vaekit: {Path(path).absolute()} is neither a file nor a folder\n",
+        )
+    for path in ["pipe.png", "/dev/zero"]:
+        with pytest.raises(UserError, match="is neither a file nor a folder"):
+            Files([Path(path)])
+    code, _, err = vaekit("generate", "x" * 100_000)
+    assert (code, err.count("\n")) == (2, 1)
+    assert len(err) < 2100
 
 
 @pytest.mark.long

@@ -87,6 +87,7 @@ For example:
   vaekit sweep vae,vampprior --data fashionmnist --epochs 20
   vaekit sweep --preset aevb-mnist --optimizer adam,adagrad
 """
+MAX_MESSAGE = 2000  # characters
 VERBS: dict[str, Callable[..., None]] = {
     **runs.VERBS,
     **images.VERBS,
@@ -193,5 +194,8 @@ def main() -> None:
 
 
 def report_error(message: str) -> int:
-    print_stderr(f"vaekit: {one_line(message)}")
+    text = one_line(message)
+    if len(text) > MAX_MESSAGE:  # such as an argument of 100,000 numbers
+        text = f"{text[: MAX_MESSAGE // 2]} ... {text[-MAX_MESSAGE // 2 :]}"
+    print_stderr(f"vaekit: {text}")
     return 2

@@ -109,6 +109,8 @@ def find_path(data: str, data_dir: str | Path | None) -> Path:
         f"{', '.join(catalog.CATALOG)})",
     )
     require(path.exists(), f"there is no file or folder {printable(path)}")
+    # A pipe or a device may never end.
+    require(path.is_file() or path.is_dir(), f"{printable(path)} is neither a file nor a folder")
     return path
 
 

@@ -9,9 +9,8 @@ import rich.progress
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 
-from .escaping import CONTROLS, escape_controls
-
 from .errors import for_caller
+from .escaping import CONTROLS, escape_controls
 
 T = TypeVar("T")
 
