@@ -293,6 +293,38 @@ def test_malformed_bodies_are_refused(client, name):
         assert response.status_code == 422
 
 
+MALFORMED_HEADS = {
+    "a header of 1 MB": f"GET / HTTP/1.1\nhost: 127.0.0.1\nx: {'a' * 1_000_000}\n\n",
+    "100,000 headers": f"GET / HTTP/1.1\nhost: 127.0.0.1\n{100_000 * f'a: b{chr(10)}'}\n",
+    "two lengths": head().replace("\n\n", "\ncontent-length: 5\n\n"),
+    "a negative length": head(length=-5),
+    "a length of 10^30": head(length=10**30),
+    "no host": "GET /api/runs HTTP/1.0\nauthorization: token secret\n\n",
+    "two hosts": head(token="host: evil.example"),
+    "an upgrade to a websocket": head(
+        "/api/runs", "GET", "upgrade: websocket\nconnection: upgrade", 0
+    ),
+    "an absolute address": head("http://evil.example/api/runs", "GET", length=0),
+    "a wrong token before the right one": head(
+        token="authorization: token x\nauthorization: token secret", length=0
+    ),
+    "a token of 60 KB": head("/api/runs?token=" + "a" * 60_000, "GET", length=0),
+    "the greeting of TLS": "\x16\x03\x01\x02\0\x01\0" + "\0" * 500,
+    "the greeting of HTTP/2": "PRI * HTTP/2.0\n\nSM\n\n",
+    "a nul in the path": head("/api/\0runs", "GET", "authorization: token secret", 0),
+}
+
+
+def test_malformed_heads_are_refused(sessions):
+    with serving(sessions) as address:
+        for name, text in MALFORMED_HEADS.items():
+            with contextlib.suppress(ConnectionError), send(address, text) as opened:
+                assert status(opened) in (400, 403), name
+        get = head("/api/runs/0/curves", "GET", "authorization: token secret", 0)
+        with send(address, get) as opened:
+            assert status(opened) == 200
+
+
 # ---- slow requests
 
 

@@ -102,7 +102,7 @@ def test_pipes_devices_and_long_arguments_end_in_a_line(vaekit, tmp_path, monkey
         code, _, err = vaekit("data", "show", path)
         assert (code, err) == (
             2,
-            f"vaekit: {Path(path).absolute()} is neither a file nor a folder\n",
+            f"vaekit: {path} is neither a file nor a folder\n",
         )
     for path in ["pipe.png", "/dev/zero"]:
         with pytest.raises(UserError, match="is neither a file nor a folder"):

@@ -34,6 +34,6 @@ Everything is in {run}:
   pictures/curves.png           ELBO, log-likelihood and KL by epoch
   pictures/...                  the others; `vaekit plot --list` explains them
   evaluation.json, metrics.jsonl, config.json, model.safetensors
-Next: vaekit evaluate {run}
-      vaekit report {run}
+Next: vaekit evaluate {run.arguments}
+      vaekit report {run.arguments}
       vaekit train convvae --epochs 20""")

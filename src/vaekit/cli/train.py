@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -177,8 +176,7 @@ def print_result(run: Run) -> None:
         + ("" if found is None else f"validation ELBO {found:.2f} nats ")
         + f"(binarisation {run.data.binarisation})"
     )
-    shown = shlex.quote(str(run))
-    print_text(f"next: vaekit evaluate {shown}  or  vaekit plot {shown}")
+    print_text(f"next: vaekit evaluate {run.arguments}  or  vaekit plot {run.arguments}")
 
 
 def reproduce(

@@ -135,7 +135,7 @@ class ExplorerSession:
         best = {k: v for k, v in self.epoch.items() if isinstance(v, int | float)}
         return {
             "name": str(self.run),
-            "argument": shlex.quote(str(self.run)),
+            "argument": self.run.arguments,
             "model": blueprint.model,
             "data": self.run.data.name,
             "shape": list(blueprint.shape),
@@ -298,7 +298,8 @@ class ExplorerSession:
                 self.remove_unfinished()
                 raise
             self.unfinished = None
-        command = ["vaekit", "decode", str(self.run), str(codes), "--out", str(path)]
+        command = ["vaekit", "decode", *shlex.split(self.run.arguments), str(codes)]
+        command += ["--out", str(path)]
         if self.context.condition == "label":
             command += ["--label", self.context.classes[label or 0]]
         return {"path": str(path), "command": shlex.join(command)}
