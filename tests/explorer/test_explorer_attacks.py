@@ -124,6 +124,16 @@ def test_a_generator_of_its_own_draws_the_same_numbers():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+def test_a_map_started_by_many_is_computed_once(sessions, monkeypatch):
+    computed = []
+    maps = ExplorerSession(sessions[0].run).maps
+    monkeypatch.setattr(maps, "compute_embedding", lambda *words: computed.append(words))
+    with ThreadPoolExecutor(8) as pool:
+        futures = set(pool.map(lambda _: maps.start_embedding("z", "tsne"), range(8)))
+    next(iter(futures)).result()
+    assert (len(futures), computed) == (1, [("z", "tsne")])
+
+
 # ---- saves
 
 

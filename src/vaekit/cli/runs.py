@@ -234,7 +234,7 @@ def explore(
 ) -> None:
     """Explore runs in the browser: a map of the latent space, sliders, drawing, interpolations, curves.
 
-    Serves on this machine only (127.0.0.1); Ctrl-C stops it.
+    Serves on this machine only (127.0.0.1), to those who have the token in the printed address; Ctrl-C stops it.
 
     For example:
       vaekit explore runs/vae-mnist-1
