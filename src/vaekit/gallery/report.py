@@ -17,7 +17,7 @@ from ..evaluation.metrics import describe_images, metric_rows
 from ..pictures import Movie
 from ..pictures.writing import render_frames, render_image
 from ..runs.directory import Run, require_output
-from ..runs.load import STALE, epoch_of_weights, is_stale
+from ..runs.load import STALE, find_epoch, is_stale
 from ..settings.analysis import PlotConfig
 from ..settings.catalog import MODELS
 from ..support.atomic import write_bytes
@@ -100,14 +100,6 @@ def headline_results(
         *tiles,
         ("training", f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"),
     ]
-
-
-def find_epoch(run: Run) -> dict[str, Any]:
-    """The metrics of the epoch of the weights; {} where they are not known."""
-    try:
-        return epoch_of_weights(run)
-    except UserError:
-        return {}
 
 
 def read_evaluation(run: Run) -> dict[str, Any] | None:

@@ -108,6 +108,14 @@ def epoch_of_weights(run: Run) -> dict[str, Any]:
     return lines[0]
 
 
+def find_epoch(run: Run) -> dict[str, Any]:
+    """As epoch_of_weights; {} where that is not known."""
+    try:
+        return epoch_of_weights(run)
+    except UserError:
+        return {}
+
+
 def is_stale(evaluation: Mapping[str, Any], sha256: str) -> bool:
     """Whether an evaluation is not of the weights with this hash, but such as of those before a resumed training."""
     return evaluation.get("weights") != sha256

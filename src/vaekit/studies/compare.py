@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..evaluation.metrics import COMPARED_METRICS, NLL_BIAS, Metric
 from ..runs.directory import Run, require_output
-from ..runs.load import STALE, is_stale, weights_sha256
+from ..runs.load import STALE, find_epoch, is_stale, weights_sha256
 from ..support.atomic import write_bytes
 from ..support.errors import UserError
 from ..support.escaping import csv_cell, latex, markdown
@@ -180,12 +180,8 @@ def current_evaluations(runs: Sequence[Run]) -> tuple[dict[Run, Evaluation], dic
 
 def saved_epoch(run: Run) -> Evaluation:
     """The validation metrics of the epoch that the weights of a run are of."""
-    epochs = run.metrics if (run.path / "metrics.jsonl").is_file() else []
-    if run.weights == "best":
-        epochs = [epoch for epoch in epochs if epoch.get("best")]
-    elif run.weights != "last":
-        epochs = [epoch for epoch in epochs if epoch.get("epoch") == int(run.weights)]
-    return {m.key: epochs[-1].get(m.key) for m in VALIDATION_METRICS} if epochs else {}
+    epoch = find_epoch(run)
+    return {m.key: epoch.get(m.key) for m in VALIDATION_METRICS} if epoch else {}
 
 
 def evaluated_images(evaluations: Mapping[Run, Evaluation]) -> dict[Run, dict[str, Any]]:
