@@ -149,7 +149,7 @@ def test_best_last_and_each_saved_epoch_are_loaded(run):
 
 
 def test_the_last_weights_of_an_average_are_the_average(tmp_path):
-    run = fit(tmp_path / "run", ema=0.9, epochs=1)
+    run = fit(tmp_path / "run", ema=0.9, epochs=2)
     assert same(load(Run(run.path, "last")), load(run))
     state = run.load_state()
     assert not torch.equal(*(next(iter(state.part(p).values())) for p in ("model", "average")))
