@@ -54,6 +54,10 @@ def process_group(device: torch.device) -> Iterator[torch.device]:
     )
     try:
         yield device
+        if backend == "gloo":
+            # Its threads release the tensors of the last call meanwhile; one that does so while the interpreter ends
+            # aborts the process.
+            dist.barrier()
     finally:
         dist.destroy_process_group()
 
