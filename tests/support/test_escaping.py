@@ -11,7 +11,7 @@ import pytest
 from conftest import random_dataset
 from vaekit import UserError, build, train
 from vaekit.cli.words import print_stderr, print_text
-from vaekit.data.sources.inputs import Files
+from vaekit.data.sources.inputs import Files, read_arrays
 from vaekit.inference.tables import write_table
 from vaekit.support.console import PlainConsole, ProgressBar
 from vaekit.support.escaping import csv_cell, escape_controls, latex, markdown
@@ -107,6 +107,8 @@ def test_pipes_devices_and_long_arguments_end_in_a_line(vaekit, tmp_path, monkey
     for path in ["pipe.png", "/dev/zero"]:
         with pytest.raises(UserError, match="is neither a file nor a folder"):
             Files([Path(path)])
+    with pytest.raises(UserError, match="is neither a file nor a folder"):
+        next(read_arrays(Path("pipe.npz"), (1, 4, 4), "crop"))
     code, _, err = vaekit("generate", "x" * 100_000)
     assert (code, err.count("\n")) == (2, 1)
     assert len(err) < 2100

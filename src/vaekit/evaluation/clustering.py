@@ -18,6 +18,7 @@ from ..runs.load import load_trained
 from ..support.atomic import write_bytes, write_json
 from ..support.devices import fast_float32, resolve_device
 from ..support.errors import printable, require_count, require_seed
+from ..support.escaping import csv_cell
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -88,7 +89,7 @@ def cluster(
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["index", "cluster", "probability", "label", "class"])
     for i, (k, p) in enumerate(zip(assigned, confidence, strict=True)):
-        label = ["", ""] if labels is None else [labels[i], names[labels[i]]]
+        label = ["", ""] if labels is None else [labels[i], csv_cell(names[labels[i]])]
         writer.writerow([i, k, f"{p:.6f}", *label])
     write_bytes(run.file(f"clusters-{split}.csv"), text.getvalue().encode())
     return result

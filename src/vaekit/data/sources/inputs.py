@@ -177,6 +177,7 @@ def read_arrays(
     Raises UserError for images that cannot be converted to the shape.
     """
     where, classes = printable(path), None
+    require(path.is_file() or path.is_dir(), f"{where} is neither a file nor a folder")
     arrays: dict[str, tuple[Any, Any]]
     if path.suffix.lower() == ".safetensors":
         store = open_store(path)
