@@ -3,13 +3,15 @@
     python tests/kills.py vae [--kills 100] [--seed 0]
 
 The training runs in a process forked from this one, so that it starts at once. It saves a checkpoint after every step,
-so that many kills happen while it saves.
+so that many kills happen while it saves. A kill comes at a random moment after a random number of checkpoints, which
+the training counts: however fast the machine is, the training is not over before the last kill.
 """
 
 from __future__ import annotations
 
 import argparse
 import math
+import mmap
 import os
 import random
 import shutil
@@ -17,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -25,6 +28,7 @@ from conftest import random_dataset, timeless
 from vaekit import Run, build, resume, train
 from vaekit.runs.directory import STATE
 from vaekit.training import checkpoint
+from vaekit.training.learner import Learner
 
 SETTINGS = {
     "vae": ({}, {"ema": 0.9, "kl_warmup": 1.0}),
@@ -60,6 +64,21 @@ def forked(model: str, out: Path, epochs: int) -> int:
         os._exit(code)
 
 
+def count_checkpoints() -> Callable[[], int]:
+    """Count the checkpoints that forked processes save from now on; returns a function that gives their number."""
+    shared, save = mmap.mmap(-1, 8), checkpoint.Checkpointer.save
+
+    def count() -> int:
+        return int.from_bytes(shared[:8], "little")
+
+    def save_and_count(self: checkpoint.Checkpointer, learner: Learner) -> None:
+        save(self, learner)
+        shared[:8] = (count() + 1).to_bytes(8, "little")
+
+    checkpoint.Checkpointer.save = save_and_count  # type: ignore[method-assign]
+    return count
+
+
 def outcome(out: Path) -> tuple[bytes, list[dict[str, object]]]:
     """Weights, and metrics without times."""
     return (out / "model.safetensors").read_bytes(), timeless(Run(out))
@@ -78,16 +97,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         unbroken, killed = Path(folder) / "unbroken", Path(folder) / "killed"
         work(arguments.model, Path(folder) / "first", 2)  # imports everything before the forks
+        count = count_checkpoints()
         started = time.perf_counter()
         assert os.waitpid(forked(arguments.model, unbroken, arguments.epochs), 0)[1] == 0
-        seconds = time.perf_counter() - started
+        seconds, checkpoints = time.perf_counter() - started, count()
         kills = saving = resumable = 0
         print(f"unbroken: {seconds:.1f} s", flush=True)
         while True:
+            target = count() + rng.randrange(checkpoints // arguments.kills)
             pid = forked(arguments.model, killed, arguments.epochs)
-            # On average the kills are spread over the training time, plus the loss at each start.
-            time.sleep(rng.uniform(0, 2 * seconds / arguments.kills))
-            alive = os.waitpid(pid, os.WNOHANG) == (0, 0)
+            while (alive := os.waitpid(pid, os.WNOHANG) == (0, 0)) and count() < target:
+                time.sleep(2e-4)
+            time.sleep(rng.uniform(0, seconds / checkpoints))
+            alive = alive and os.waitpid(pid, os.WNOHANG) == (0, 0)
             if alive and kills < arguments.kills:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)

@@ -161,7 +161,7 @@ def test_other_data_is_refused(run, mnist):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("sha256", None, "lacks the setting 'sha256'"),
+        ("sha256", None, "lacks 'sha256'"),
         ("name", 3, "name is 3; it must be text"),
         ("binarisation", "dithered", "dynamic or threshold or none"),
     ],

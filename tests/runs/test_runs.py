@@ -151,7 +151,7 @@ def truncate(name, size):
         (edit(model__seed=-1), "seed is -1"),
         (edit(model__settings__latent_dim=10**30), "at most"),
         (edit(model__shape=[10**30, 1, 1]), "must be \\[C, H, W\\]"),
-        (edit(model=None), "lacks the object 'model'"),
+        (edit(model=None), "config.json lacks 'model'"),
         (edit(model__name="vea"), "did you mean 'vae'"),
         (edit(model__shape=[28, 28]), "must be \\[C, H, W\\]"),
         (edit(model__settings__latent_dim="3"), "latent_dim is '3'; it must be a whole number"),
@@ -177,8 +177,9 @@ def test_metrics_cut_off_by_an_interruption_are_read(copy):
     with (copy / "metrics.jsonl").open("a") as file:
         file.write('{"epoch": 3, "train_el')
     assert len(Run(copy).metrics) == 2
-    for damage in (b"5\n", b"\xff\xfe\n", b"[" * 100_000 + b"\n"):
-        (copy / "metrics.jsonl").write_bytes(b'{"epoch": 1}\n' + damage + b'{"epoch": 3}\n')
+    first, second, _ = (copy / "metrics.jsonl").read_bytes().split(b"\n")
+    for damage in (b"5", b"\xff\xfe", b"[" * 100_000):
+        (copy / "metrics.jsonl").write_bytes(b"\n".join([first, damage, second, b""]))
         with pytest.raises(UserError, match=r"metrics\.jsonl, line 2 is damaged"):
             _ = Run(copy).metrics
 

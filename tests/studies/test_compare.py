@@ -237,9 +237,13 @@ def test_nothing_is_bold_with_an_unknown_error(several):
     assert significantly_different(cell(9.0, 0.0, 3), cell(1.0, 0.1, 3))
 
 
-def test_values_that_are_not_numbers_are_left_out(make):
+def test_values_that_are_null_are_left_out_and_others_refused(make):
+    for value in (True, "3", [1.0]):
+        wrong = make(f"wrong{value}", {"knn": value})
+        with pytest.raises(UserError, match=r"evaluation\.json: knn is .*; it must be a number or"):
+            rank([wrong])
     runs = [
-        make("a", {"nll": 90.0, "elbo": None, "knn": True, "active_units": "3"}),
+        make("a", {"nll": 90.0, "elbo": None, "knn": None, "active_units": None}),
         make("b", {"nll": None, "knn": 0.5}, latent_dim=3),
         make("c", {"knn": 0.75}, latent_dim=4),
     ]
@@ -413,9 +417,10 @@ def test_other_sample_counts_are_marked_and_not_bold(several):
 )
 def test_metrics_with_other_settings_have_notes_and_are_not_bold(make, metric, key):
     error = {"nll_standard_error": 0.1}
+    kind = str if key in ("estimator", "precision", "classifier_weights") else int
     runs = [
-        make("a", {metric: 90.0, key: 20, **error}),
-        make("b", {metric: 80.0, key: 15, **error}, latent_dim=3),
+        make("a", {metric: 90.0, key: kind(20), **error}),
+        make("b", {metric: 80.0, key: kind(15), **error}, latent_dim=3),
     ]
     table = rank(runs, [m for m in METRICS if m.key == metric])
     cells = [row.cells[0] for row in table.rows]

@@ -403,8 +403,7 @@ def test_sigkill_at_random_moments(tmp_path):
     """A short version of `python tests/kills.py MODEL`, which kills a hundred times."""
     command = [sys.executable, HERE / "kills.py", "vae", "--kills", "4", "--epochs", "12"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-    # On a busy machine the training may end before its last kills.
-    assert int(re.search(r"(\d+) kills", done.stdout)[1]) >= 2, done.stdout + done.stderr
+    assert "vae: 4 kills" in done.stdout, done.stdout + done.stderr
     assert "weights and metrics are the same" in done.stdout
 
 

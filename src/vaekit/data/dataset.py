@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..settings.data import Binarisation, SourceConfig
+from ..settings.data import MAX_CLASSES, Binarisation, SourceConfig
 from ..support.errors import UserError, require
 from .stored import StoredImages
 
@@ -101,13 +101,17 @@ class EvalSplit:
 
 
 def check_labels(labels: Any, count: int, where: str) -> None:
-    """Raise UserError unless these are labels of `count` images: (count,), int64, 0 or more."""
+    """Raise UserError unless these are labels of `count` images: (count,), int64, 0 or more, below MAX_CLASSES."""
     require(
         isinstance(labels, Tensor) and labels.dtype == torch.int64 and labels.ndim == 1,
         f"{where}: the labels must be a tensor of whole numbers, one per image",
     )
     require(len(labels) == count, f"{where}: {count} images but {len(labels)} labels")
     require(bool((labels >= 0).all()), f"{where}: labels must be 0 or more")
+    require(
+        bool((labels < MAX_CLASSES).all()),
+        f"{where}: a label is {int(labels.max()):,}, but must be below {MAX_CLASSES:,}; number the classes from 0",
+    )
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from ..support.atomic import atomic_write
 from ..support.console import ProgressBar
-from ..support.errors import UserError, one_line, printable, require
+from ..support.errors import UserError, one_line, printable, record_from_dict, require
 
 CHUNK_BYTES = 2**24
 Chunk = tuple[np.ndarray, np.ndarray | None, np.ndarray]  # images, labels, split indices
@@ -150,6 +150,7 @@ class ImageStore:
 def open_store(path: Path, bar: ProgressBar | None = None) -> ImageStore:
     """Open a file of `write_store` and check the hash of its pixels, which reads all of them once. Raises UserError if
     it is missing, damaged or another kind of file."""
+    require(path.is_file(), f"there is no file {path}")  # opening a pipe would wait
     try:
         with safetensors.safe_open(path, "pt") as file:
             keys, entries = set(file.keys()), file.metadata() or {}
@@ -157,7 +158,9 @@ def open_store(path: Path, bar: ProgressBar | None = None) -> ImageStore:
                 "vaekit" in entries and {"images", "parts"} <= keys,
                 f"{path} is not a file of images written by `vaekit data prepare`",
             )
-            metadata = StoreMetadata(**json.loads(entries["vaekit"]))
+            metadata = record_from_dict(
+                StoreMetadata, json.loads(entries["vaekit"]), f"{path}, metadata"
+            )
             shape = file.get_slice("images").get_shape()
             labels = file.get_tensor("labels") if "labels" in keys else None
             split_index = file.get_tensor("parts")
@@ -175,8 +178,6 @@ def open_store(path: Path, bar: ProgressBar | None = None) -> ImageStore:
             raise ValueError("unexpected tensors or metadata")
     except UserError:
         raise
-    except FileNotFoundError:
-        raise UserError(f"there is no file {path}") from None
     except Exception as error:  # any kind means that the file is not as it was written
         raise UserError(f"{path} is damaged ({one_line(error)}); create it again") from None
     require(

@@ -127,7 +127,10 @@ def load_classifier(path: Path, data: Dataset) -> Classifier:
         metadata.get("data") == data.sha256() and metadata.get("weights") == classifier.digest(),
         f"{path} is damaged (its hashes differ)",
     )
-    classifier.accuracy = float(metadata["accuracy"])
+    try:
+        classifier.accuracy = float(metadata["accuracy"])
+    except (KeyError, ValueError):
+        raise UserError(f"{path} is damaged (it lacks the accuracy)") from None
     return classifier.eval().requires_grad_(False)
 
 

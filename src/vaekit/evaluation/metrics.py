@@ -131,6 +131,20 @@ COMPARED_METRICS = tuple(
 )
 
 
+# What the text beside a number needs.
+SHOWN_WITH = {
+    "nll": ("samples", "nll_images"),
+    "frechet_samples": (
+        "classifier",
+        "classifier_accuracy",
+        "classifier_weights",
+        "frechet_images",
+    ),
+    "many_to_one": ("clusters",),
+    "mutual_information": ("mutual_information_limit",),
+}
+
+
 def metric_rows(e: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Each number of an evaluation, name, value and meaning, and warnings about them."""
     rows = []
@@ -140,7 +154,7 @@ def metric_rows(e: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             if value is None:
                 continue
             shown = f"{value:,.{metric.digits}f}"
-            if metric.key == "active_units":
+            if metric.key == "active_units" and e.get("latent_units") is not None:
                 shown += f" of {e['latent_units']}"
             unit = f"{metric.unit}; " if metric.unit not in (None, "share") else ""
             rows.append(
@@ -151,8 +165,10 @@ def metric_rows(e: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 def dependency_text(metric: Metric, e: Mapping[str, Any]) -> str:
     """What a number depends on, in words."""
+    if any(e.get(key) is None for key in SHOWN_WITH.get(metric.key, ())):
+        return ""  # a file that was written by hand
     if metric.key == "nll":
-        some = e.get("nll_images", 0) < e.get("images", 0)
+        some = e.get("nll_images", 0) < (e.get("images") or 0)
         subset = f", of {e['nll_images']:,} of the images" if some else ""
         how = {"ais": "chains annealed from the prior", "hmc": "HMC samples and a density"}
         drawn = "sample" if e["samples"] == 1 else "samples"

@@ -22,6 +22,7 @@ from ..gallery.context import PictureContext
 from ..gallery.latents import MAX_EMBEDDED_POINTS
 from ..inference.latent_space import neighbour_embedding, principal_axes
 from ..pictures.scatters import CONTOUR_MASSES
+from ..runs.directory import DAMAGE
 from ..support.atomic import write_bytes
 from ..support.errors import UserError, one_line, require
 
@@ -127,13 +128,13 @@ class LatentMaps:
         """Read the embedding from the run directory, or compute and save it; stale if the weights have changed."""
         path = self.context.run.file(f"map-{latent}-{method}.safetensors")
         weights = self.context.sha256
-        try:
-            with safetensors.safe_open(path, "pt") as file:
-                if (file.metadata() or {}).get("weights") == weights:
-                    return file.get_tensor("points").numpy()
-        except (OSError, safetensors.SafetensorError):
-            pass
         codes = self.context.picture_data.codes[latent]
+        count = min(len(codes), MAX_EMBEDDED_POINTS)
+        with contextlib.suppress(*DAMAGE), safetensors.safe_open(path, "pt") as file:
+            if (file.metadata() or {}).get("weights") == weights:
+                points = file.get_tensor("points")
+                if points.shape == (count, 2) and bool(points.isfinite().all()):
+                    return points.numpy()
         try:
             points = neighbour_embedding(
                 codes[evenly_spaced(len(codes), MAX_EMBEDDED_POINTS)], method

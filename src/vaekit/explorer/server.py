@@ -30,7 +30,7 @@ from torch import Tensor
 from ..pictures.style import PALETTE
 from ..runs.directory import Run
 from ..support.devices import own_generator
-from ..support.errors import UserError, python_names, require
+from ..support.errors import UserError, one_line, python_names, require
 from .limits import MAX_REQUEST_BYTES, Access, HTTPProtocol, RequestLimits, refusal
 from .maps import Method
 from .session import ExplorerSession
@@ -337,6 +337,25 @@ def end_process(signal_number: int, sessions: Sequence[ExplorerSession]) -> NoRe
     os._exit(128 + signal_number)
 
 
+def open_sessions(
+    runs: Sequence[Run | str | Path], data_dir: str | Path | None, log: Callable[[str], None]
+) -> list[ExplorerSession]:
+    """The sessions of the runs that can be read; a line is logged for each other. Raises UserError if there is none."""
+    sessions: list[ExplorerSession] = []
+    problems: list[str] = []
+    for run in runs:
+        try:
+            session = ExplorerSession(run, data_dir)
+            session.describe()
+            sessions.append(session)
+        except (UserError, OSError) as error:
+            problems.append(one_line(error))
+    require(len(sessions) > 0, "; ".join(problems))
+    for problem in problems:
+        log(f"left out: {problem}")
+    return sessions
+
+
 def explore(
     runs: Sequence[Run | str | Path],
     port: int = 0,
@@ -360,7 +379,7 @@ def explore(
                 f"--port {port} is not available ({error}); leave it out to use a free port"
             ) from None
         try:
-            sessions += [ExplorerSession(run, data_dir) for run in runs]
+            sessions += open_sessions(runs, data_dir, log)
             serve(make_app(sessions), listener, browser, log)
         except KeyboardInterrupt:
             end_process(signal.SIGINT, sessions)

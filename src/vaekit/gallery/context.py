@@ -20,7 +20,7 @@ from ..runs.data import evaluation_images
 from ..runs.directory import Run
 from ..runs.load import load_trained
 from ..settings.analysis import PlotConfig
-from ..support.errors import UserError, require
+from ..support.errors import UserError, printable, require
 
 Figures = dict[str, Figure | Movie]  # by file name without ending
 
@@ -57,7 +57,7 @@ class PictureContext:
         """Class names; the label number where a class has no name."""
         names, labels = self.run.class_names, self.picture_data.code_labels
         count = 0 if labels is None else int(labels.max()) + 1
-        return [*names, *map(str, range(len(names), count))]
+        return [*map(printable, names), *map(str, range(len(names), count))]
 
     @property
     def inverted(self) -> bool:

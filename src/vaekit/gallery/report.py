@@ -29,7 +29,7 @@ from .draw import iterate_pictures
 MAX_PICTURE_BYTES = 4_500_000  # of all pictures together, in base64
 MAX_LOSSLESS_BYTES = 200_000  # larger pictures are compressed with loss
 MAX_SIDE = 4096  # pixels
-REQUIRED_KEYS = {"nll", "split", "images", "samples", "likelihood", "binarisation"}
+REQUIRED_KEYS = {"split", "images", "samples", "likelihood", "binarisation"}
 SETTINGS = ("model", "training", "data")
 
 
@@ -73,7 +73,7 @@ def report(
         ],
         settings={part: settings_rows(run.section(part)) for part in SETTINGS},
     )
-    write_bytes(path, text.encode())
+    write_bytes(path, text.encode(errors="backslashreplace"))
     return path
 
 
@@ -95,7 +95,7 @@ def headline_results(
         tiles.append(
             ("active units", f"{measured[-1]['active_units']} of {measured[-1]['latent_units']}")
         )
-    seconds = sum(epoch.get("seconds", 0) for epoch in metrics)
+    seconds = sum(epoch.get("seconds") or 0 for epoch in metrics)
     return [
         *tiles,
         ("training", f"{seconds:.0f} s" if seconds < 180 else f"{seconds / 60:.0f} min"),
@@ -108,7 +108,8 @@ def read_evaluation(run: Run) -> dict[str, Any] | None:
         evaluation = run.evaluation
     except UserError:
         return None
-    return evaluation if evaluation.keys() >= REQUIRED_KEYS else None
+    complete = all(evaluation.get(key) is not None for key in REQUIRED_KEYS)
+    return evaluation if complete and "nll" in evaluation else None
 
 
 def settings_rows(section: dict[str, Any]) -> list[tuple[str, str]]:

@@ -18,11 +18,13 @@ from ..likelihood.latent_use import batch_size, kl_per_dimension
 from ..model.distributions import GaussianMixture, stddev
 from ..model.graph import VAE
 from ..runs.data import evaluation_images, reload_data
-from ..runs.directory import Run
+from ..runs.directory import DAMAGE, Run, read_header
 from ..runs.load import TrainedModel
+from ..runs.schema import check_picture_tensors
+from ..settings.data import MAX_CLASSES
 from ..support.atomic import write_bytes
 from ..support.devices import fast_float32, seeded
-from ..support.errors import UserError, one_line
+from ..support.errors import UserError, one_line, require
 
 FILE_NAME = "picture_data.safetensors"
 OLD_FILE_NAME = "exhibits.safetensors"  # in runs from before November 2026
@@ -70,9 +72,9 @@ def load_or_create(
     """
     path = run.file(FILE_NAME)
     # The last weights may also be the best.
-    files = dict.fromkeys((path, run.path / FILE_NAME, run.path / OLD_FILE_NAME))
+    files = dict.fromkeys((path, run.inside(FILE_NAME), run.inside(OLD_FILE_NAME)))
     for file in (file for file in files if file.is_file()):
-        picture_data = read(file, trained.sha256)
+        picture_data = read(file, trained.sha256, trained.model)
         if picture_data is not None:
             return picture_data
     try:
@@ -182,13 +184,17 @@ def to_tensors(picture_data: PictureData) -> dict[str, Tensor]:
     return {name: t.cpu().contiguous() for name, t in tensors.items() if t is not None}
 
 
-def read(path: Path, weights: str) -> PictureData | None:
-    """Read picture data from a file; None if it belongs to other weights. Raises UserError for a damaged file."""
+def read(path: Path, weights: str, model: VAE) -> PictureData | None:
+    """Read the picture data of a model from a file; None if it belongs to other weights. Raises UserError for a damaged
+    file."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             if (file.metadata() or {}).get("weights") != weights:
                 return None
+            check_picture_tensors(read_header(path), posterior_sizes(model), model.blueprint.shape)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        conditional = model.blueprint.settings.condition == "label"
+        check_values(tensors, model.blueprint.classes if conditional else MAX_CLASSES)
         parts: dict[str, dict[str, Tensor]] = {}
         for name, tensor in tensors.items():
             kind, _, key = name.partition(".")
@@ -209,5 +215,34 @@ def read(path: Path, weights: str) -> PictureData | None:
             component_shares=tensors.get("use"),
             clusters=tensors.get("clusters"),
         )
-    except (safetensors.SafetensorError, KeyError) as error:
+    except (*DAMAGE, KeyError) as error:
         raise UserError(f"{path} is damaged ({one_line(error)}); remove it") from None
+
+
+@torch.no_grad()
+def posterior_sizes(model: VAE) -> dict[str, int]:
+    """The dimensions of all latents, by name."""
+    image = next(model.parameters()).new_zeros(1, *model.blueprint.shape)
+    posteriors = model.posteriors(model.given(image, torch.zeros(1, dtype=torch.int64)))
+    return {name: q.mean.shape[-1] for name, q in posteriors.items()}
+
+
+def check_values(tensors: dict[str, Tensor], classes: int) -> None:
+    """Raise UserError unless the tensors of a file have values that picture data can have."""
+    for name, values in tensors.items():
+        kind = name.partition(".")[0]
+        if kind in ("code_labels", "labels"):
+            allowed = bool(((values >= 0) & (values < classes)).all())
+        elif kind in ("code_rows", "rows"):
+            allowed = bool((values >= 0).all() & (values.diff() > 0).all())
+        elif kind == "images":
+            allowed = bool(
+                ((values >= 0) & (values <= (1 if values.is_floating_point() else 255))).all()
+            )
+        else:  # the KL is NaN where it is unknown
+            allowed = kind not in ("codes", "scales", "use", "clusters") or bool(
+                values.isfinite().all()
+            )
+        require(allowed, f"{name} has values that are not possible")
+    known = torch.isin(tensors["rows.test"], tensors["code_rows"])
+    require(bool(known.all()), "rows.test has images without latents")

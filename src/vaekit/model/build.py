@@ -13,6 +13,7 @@ from torch import nn
 from ..data import Dataset
 from ..data.dataset import pixels
 from ..settings.catalog import MODELS, ModelEntry, model_entry
+from ..settings.data import MAX_CLASSES
 from ..settings.model import Blueprint, ClusterConfig, HierarchyConfig, Likelihood, ModelConfig
 from ..settings.objective import ObjectiveConfig
 from ..support.devices import seeded
@@ -79,8 +80,8 @@ def build(
     require_seed(seed)
     if classes is None:
         classes = dataset.class_count if dataset else 0
-    if not (is_whole(classes) and 0 <= classes <= 2**20):
-        raise UserError(f"classes is {classes!r}; it must be 0 or a positive whole number")
+    if not (is_whole(classes) and 0 <= classes <= MAX_CLASSES):
+        raise UserError(f"classes is {classes!r}; it must be a whole number up to {MAX_CLASSES:,}")
     blueprint = Blueprint(name, (channels, height, width), config, int(seed), classes)
     model = build_from(blueprint)
     require(

@@ -14,16 +14,17 @@ from .pixels import MaskedPixels
 class OneHot(nn.Module):
     """Labels (B,) -> (B, classes)."""
 
-    identity: Tensor
+    zero: Tensor
 
     def __init__(self, classes: int) -> None:
         super().__init__()
-        self.register_buffer("identity", torch.eye(classes), persistent=False)
+        self.classes = classes
+        self.register_buffer("zero", torch.zeros(()), persistent=False)
 
     def forward(self, x: Tensor | None, y: Tensor | None) -> Tensor:
         if y is None:
             raise UserError("the model is conditional on labels; pass the labels of the images")
-        return self.identity[y]
+        return self.zero.new_zeros(len(y), self.classes).scatter(1, y[:, None], 1.0)
 
 
 class Quadrants(nn.Module):

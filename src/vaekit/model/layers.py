@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 from typing import get_args
 
 from ..settings.model import Activation, ModelConfig
-from ..support.errors import UserError, did_you_mean, require
+from ..support.errors import UserError, did_you_mean, require, shown
 
 PATTERN = re.compile(
-    r"(?P<width>\d*)(?:(?P<image>x)|@(?P<kernel>\d+)(?:(?P<sign>[/*])(?P<stride>\d+))?(?P<valid>v?))?"
+    r"(?P<width>\d{0,9})(?:(?P<image>x)|@(?P<kernel>\d{1,9})(?:(?P<sign>[/*])(?P<stride>\d{1,9}))?(?P<valid>v?))?"
     r"(?::(?P<activation>[\w-]+))?"
 )
-MAX_SIZE = 2**20
+MAX_SIZE, MAX_LAYERS = 2**20, 1000
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,11 @@ Layers = Sequence[Layer]
 def parse(text: str, what: str, network_size: float = 1.0) -> tuple[Layer, ...]:
     """The layers of a text, the channels of convolutions times `network_size`. Raises UserError, beginning with `what`,
     for a word that is not a layer."""
-    layers = [parse_layer(word, what) for word in text.split()]
+    words = text.split()
+    require(
+        len(words) <= MAX_LAYERS, f"{what} has {len(words):,} layers; {MAX_LAYERS} are possible"
+    )
+    layers = [parse_layer(word, what) for word in words]
     require(
         all(layer.width * network_size <= MAX_SIZE for layer in layers if layer.kernel),
         f"--network-size {network_size:g} makes a convolution of more than {MAX_SIZE:,} channels",
@@ -72,7 +76,7 @@ def parse(text: str, what: str, network_size: float = 1.0) -> tuple[Layer, ...]:
 def parse_layer(word: str, what: str) -> Layer:
     match = PATTERN.fullmatch(word)
     if match is None or not (match["width"] or match["kernel"]):
-        raise UserError(f"{what}: {word!r} is not a layer; write 500, 64@4/2, 64@4*2 or 64x")
+        raise UserError(f"{what}: {shown(word)} is not a layer; write 500, 64@4/2, 64@4*2 or 64x")
     activation, names = match["activation"], [*get_args(Activation), "linear"]
     if activation is not None and activation not in names:
         hint = f"{did_you_mean(activation, names)} (activations: {', '.join(names)})"

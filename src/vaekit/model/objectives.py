@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..support import distributed
-from ..support.errors import UserError, did_you_mean, for_caller, require, require_count
+from ..support.errors import UserError, did_you_mean, for_caller, require, require_count, shown
 from .distributions import GaussianMixture, gaussian, independent
 from .graph import Inference, Latent
 from .mmd import Kernel, squared_mmd
@@ -192,5 +192,5 @@ def from_text(text: str) -> Objective:
         settings = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
         return kinds[call.func.id](**settings)
     except Exception:  # of many types: of the parser, of missing attributes, of the constructors
-        message = f"{text!r} is not an objective of vaekit"
+        message = f"{shown(text)} is not an objective of vaekit"
         raise UserError(for_caller(message, f"{message}; pass it as `objective`")) from None

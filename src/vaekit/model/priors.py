@@ -46,8 +46,8 @@ class FixedMixture(ConstantMixture):
     def __init__(self, components: int, dim: int) -> None:
         k = torch.arange(components)
         means = (k + 1).div(2, rounding_mode="floor") * torch.where(k % 2 == 0, -1, 1)
-        scale = torch.full((components, dim), 0.5**0.5)
-        super().__init__(means[:, None].expand(-1, dim).float(), scale)
+        scale = torch.full((components, 1), 0.5**0.5)
+        super().__init__(means[:, None].float().expand(-1, dim), scale.expand(-1, dim))
 
 
 class LearnedMixture(nn.Module):

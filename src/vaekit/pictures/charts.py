@@ -84,7 +84,7 @@ def draw_kl_parts(axes: Axes, metrics: Metrics, marker: str) -> None:
     for i, name in enumerate(metrics[-1]["kl_parts"] if metrics else ()):
         axes.plot(
             values_by_epoch(metrics, "epoch"),
-            [epoch["kl_parts"][name] for epoch in metrics],
+            values_by_epoch([epoch["kl_parts"] for epoch in metrics], name),
             color=PALETTE[2 + i],
             linestyle=":",
             marker=marker,
@@ -103,7 +103,8 @@ def draw_kl_heatmap(figure: Figure, axes: Axes, metrics: Metrics) -> None:
     rows, names = [], list[str]()
     kls = [dimension_kls(epoch) for epoch in metrics]
     for name in kls[-1]:
-        values = np.array([kl[name] for kl in kls], float).T
+        unknown = [np.nan] * len(kls[-1][name])
+        values = np.array([kl.get(name, unknown) for kl in kls], float).T
         order = np.argsort(-values[:, -1], kind="stable")
         rows.append(values[order])
         names += [f"{name}[{d}]" for d in order]

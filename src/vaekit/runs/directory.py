@@ -29,22 +29,37 @@ import torch
 from torch import Tensor, nn
 
 from ..settings.catalog import model_entry
-from ..settings.data import DataRecord, SourceConfig
+from ..settings.data import MAX_CLASSES, DataRecord, SourceConfig
 from ..settings.model import Blueprint
 from ..settings.training import MonitorConfig, TrainConfig
-from ..support.atomic import parse_json, write_bytes, write_json
+from ..support.atomic import json_bytes, parse_json, write_bytes, write_json
 from ..support.errors import (
     UserError,
     did_you_mean,
     one_line,
     printable,
+    record_from_dict,
     require,
     require_folder,
     require_seed,
     settings_from_dict,
+    shown,
     with_changes,
 )
+from ..support.inside import path_inside, read_inside
 from ..support.version import __version__
+from .schema import (
+    LATENT_USE,
+    ConfigFile,
+    DataSection,
+    EpochRecord,
+    EvaluationFile,
+    Headers,
+    ImageCounts,
+    StateRecord,
+    Versions,
+    check_weights,
+)
 
 FORMAT = 2
 STATE = "state.safetensors"
@@ -53,6 +68,17 @@ OWN_FILES = ("config.json", "metrics.jsonl", "*.safetensors", "evaluation*.json"
 # Defaults, for older runs, of training settings that were added to format 2.
 ADDED_SETTINGS = {"state_every": 30.0, "skip_spikes": None, "allow_slow": False}
 ADDED_MODEL_SETTINGS = {"mean": "linear"}  # likewise, of the model
+MAX_METRICS_BYTES = 2**28
+MAX_PIXELS = 2**26  # of an image, times channels
+# What reading a damaged file of tensors raises.
+DAMAGE = (safetensors.SafetensorError, OSError, ValueError)
+SAFETENSORS_TYPES = {
+    **{f"float{n}": f"F{n}" for n in (16, 32, 64)},
+    **{f"int{n}": f"I{n}" for n in (8, 16, 32, 64)},
+    "bfloat16": "BF16",
+    "uint8": "U8",
+    "bool": "BOOL",
+}
 
 
 @dataclass(frozen=True)
@@ -84,11 +110,21 @@ class Run:
 
     def __init__(self, path: str | Path, weights: str | int = "best") -> None:
         self.path, self.weights = Path(path), parse_weights(weights)
-        require(self.path.exists(), f"there is no run directory {self.path}")
+        require(self._exists(), f"there is no run directory {printable(self.path)}")
         require(
-            (self.path / "config.json").is_file(),
+            self.inside("config.json").is_file(),
             f"{self.path} is not a run directory: it has no config.json (`vaekit train` creates one)",
         )
+
+    def _exists(self) -> bool:
+        try:
+            return self.path.exists()
+        except (OSError, ValueError):  # too long a name, or one with a zero byte
+            return False
+
+    def inside(self, name: str) -> Path:
+        """The path of a file or folder of the run. Raises UserError for a link out of the run, a device or a pipe."""
+        return path_inside(self.path, name)
 
     @classmethod
     def of(cls, run: Run | str | Path) -> Run:
@@ -128,14 +164,14 @@ class Run:
     def weights_path(self) -> Path:
         """The file of the weights; the last ones are part of the state of the training."""
         if self.weights == "last":
-            return self.path / STATE
+            return self.inside(STATE)
         return self.file("model.safetensors")
 
     def file(self, name: str) -> Path:
         """The path of a file that is of the chosen weights: NAME for the best, else such as evaluation-last.json."""
         stem, dot, ending = name.rpartition(".")
         suffix = "" if self.weights == "best" else f"-{self.weights}"
-        return self.path / f"{stem}{suffix}{dot}{ending}"
+        return self.inside(f"{stem}{suffix}{dot}{ending}")
 
     @property
     def arguments(self) -> str:
@@ -146,26 +182,34 @@ class Run:
     @property
     def pictures(self) -> Path:
         """The folder of pictures, created if necessary."""
-        folder = self.path / "pictures"
-        folder.mkdir(exist_ok=True)
+        return self.picture_folder("")
+
+    def picture_folder(self, name: str) -> Path:
+        """A folder in that of the pictures, created if necessary."""
+        folder = self.inside(f"pictures/{name}")
+        folder.mkdir(parents=True, exist_ok=True)
         return folder
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The content of config.json. Raises UserError for another format."""
-        path = self.path / "config.json"
-        config = parse_json(path.read_bytes(), str(path))
-        version = config.get("format")
+        """The content of config.json. Raises UserError for another format, and for values of another type."""
+        return _parse_config(read_inside(self.path, "config.json"), str(self.path / "config.json"))
+
+    @classmethod
+    def check_config(cls, config: Mapping[str, Any], blueprint: Blueprint) -> None:
+        """Raise UserError unless config.json with this content can be read back, and describes the same model.
+
+        To be called before a training, which would else end in a run that cannot be loaded.
+        """
+        run = cls.__new__(cls)
+        run.path, run.weights = Path("the new run"), "best"
+        run.config = _parse_config(json_bytes(config), f"{run}, config.json")
+        _ = run.data, run.source, run.training, run.monitor
         require(
-            type(version) is int and version == FORMAT,
-            f"{path} has format {version!r}, but this vaekit ({__version__}) reads {FORMAT}"
-            + (
-                "; use a newer vaekit"
-                if isinstance(version, int) and version > FORMAT
-                else "; train the model again"
-            ),
+            run.blueprint == blueprint,
+            f"the settings of {blueprint.model!r} do not survive being written to config.json; use numbers, texts, "
+            "true, false and lists",
         )
-        return config
 
     def section(self, name: str) -> dict[str, Any]:
         """An object in config.json by its key. Raises UserError where it is missing."""
@@ -192,12 +236,16 @@ class Run:
             and len(shape) == 3
             and all(type(n) is int and 1 <= n <= 2**16 for n in shape)
         ):
-            raise UserError(f"the model's shape is {shape!r}; it must be [C, H, W]")
+            raise UserError(f"the model's shape is {shown(shape)}; it must be [C, H, W]")
+        require(
+            math.prod(shape) <= MAX_PIXELS,
+            f"the model's images have {math.prod(shape):,} pixels; {MAX_PIXELS:,} are possible",
+        )
         require_seed(section.get("seed"))
         classes: Any = section.get("classes")
         require(
-            type(classes) is int and 0 <= classes <= 2**20,
-            f"the model's classes are {classes!r}; they must be a whole number",
+            type(classes) is int and 0 <= classes <= MAX_CLASSES,
+            f"the model's classes are {shown(classes)}; they must be a whole number up to {MAX_CLASSES:,}",
         )
         config = settings_from_dict(
             type(model_entry(name).settings), {**ADDED_MODEL_SETTINGS, **settings}, "the model"
@@ -274,10 +322,12 @@ class Run:
     @property
     def metrics(self) -> list[dict[str, Any]]:
         """The epochs of metrics.jsonl, oldest first, without a last line that was cut off by an interruption."""
-        path = self.path / "metrics.jsonl"
+        path = self.inside("metrics.jsonl")
         require(path.is_file(), f"{path} is missing; the run has no finished epoch")
-        *lines, _ = path.read_bytes().split(b"\n")
-        return [parse_json(line, f"{path}, line {n}") for n, line in enumerate(lines, 1)]
+        *lines, _ = read_inside(self.path, path.name, MAX_METRICS_BYTES).split(b"\n")
+        epochs = [_parse_epoch(line, f"{path}, line {n}") for n, line in enumerate(lines, 1)]
+        _check_sizes(epochs, str(path))
+        return epochs
 
     @property
     def best(self) -> dict[str, Any]:
@@ -294,13 +344,14 @@ class Run:
             path.is_file(),
             f"{self} has not been evaluated yet; first: vaekit evaluate {self.arguments}",
         )
-        return parse_json(path.read_bytes(), str(path))
+        evaluation = parse_json(read_inside(self.path, path.name), str(path))
+        record_from_dict(EvaluationFile, evaluation, str(path))
+        return evaluation
 
     def append_metrics(self, epoch: Mapping[str, Any]) -> None:
         """Append a line to metrics.jsonl, with null for infinities and NaN, which JSON lacks."""
-        finite = {k: None if v != v or v in (math.inf, -math.inf) else v for k, v in epoch.items()}
-        with (self.path / "metrics.jsonl").open("a") as file:
-            file.write(json.dumps(finite) + "\n")
+        with self.inside("metrics.jsonl").open("a") as file:
+            file.write(json.dumps(_finite(epoch), allow_nan=False) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -309,14 +360,14 @@ class Run:
 
         Raises UserError where there are fewer.
         """
-        path = self.path / "metrics.jsonl"
+        path = self.inside("metrics.jsonl")
         lines = self.metrics if epochs or path.exists() else []
         require(
             [line.get("epoch") for line in lines[:epochs]] == [*range(1, epochs + 1)],
             f"{path} lacks some of the {epochs} epochs of {self}; restore it, or train again",
         )
         if path.exists():
-            content = path.read_bytes().split(b"\n")[:epochs]
+            content = read_inside(self.path, path.name, MAX_METRICS_BYTES).split(b"\n")[:epochs]
             write_bytes(path, b"".join(line + b"\n" for line in content))
         return lines[:epochs]
 
@@ -333,7 +384,7 @@ class Run:
 
     def load_state(self) -> TrainingState:
         """Read the checkpoint of the training. Raises UserError where it is missing or damaged."""
-        path = self.path / STATE
+        path = self.inside(STATE)
         require(
             path.is_file(),
             f"{path} is missing: the training has saved no checkpoint; train again, or start a new training from its "
@@ -345,7 +396,9 @@ class Run:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             state = TrainingState(tensors, json.loads(metadata.get("state", "")))
             require(state.hash() == metadata.get("sha256"), "its hash differs")
-        except (safetensors.SafetensorError, OSError, ValueError, RecursionError) as error:
+            require(not any(t.is_complex() for t in tensors.values()), "it has complex numbers")
+            record_from_dict(StateRecord, state.scalars, "its progress")
+        except (*DAMAGE, RecursionError) as error:
             raise UserError(
                 f"{path} is damaged ({one_line(error)}); restore it, or start a new training from its weights with "
                 f"--init {self}"
@@ -433,11 +486,11 @@ def weights_bytes(tensors: Mapping[str, Tensor]) -> bytes:
 def load_weights(model: nn.Module, path: Path) -> str:
     """Load a model's weights from a safetensors file, and return the SHA-256 of the bytes read. Raises UserError where
     it is missing, damaged or does not fit."""
-    require(path.is_file(), f"{path} is missing; the run has not saved any weights yet")
+    require_fit(model, path)
     try:
         content = path.read_bytes()
         tensors: dict[str, Tensor] = safetensors.torch.load(content)
-    except (safetensors.SafetensorError, OSError) as error:
+    except DAMAGE as error:
         raise UserError(
             f"{path} is damaged ({one_line(error)}); train again, or restore it"
         ) from None
@@ -447,17 +500,96 @@ def load_weights(model: nn.Module, path: Path) -> str:
 
 def copy_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
     """Set a model's weights to those read from `path`. Raises UserError where they do not fit."""
-    expected = model.state_dict()
-    for name in sorted(expected.keys() ^ tensors.keys()):
-        owner = "the model has" if name in expected else "the file has"
-        raise UserError(f"{path} does not fit the model: only {owner} {name}")
-    for name, value in expected.items():
-        shape = tuple(tensors[name].shape)
-        require(
-            shape == tuple(value.shape),
-            f"{path} does not fit the model: {name} has shape {shape}, not {tuple(value.shape)}",
-        )
+    check_fit(model, kinds_and_shapes(tensors), path)
     model.load_state_dict(tensors)
+
+
+def require_fit(model: nn.Module, path: Path) -> None:
+    """Raise UserError unless a safetensors file, of which the header alone is read, has the tensors of a model, which
+    may be on the meta device."""
+    require(path.is_file(), f"{path} is missing; the run has not saved any weights yet")
+    try:
+        found = read_header(path)
+    except DAMAGE as error:
+        raise UserError(
+            f"{path} is damaged ({one_line(error)}); train again, or restore it"
+        ) from None
+    check_fit(model, found, path)
+
+
+def check_fit(model: nn.Module, found: Headers, path: Path) -> None:
+    """Raise UserError unless the tensors that were read from `path` are those of a model."""
+    try:
+        check_weights(found, kinds_and_shapes(model.state_dict()))
+    except UserError as error:
+        raise UserError(f"{path} does not fit the model: {error}") from None
+
+
+def read_header(path: Path) -> Headers:
+    """The types and shapes of the tensors in a safetensors file."""
+    with safetensors.safe_open(path, "pt") as file:
+        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
+        return {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
+
+
+def kinds_and_shapes(tensors: Mapping[str, Tensor]) -> Headers:
+    """The types, by their names in safetensors, and the shapes of tensors."""
+    kinds = {name: str(t.dtype).removeprefix("torch.") for name, t in tensors.items()}
+    return {
+        name: (SAFETENSORS_TYPES.get(kinds[name], kinds[name]), tuple(t.shape))
+        for name, t in tensors.items()
+    }
+
+
+def _parse_config(content: bytes, where: str) -> dict[str, Any]:
+    """The checked content of config.json."""
+    config = parse_json(content, where)
+    version = config.get("format")
+    require(
+        type(version) is int and version == FORMAT,
+        f"{where} has format {shown(version)}, but this vaekit ({__version__}) reads {FORMAT}"
+        + (
+            "; use a newer vaekit"
+            if isinstance(version, int) and version > FORMAT
+            else "; train the model again"
+        ),
+    )
+    record_from_dict(ConfigFile, config, where)
+    record_from_dict(Versions, config["versions"], f"{where}, versions")
+    record_from_dict(DataSection, config["data"], f"{where}, data")
+    record_from_dict(ImageCounts, config["data"]["images"], f"{where}, images")
+    return config
+
+
+def _parse_epoch(line: bytes, where: str) -> dict[str, Any]:
+    """A checked line of metrics.jsonl."""
+    epoch = parse_json(line, where)
+    record_from_dict(EpochRecord, epoch, where)
+    measured = {"active_units", "latent_units"} & epoch.keys()
+    missing = sorted(LATENT_USE - epoch.keys()) if measured else []
+    require(not missing, f"{where} lacks {', '.join(missing)}; restore it")
+    return epoch
+
+
+def _check_sizes(epochs: list[dict[str, Any]], where: str) -> None:
+    """Raise UserError where the KL per dimension of a latent has another number of dimensions than in other epochs."""
+    sizes: dict[str, int] = {}
+    for epoch in epochs:
+        for key in ("kl_per_dimension", "marginal_kl_per_dimension"):
+            for name, values in (epoch.get(key) or {}).items():
+                require(
+                    len(values) == sizes.setdefault(name, len(values)),
+                    f"{where}: {key} of epoch {epoch['epoch']} has another number of dimensions than others",
+                )
+
+
+def _finite(value: Any) -> Any:
+    """A JSON value with null for infinities and NaN, which JSON lacks."""
+    if isinstance(value, Mapping):
+        return {key: _finite(part) for key, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _create_numbered(parent: Path, stem: str) -> Path:

@@ -8,12 +8,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
-from ..model.build import build_from
+from ..model.build import BUILDERS, build_from, build_graph
 from ..model.graph import VAE
-from ..support.errors import UserError, require
-from .directory import Run, copy_weights, load_weights, weights_bytes
+from ..settings.model import Blueprint
+from ..support.errors import UserError, one_line, require
+from .directory import (
+    Run,
+    check_fit,
+    copy_weights,
+    kinds_and_shapes,
+    load_weights,
+    require_fit,
+    weights_bytes,
+)
 
 STALE = "of earlier weights: evaluate again"  # marks such an evaluation
 
@@ -39,6 +49,8 @@ def load(run: Run | str | Path) -> VAE:
 def load_trained(run: Run | str | Path) -> TrainedModel:
     """The model, as `load` gives it, and the hash of the bytes that its weights were read from."""
     run = Run.of(run)
+    # Before memory is allocated: config.json may ask for more than its weights justify.
+    check_header(run, build_on_meta(run.blueprint))
     model = build_from(run.blueprint)
     sha256 = read_weights(run, model)
     require(
@@ -46,6 +58,15 @@ def load_trained(run: Run | str | Path) -> TrainedModel:
         f"the weights of {run} are not finite: its training diverged, or they are damaged; train again",
     )
     return TrainedModel(model.eval(), sha256)
+
+
+def check_header(run: Run, model: VAE) -> None:
+    """Raise UserError unless the chosen weights of a run have the tensors of a model, perhaps on the meta device."""
+    if run.weights == "last":
+        check_fit(model, kinds_and_shapes(last_weights(run)[0]), run.weights_path)
+        return
+    require_weights(run)
+    require_fit(model, run.weights_path)
 
 
 def read_weights(run: Run, model: VAE) -> str:
@@ -119,3 +140,17 @@ def find_epoch(run: Run) -> dict[str, Any]:
 def is_stale(evaluation: Mapping[str, Any], sha256: str) -> bool:
     """Whether an evaluation is not of the weights with this hash, but such as of those before a resumed training."""
     return evaluation.get("weights") != sha256
+
+
+def build_on_meta(blueprint: Blueprint) -> VAE:
+    """The model that a blueprint describes, on torch's meta device: its tensors have shapes, but no memory.
+
+    Raises UserError for sizes that no tensor has.
+    """
+    if blueprint.model in BUILDERS:  # a registered builder may compute with numbers
+        return build_from(blueprint)
+    try:
+        with torch.device("meta"):
+            return build_graph(blueprint)
+    except (RuntimeError, OverflowError) as error:
+        raise UserError(f"no model has the sizes of its settings ({one_line(error)})") from None

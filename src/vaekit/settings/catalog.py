@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from ..support.errors import UserError, did_you_mean
+from ..support.errors import UserError, did_you_mean, shown
 from .data import DataConfig
 from .model import ClusterConfig, HierarchyConfig, ModelConfig
 from .objective import ObjectiveConfig
@@ -81,6 +81,6 @@ def model_entry(name: str) -> ModelEntry:
     """The entry of MODELS called `name`. Raises UserError that suggests the closest name."""
     if name not in MODELS:
         raise UserError(
-            f"there is no model {name!r}{did_you_mean(name, MODELS)} (models: {', '.join(MODELS)})"
+            f"there is no model {shown(name)}{did_you_mean(name, MODELS)} (models: {', '.join(MODELS)})"
         )
     return MODELS[name]

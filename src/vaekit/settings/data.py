@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from ..support.errors import flag_name, require, require_seed
+from ..support.errors import flag_name, printable, require, require_seed
 
 Binarisation = Literal["auto", "dynamic", "threshold", "none"]
+MAX_CLASSES = 2**20
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,12 @@ class SourceConfig(PreprocessConfig, LocationConfig):
 def parse_size(text: str) -> tuple[int, int]:
     """(height, width) of "64" or "48x64". Raises UserError."""
     parts = text.lower().replace("×", "x").split("x")
-    good = 1 <= len(parts) <= 2 and all(p.isdecimal() and 1 <= int(p) <= 4096 for p in parts)
+    good = 1 <= len(parts) <= 2 and all(
+        p.isdecimal() and len(p) <= 4 and 1 <= int(p) <= 4096 for p in parts
+    )
     require(
         good,
-        f"--size {text} is not a size; give height x width of 1 to 4096 pixels, as 64 or 48x64",
+        f"--size {printable(text)[:40]} is not a size; give height x width of 1 to 4096 pixels, as 64 or 48x64",
     )
     return int(parts[0]), int(parts[-1])
 

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from ..support.errors import flag_name, require, require_count, require_seed
+from ..support.errors import flag_name, printable, require, require_count, require_seed
 from .model import ClusterConfig, ModelConfig
 
 Precision = Literal["float32", "bfloat16"]
@@ -90,7 +90,7 @@ class TrainConfig:
         )
         require(
             self.kl_warmup_of == "all" or self.kl_warmup != 0,
-            f"--kl-warmup-of {self.kl_warmup_of} needs a --kl-warmup, in epochs",
+            f"--kl-warmup-of {printable(self.kl_warmup_of)[:40]} needs a --kl-warmup, in epochs",
         )
         require(
             self.precision == "bfloat16" or not self.allow_slow,

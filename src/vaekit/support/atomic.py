@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import uuid
 from collections.abc import Iterator, Mapping
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from .errors import UserError, one_line
+
+MAX_DEPTH = 16  # levels of objects and lists in a JSON file
 
 
 @contextlib.contextmanager
@@ -47,20 +50,53 @@ def fsync_folder(folder: Path) -> None:
 
 
 def parse_json(content: bytes, where: str) -> dict[str, Any]:
-    """Parse a JSON object. Raises UserError, which names `where`, for anything else."""
+    """Parse a JSON object; NaN and infinities, which JSON lacks, become null.
+
+    Raises UserError, which names `where`, for anything else, for numbers beyond those of floats, and for values nested
+    more than MAX_DEPTH deep.
+    """
     try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError) as error:
+        parsed = json.loads(
+            content, parse_constant=lambda _: None, parse_float=_finite, parse_int=_whole
+        )
+        _check_depth(parsed, MAX_DEPTH)
+    except RecursionError:
+        raise UserError(f"{where} is damaged (its values are nested too deep)") from None
+    except ValueError as error:
         raise UserError(f"{where} is damaged ({one_line(error)})") from None
     if not isinstance(parsed, dict):
         raise UserError(f"{where} is damaged (not a JSON object)")
     return parsed
 
 
+def _finite(text: str) -> float:
+    if math.isinf(float(text)):
+        raise ValueError(f"the number {text[:20]} is too large")
+    return float(text)
+
+
+def _whole(text: str) -> int:
+    _finite(text)
+    return int(text)
+
+
+def _check_depth(value: Any, levels: int) -> None:
+    """Raise ValueError where `value` has more than so many levels of objects and lists."""
+    if isinstance(value, dict | list):
+        if levels == 0:
+            raise ValueError("its values are nested too deep")
+        for part in value.values() if isinstance(value, dict) else value:
+            _check_depth(part, levels - 1)
+
+
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Replace a JSON file atomically; values that JSON lacks are written as text."""
-    text = json.dumps(content, indent=2, default=str, allow_nan=False)
-    write_bytes(path, (text + "\n").encode())
+    write_bytes(path, json_bytes(content))
+
+
+def json_bytes(content: Mapping[str, Any]) -> bytes:
+    """The content of a JSON file; values that JSON lacks become text."""
+    return (json.dumps(content, indent=2, default=str, allow_nan=False) + "\n").encode()
 
 
 def as_json(settings: Any) -> dict[str, Any]:

@@ -7,8 +7,10 @@ import dataclasses
 import difflib
 import numbers
 import re
+import reprlib
 import typing
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 Settings = TypeVar("Settings", bound="DataclassInstance")
+_REPR = reprlib.Repr()
+_REPR.maxstring = 60
 
 
 # A command, which stays as it is, or a flag.
@@ -92,6 +96,11 @@ def printable(name: object) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def shown(value: object) -> str:
+    """A value from a file, shortened to one line for a message."""
+    return _REPR.repr(value)
+
+
 def require_folder(path: Path) -> None:
     """Raise UserError unless the folder of a file to write exists."""
     require(path.parent.is_dir(), f"cannot write {path}: its folder does not exist")
@@ -104,7 +113,7 @@ def is_whole(value: Any) -> bool:
 
 def require_count(name: str, value: Any, largest: int = 2**31) -> None:
     """Raise UserError unless `value` is a whole number from 1 to `largest`."""
-    require(is_whole(value), f"{flag_name(name)} is {value!r}; it must be a whole number")
+    require(is_whole(value), f"{flag_name(name)} is {shown(value)}; it must be a whole number")
     require(value >= 1, f"{flag_name(name)} is {value}; it must be at least 1")
     require(value <= largest, f"{flag_name(name)} is {value}; it must be at most {largest:,}")
 
@@ -113,7 +122,7 @@ def require_seed(value: Any, name: str = "seed") -> None:
     """Raise UserError unless `value` can seed every generator."""
     require(
         is_whole(value) and 0 <= value < 2**63,
-        f"{flag_name(name)} is {value}; it must be 0 or a positive whole number",
+        f"{flag_name(name)} is {shown(value)}; it must be 0 or a positive whole number",
     )
 
 
@@ -143,34 +152,66 @@ def with_changes(settings: Settings, changes: Mapping[str, Any], owner: str) -> 
 
 def settings_from_dict(kind: type[Settings], values: Mapping[str, Any], owner: str) -> Settings:
     """A dataclass from JSON values. Raises UserError, naming `owner`, for unknown and missing keys and wrong types."""
-    fields = typing.get_type_hints(kind)
+    fields = _type_hints(kind)
     for name in values:
         if name not in fields:
-            raise UserError(f"{owner} has no setting {name!r}{did_you_mean(name, fields)}")
+            raise UserError(f"{owner} has no setting {shown(name)}{did_you_mean(name, fields)}")
     for name in fields:
         require(name in values, f"{owner} lacks the setting {name!r}")
-    converted = {name: _convert(fields[name], value) for name, value in values.items()}
-    for name, value in converted.items():
-        require(
-            value is not _WRONG,
-            f"{owner}: {name} is {values[name]!r}; it must be {_describe(fields[name])}",
-        )
-    return kind(**converted)
+    return kind(**{name: _checked(fields[name], values[name], name, owner) for name in values})
+
+
+def record_from_dict(kind: type[Settings], values: Any, owner: str) -> Settings:
+    """A dataclass from the JSON object of a file, whose unknown keys are ignored: a later version may have added them.
+
+    Raises UserError, naming `owner`, for another JSON value, missing keys without a default, and wrong types.
+    """
+    if not isinstance(values, dict):
+        raise UserError(f"{owner} is {shown(values)}; it must be an object")
+    hints, known = _type_hints(kind), {}
+    for field in dataclasses.fields(kind):
+        if field.name in values:
+            value = values[field.name]
+            known[field.name] = _checked(hints[field.name], value, field.name, owner)
+        elif field.default is field.default_factory is dataclasses.MISSING:
+            raise UserError(f"{owner} lacks {field.name!r}")
+    try:
+        return kind(**known)
+    except UserError as error:
+        raise UserError(f"{owner}: {error}") from None
+
+
+def _checked(annotation: Any, value: Any, name: str, owner: str) -> Any:
+    converted = _convert(annotation, value)
+    if converted is _WRONG:
+        raise UserError(f"{owner}: {name} is {shown(value)}; it must be {_describe(annotation)}")
+    return converted
 
 
 _WRONG = object()
+_type_hints = cache(
+    typing.get_type_hints
+)  # evaluates texts: slow, where it is for each line of a file
 
 
 def _convert(annotation: Any, value: Any) -> Any:
     """`value` as the annotated type (an int serves as a float), or _WRONG."""
     arguments = typing.get_args(annotation)
+    if annotation is Any:
+        return value
     if typing.get_origin(annotation) is Literal:
         return value if value in arguments else _WRONG
-    if typing.get_origin(annotation) is tuple:  # of any length
+    origin = typing.get_origin(annotation)
+    if origin in (tuple, list):  # of any length
         if not isinstance(value, list | tuple):
             return _WRONG
-        parts = tuple(_convert(arguments[0], part) for part in value)
-        return _WRONG if _WRONG in parts else parts
+        parts = origin(_convert(arguments[0], part) for part in value)
+        return _WRONG if any(part is _WRONG for part in parts) else parts
+    if typing.get_origin(annotation) is dict:  # of text
+        if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+            return _WRONG
+        entries = {key: _convert(arguments[1], part) for key, part in value.items()}
+        return _WRONG if any(part is _WRONG for part in entries.values()) else entries
     if arguments:  # a union
         for argument in arguments:
             converted = _convert(argument, value)
@@ -180,7 +221,10 @@ def _convert(annotation: Any, value: Any) -> Any:
     if isinstance(value, bool):
         return value if annotation is bool else _WRONG
     if annotation is float and isinstance(value, numbers.Real):
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError:
+            return _WRONG
     if annotation is int and is_whole(value):
         return int(value)
     return value if type(value) is annotation else _WRONG
@@ -190,8 +234,12 @@ def _describe(annotation: Any) -> str:
     arguments = typing.get_args(annotation)
     if typing.get_origin(annotation) is Literal:
         return " or ".join(map(str, arguments))
-    if typing.get_origin(annotation) is tuple:
+    if typing.get_origin(annotation) in (tuple, list):
         return f"a list, each {_describe(arguments[0])}"
+    if typing.get_origin(annotation) is dict:
+        return "an object" + (
+            "" if arguments[1] is Any else f", each value {_describe(arguments[1])}"
+        )
     if arguments:
         return " or ".join(map(_describe, arguments))
     names = {int: "a whole number", float: "a number", str: "text", bool: "true or false"}

@@ -128,7 +128,7 @@ class Checkpointer:
 @contextmanager
 def checkpointing(run: Run, interval: float) -> Iterator[Checkpointer]:
     """A checkpointer that holds the lock of the run. Raises UserError where another process holds it."""
-    lock = FileLock(run.path / ".lock", timeout=0)
+    lock = FileLock(run.inside(".lock"), timeout=0)
 
     def acquire_lock() -> None:
         try:

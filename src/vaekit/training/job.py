@@ -21,7 +21,7 @@ from ..model.graph import VAE
 from ..model.objectives import Objective, elbo, from_text
 from ..runs.data import load_run_data
 from ..runs.directory import STATE, Run, TrainingState, run_config
-from ..runs.load import load_trained, read_weights
+from ..runs.load import build_on_meta, load_trained, read_weights
 from ..settings.catalog import model_entry
 from ..settings.data import DataConfig
 from ..settings.model import ClusterConfig
@@ -31,7 +31,7 @@ from ..support.devices import fast_training, resolve_device
 from ..support.errors import UserError, require, with_changes
 from . import cluster_start
 from .checkpoint import Checkpointer, checkpointing
-from .learner import Learner, copy_into
+from .learner import Learner, copy_into, require_same_shapes
 from .monitor import Monitor, check_monitor
 from .preflight import check_training, resolve_binarisation
 from .progress import TrainingProgress
@@ -95,13 +95,13 @@ def train(
             "device": str(device),
             "init": None if init is None else str(init),
         }
+        content = run_config(model.blueprint, sections)
+        Run.check_config(content, model.blueprint)
 
         def create() -> Run:
             if out is not None and distributed.is_restart() and (Path(out) / STATE).is_file():
                 return Run(out)
-            return Run.create(
-                out, folder_stem(model, data, name), run_config(model.blueprint, sections)
-            )
+            return Run.create(out, folder_stem(model, data, name), content)
 
         run = Run(distributed.on_rank_zero(create))
         job = Job(run, model, data, config, monitor, objective, resolved, device)
@@ -159,6 +159,7 @@ def resume(
                 lambda: run.update_config("training", dataclasses.asdict(config))
             )
         data = load_run_data(run, data, data_dir)
+        require_same_shapes(build_on_meta(run.blueprint), state.part("model"))
         model = build_from(run.blueprint)
         check_distributed(model, run.path)
         objective = objective or from_text(str(run.config.get("objective")))

@@ -19,6 +19,15 @@ from ..support.errors import UserError, one_line, require
 from .step import epoch_totals, make_optimizer
 
 SEED_STRIDE = 2**40  # from one process to the next
+DOES_NOT_FIT = "the state does not fit the training; restore it, or train again"
+# What an optimiser keeps for each parameter.
+ADAM = {"step", "exp_avg", "exp_avg_sq"}
+MOMENTS = {
+    "adam": ADAM,
+    "adamw": ADAM,
+    "adagrad": {"step", "sum"},
+    "rmsprop": {"step", "square_avg"},
+}
 
 
 @dataclass
@@ -98,9 +107,12 @@ class Learner:
         saved, rank, processes = self.rng_states, distributed.rank(), distributed.world_size()
         torch.manual_seed(self.config.seed + rank * SEED_STRIDE)
         if f"{processes - 1}.cpu" in saved and f"{processes}.cpu" not in saved:
-            torch.set_rng_state(saved[f"{rank}.cpu"])
-            if f"{rank}.device" in saved:
-                set_device_rng_state(self.device, saved[f"{rank}.device"])
+            try:
+                torch.set_rng_state(saved[f"{rank}.cpu"])
+                if f"{rank}.device" in saved:
+                    set_device_rng_state(self.device, saved[f"{rank}.device"])
+            except (RuntimeError, TypeError, KeyError) as error:
+                raise UserError(f"{DOES_NOT_FIT} ({one_line(error)})") from None
         elif saved:  # by another number of processes: a seed not used before
             torch.manual_seed(self.config.seed + rank * SEED_STRIDE + 1 + self.position.epoch)
         self.started = True
@@ -109,7 +121,13 @@ class Learner:
 
     def begin_epoch(self, images: int) -> None:
         """Draw the order of an epoch's images, unless the epoch is resumed."""
-        if self.position.batch == 0:
+        if self.position.batch:
+            require(
+                self.position.batch < self.config.steps(images)
+                and torch.equal(self.order.sort().values.cpu(), torch.arange(images)),
+                f"{DOES_NOT_FIT} (it is of other images)",
+            )
+        else:
             self.order = distributed.broadcast(torch.randperm(images).to(self.device))
             self.totals.zero_()
             self.position.seconds, self.position.skipped = 0.0, 0
@@ -174,14 +192,18 @@ class Learner:
             self.optimizer.state.clear()
             for i, parameter in enumerate(self.model.parameters()):
                 moments = state.part(f"optimizer.{i}")
-                if moments:
+                if moments or self.config.optimizer == "adagrad":
+                    names, shapes = moments.keys(), {tuple(v.shape) for v in moments.values()}
+                    require(
+                        names == MOMENTS[self.config.optimizer]
+                        and shapes <= {(), tuple(parameter.shape)},
+                        f"{DOES_NOT_FIT} (the values of its optimiser are of another kind)",
+                    )
                     self.optimizer.state[parameter] = {
                         name: like_parameter(parameter, value) for name, value in moments.items()
                     }
         except (KeyError, TypeError, RuntimeError) as error:
-            raise UserError(
-                f"the state does not fit the training ({one_line(error)}); restore it, or train again"
-            ) from None
+            raise UserError(f"{DOES_NOT_FIT} ({one_line(error)})") from None
         self.rng_states, self.started = state.part("noise"), False
 
     def finite(self) -> bool:
@@ -197,14 +219,18 @@ def prefixed(part: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def copy_into(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     """Copy into the module's own tensors, which a compiled step holds. Raises UserError where they do not fit."""
-    current = module.state_dict()
-    shapes = {name: tuple(value.shape) for name, value in current.items()}
+    require_same_shapes(module, tensors)
+    for name, value in module.state_dict().items():
+        value.copy_(tensors[name])
+
+
+def require_same_shapes(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Raise UserError unless these tensors are those of the module, which may be on the meta device."""
+    shapes = {name: tuple(value.shape) for name, value in module.state_dict().items()}
     require(
         shapes == {name: tuple(value.shape) for name, value in tensors.items()},
-        "the state does not fit the training: it is of another model",
+        f"{DOES_NOT_FIT} (it is of another model)",
     )
-    for name, value in current.items():
-        value.copy_(tensors[name])
 
 
 def like_parameter(parameter: Tensor, value: Tensor) -> Tensor:

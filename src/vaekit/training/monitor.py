@@ -176,8 +176,7 @@ class MovieRecorder:
             columns=5,
             title=f"step {self.step:,}",
         )
-        folder = self.run.pictures / MOVIE_FOLDER
-        folder.mkdir(exist_ok=True)
+        folder = self.run.picture_folder(MOVIE_FOLDER)
         pictures.save(figure, folder / f"step-{self.step:09d}.png")
 
     def finish(self) -> None:
@@ -205,15 +204,16 @@ def training_movie(run: Run) -> Movie | None:
 
 def movie_frames(run: Run) -> list[Path]:
     """The recorded frames of a training so far, oldest first."""
-    return sorted((run.path / "pictures" / MOVIE_FOLDER).glob("step-*.png"))
+    folder = run.inside("pictures") / MOVIE_FOLDER
+    names = sorted(path.name for path in folder.glob("step-*.png"))
+    return [run.inside(f"pictures/{MOVIE_FOLDER}/{name}") for name in names]
 
 
 def draw_epoch(run: Run, model: VAE, examples: Batch, epoch: int) -> None:
     """Save pictures of validation images above their reconstructions, and of samples, after an epoch."""
     from .. import pictures
 
-    folder = run.pictures / EPOCHS_FOLDER
-    folder.mkdir(exist_ok=True)
+    folder = run.picture_folder(EPOCHS_FOLDER)
     with eval_mode(model):
         reconstructions = generation.reconstruct(model, examples.images, examples.labels)
     for name, figure in [

@@ -61,7 +61,7 @@ class TensorBoardLogger:
         """`epochs`: finished epochs of a resumed training; entries of later ones are hidden."""
         self.examples = examples
         purge = epochs + 1 if epochs else None
-        self.writer = writer_class()(str(run.path / "tensorboard"), purge_step=purge)
+        self.writer = writer_class()(str(run.inside("tensorboard")), purge_step=purge)
         self.writer.add_text("config", f"```\n{(run.path / 'config.json').read_text()}\n```")
         self.add_graph(model)
 

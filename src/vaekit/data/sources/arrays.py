@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...settings.data import SourceConfig
+from ...settings.data import MAX_CLASSES, SourceConfig
 from ...support.console import ProgressBar
 from ...support.errors import UserError, one_line, printable, require
 from ..cache import cached_file
@@ -101,10 +101,10 @@ def open_arrays(path: Path, mapped: bool) -> dict[str, tuple[Any, Any]]:
 
 
 def _open(path: Path, mapped: bool) -> np.ndarray:
+    # Opening a pipe would wait for its writer.
+    require(path.is_file(), f"{printable(path)} is missing, or is no file")
     try:
         return np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
-    except FileNotFoundError:
-        raise UserError(f"there is no file {printable(path)}") from None
     except Exception as error:  # numpy raises anything on damaged files
         raise UserError(
             f"{printable(path)} cannot be read as an array: {one_line(error)}"
@@ -137,6 +137,7 @@ def check_unpacked_size(path: Path) -> None:
 def write_arrays(splits: Mapping[str, tuple[Any, Any]], name: str, where: str, path: Path) -> None:
     """Write the arrays of splits to an image store. Raises UserError for pixels that are not bytes."""
     check_all_labelled(splits, where)
+    splits, classes = number_classes(splits, where)
     first = as_images(splits["train"][0][:1], where)
 
     def chunks() -> Iterator[Chunk]:
@@ -154,7 +155,8 @@ def write_arrays(splits: Mapping[str, tuple[Any, Any]], name: str, where: str, p
                 yield from split_chunks({split: Split(x, y)})
 
     _, channels, height, width = first.shape
-    write_store(path, name, None, (channels, height, width), chunks(), [])
+    names = None if classes is None else list(classes)
+    write_store(path, name, names, (channels, height, width), chunks(), [])
 
 
 def split_chunks(splits: Mapping[str, Split]) -> Iterator[Chunk]:
@@ -173,6 +175,7 @@ def dataset_from_arrays(
     """The data set of arrays (images, labels or None) by split; missing splits are held out from train. Raises
     UserError."""
     check_all_labelled(arrays, where)
+    arrays, classes = number_classes(arrays, where)
     given = {
         split: as_split(images, labels, f"{where}, {split}")
         for split, (images, labels) in arrays.items()
@@ -181,13 +184,42 @@ def dataset_from_arrays(
         train_labels = set(given["train"].labels.tolist())
         for key, split in given.items():
             labels = set() if split.labels is None else set(split.labels.tolist())
-            new = sorted(labels - train_labels)
-            require(
-                not new, f"{where}: {key} has the label {new[:1]}, of which train has no images"
-            )
+            new = [classes[n] if classes else n for n in sorted(labels - train_labels)[:1]]
+            require(not new, f"{where}: {key} has the label {new}, of which train has no images")
     splits = complete_splits(given, settings, where)
     binary = all(is_binary(split[:].images) for split in splits)
-    return Dataset.from_splits(name, splits, black_and_white=binary)
+    return Dataset.from_splits(name, splits, classes=classes, black_and_white=binary)
+
+
+def number_classes(
+    splits: Mapping[str, tuple[Any, Any]], where: str
+) -> tuple[Mapping[str, tuple[Any, Any]], tuple[str, ...] | None]:
+    """The splits with their classes numbered from 0 in order, and the labels as the names of the classes, where a label
+    is too large to be a class's number, such as a date or an identifier; else the splits as they are, and None.
+
+    Raises UserError where there are too many classes.
+    """
+    found = {s: to_numpy(y, where, "labels") for s, (_, y) in splits.items() if y is not None}
+    numeric = all(y.dtype.kind in "iuf" and y.size > 0 for y in found.values())
+    if not numeric or not any(y.max() >= MAX_CLASSES for y in found.values()):
+        return splits, None
+    for y in found.values():
+        whole = y.dtype.kind != "f" or bool((np.isfinite(y) & (y == np.round(y))).all())
+        require(whole, f"{where}: labels must be whole numbers, one per image")
+        require(bool(y.min() >= 0) and y.max() < 2**64, f"{where}: labels must be 0 or more")
+    # In 64 bits without sign: int64 and uint64 together would become floats.
+    unsigned = np.concatenate([y.astype(np.uint64).ravel() for y in found.values()])
+    values, numbers = np.unique(unsigned, return_inverse=True)
+    require(
+        len(values) <= MAX_CLASSES,
+        f"{where}: {len(values):,} different labels, but there may be {MAX_CLASSES:,} classes; leave the labels out",
+    )
+    ends = np.cumsum([y.size for y in found.values()])[:-1]
+    numbered = {
+        split: part.reshape(y.shape)
+        for (split, y), part in zip(found.items(), np.split(numbers, ends), strict=True)
+    }
+    return {s: (x, numbered[s]) for s, (x, _) in splits.items()}, tuple(map(str, values.tolist()))
 
 
 def check_all_labelled(splits: Mapping[str, tuple[Any, Any]], where: str) -> None:
@@ -231,7 +263,9 @@ def as_labels(labels: Any, count: int, where: str) -> Tensor:
 def to_numpy(values: Any, where: str, what: str) -> np.ndarray:
     if isinstance(values, Tensor):
         values = values.detach().cpu()
-        values = (values.float() if values.is_floating_point() else values).numpy()
+        if values.is_floating_point():  # float32 would round labels above 2^24
+            values = values.double() if what == "labels" else values.float()
+        values = values.numpy()
     try:
         return np.asarray(values)
     except ValueError as error:

@@ -8,6 +8,7 @@ import re
 import stat
 import tarfile
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,6 +18,8 @@ from typing import IO, Any, Protocol
 from ...support.errors import UserError, one_line, printable, require
 from .images import MAX_FILE_BYTES, extensions
 
+MAX_DEPTH = 100  # folders in folders
+MAX_VISITS = 100  # of a folder, by different links
 TAR_EXTENSIONS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
@@ -108,6 +111,7 @@ class Folder:
         self.path = path
         self.entries: list[Entry] = []
         self.folders: set[str] = set()
+        self.visits: Counter[tuple[int, int]] = Counter()  # of each folder, by device and inode
         self._walk(path, "", set())
 
     @property
@@ -119,6 +123,12 @@ class Folder:
         key = (status.st_dev, status.st_ino)
         if key in ancestors:  # a link to a folder above it
             return
+        self.visits[key] += 1
+        require(
+            len(ancestors) < MAX_DEPTH and self.visits[key] <= MAX_VISITS,
+            f"{printable(self.path)} has folders nested more than {MAX_DEPTH} deep, or one reached by more than "
+            f"{MAX_VISITS} links: {printable(prefix[:80])}; leave these out",
+        )
         with os.scandir(folder) as scan:
             children = sorted(scan, key=lambda child: child.name)
         for child in children:

@@ -64,7 +64,7 @@ def find_idx(folder: Path) -> dict[str, Path] | None:
         match = re.fullmatch(
             r"(.*?)(train|t10k|test)[-_](images|labels)[-.]idx[13][-.]ubyte(\.gz)?", path.name
         )
-        if match:
+        if match and path.is_file():
             prefixes.add(match[1])
             files.setdefault(f"{match[2].replace('t10k', 'test')}-{match[3]}", path)
     if not files:
