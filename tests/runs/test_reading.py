@@ -265,6 +265,8 @@ def test_the_schema_has_everything_that_is_written():
     assert names(Epoch) | keys | {"warnings", "recovered"} == names(EpochRecord)
     assert names(Position) == names(StateRecord)
     assert {metric.key for metric in METRICS} <= names(EvaluationFile)
+    others = ("error_key", "bias_key")
+    assert {getattr(m, key) for m in METRICS for key in others} - {None} <= names(EvaluationFile)
     assert {key for metric in METRICS for key in metric.depends_on} <= names(EvaluationFile)
 
 

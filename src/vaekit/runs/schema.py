@@ -139,6 +139,7 @@ class EvaluationFile:
     metrics: tuple[str, ...] | None = None
     missing: dict[str, str] | None = None
     units: dict[str, str] | None = None
+    warnings: tuple[str, ...] | None = None
     elbo: float | None = None
     log_likelihood: float | None = None
     kl: float | None = None
@@ -150,6 +151,8 @@ class EvaluationFile:
     nll: float | None = None
     nll_standard_error: float | None = None
     nll_image_standard_error: float | None = None
+    nll_bias: float | None = None
+    low_ess_images: int | None = None
     nll_by_samples: dict[str, float] | None = None
     bits_per_dim: float | None = None
     effective_samples: float | None = None
@@ -166,6 +169,7 @@ class EvaluationFile:
     linear_probe: float | None = None
     knn: float | None = None
     clusters: str | None = None
+    cluster_images: int | None = None
     many_to_one: float | None = None
     hungarian: float | None = None
     most_confident: float | None = None
