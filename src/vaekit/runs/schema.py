@@ -74,7 +74,7 @@ class EpochRecord:
 
     epoch: int
     validation_elbo: float | None
-    seconds: float | None
+    seconds: float | None = None
     best: bool = False
     train_objective: float | None = None
     train_elbo: float | None = None

@@ -211,7 +211,7 @@ def is_evaluated(run: Run, requested: EvaluateConfig) -> bool:
 def summarise(run: Run) -> str:
     """Result of a run in one line."""
     metrics, best = run.metrics, run.best
-    value, seconds = best["validation_elbo"], sum(epoch["seconds"] or 0 for epoch in metrics)
+    value, seconds = best["validation_elbo"], sum(epoch.get("seconds") or 0 for epoch in metrics)
     elbo = "" if value is None else f"validation ELBO {value:.2f}, "
     return f"{elbo}best epoch {best['epoch']} of {len(metrics)}, {format_duration(seconds)}"
 
