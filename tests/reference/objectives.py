@@ -27,13 +27,12 @@ def elbo(run, beta=1.0, warmup=1.0):
 
 
 def capacity(run, gamma, capacity, warmup=1.0):
-    """Burgess et al. 2018, eq. 8: E_q log p(x | z) - gamma |KL - C|, C rising linearly."""
-    total = sum(kl(*latent) for latent in run.latents.values())
-    return mean_over_samples(run.log_likelihood - gamma * abs_(total - capacity * warmup))
-
-
-def abs_(x):
-    return np.where(np.real(x) < 0, -x, x)
+    """Burgess et al. 2018, eq. 8: E_q log p(x | z) - gamma |KL - C|, C rising linearly; of a KL that is drawn, |KL - C|
+    is of its mean over the batch, as the mean of |KL - C| would grow with the variance of the draws."""
+    excess = sum(kl(*latent) for latent in run.latents.values()) - capacity * warmup
+    drawn = len(run.latents) > 1 or any(len(p) != 2 for _, _, p in run.latents.values())
+    sign = np.sign(np.real(excess).sum() if drawn else np.real(excess))
+    return mean_over_samples(run.log_likelihood - gamma * sign * excess)
 
 
 def gmvae(run, weights=(1.0, 1.0, 1.0), analytic=False):

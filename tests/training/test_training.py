@@ -14,15 +14,16 @@ from conftest import random_dataset, timeless
 from vaekit import Run, UserError, build, load, train
 from vaekit.data import eval_split
 from vaekit.data.dataset import binarise
+from vaekit.likelihood.validation import validate
 from vaekit.model.mmd import squared_mmd
 from vaekit.model.objectives import elbo, infovae, iwae
 from vaekit.settings.training import TrainConfig
 from vaekit.support.console import format_duration
 from vaekit.support.devices import seeded
 from vaekit.training.learner import Learner
-from vaekit.training.loop import train_epochs, validate
+from vaekit.training.loop import train_epochs
 from vaekit.training.progress import TrainingProgress
-from vaekit.training.step import Loss, kl_warmup_weight, learning_rate, make_optimizer
+from vaekit.training.step import kl_warmup_weight, learning_rate, make_optimizer
 
 CPU = torch.device("cpu")
 
@@ -114,11 +115,11 @@ def test_validation_uses_fixed_binarisation_and_restores_the_generators():
     torch.manual_seed(0)
     expected = torch.rand(3)
     torch.manual_seed(0)
-    first = validate(Loss(model, iwae(5)), split)
+    first = validate(model, iwae(5), split)
     assert torch.equal(torch.rand(3), expected)
-    assert validate(Loss(model, iwae(5)), split) == first
+    assert validate(model, iwae(5), split) == first
     assert model.training
-    assert validate(Loss(model.eval(), iwae(5)), split) == first  # dropout was off
+    assert validate(model.eval(), iwae(5), split) == first  # dropout was off
     assert first[0] > first[1] - first[2]  # IWAE is above the ELBO
 
 
@@ -170,7 +171,7 @@ def test_the_best_weights_and_numbered_ones_are_saved(tmp_path):
     run = fit(tmp_path / "a", data, epochs=12, learning_rate=0.05, save_every=5)
     best = [epoch for epoch in run.metrics if epoch["best"]][-1]
     model = load(run)
-    objective, *_ = validate(Loss(model, elbo()), eval_split(data.validation, "dynamic"))
+    objective, *_ = validate(model, elbo(), eval_split(data.validation, "dynamic"))
     assert objective == pytest.approx(best["validation_objective"], rel=1e-5)
     assert {p.name for p in run.path.glob("*.safetensors")} == {
         "picture_data.safetensors",
@@ -510,10 +511,10 @@ def test_the_validation_of_infovae_does_not_depend_on_the_batch(objective, monke
     data = random_dataset(count=240)
     model = build("vae", data, latent_dim=4, hidden_dim=8)
     split = eval_split(data.validation, "dynamic")
-    whole = validate(Loss(model, objective), split)
+    whole = validate(model, objective, split)
     assert whole[0] < whole[1]
-    monkeypatch.setattr("vaekit.training.validation.MAX_OUTPUTS", 16 * 30)
-    assert validate(Loss(model, objective), split) == pytest.approx(whole, rel=1e-5)
+    monkeypatch.setattr("vaekit.likelihood.validation.MAX_OUTPUTS", 16 * 30)
+    assert validate(model, objective, split) == pytest.approx(whole, rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -524,20 +525,20 @@ def test_the_validation_of_infovae_is_that_of_its_groups(objective, monkeypatch)
     data = random_dataset(count=240)
     model = build("vae", data, latent_dim=4, hidden_dim=8).eval()
     split = eval_split(data.validation, "dynamic")
-    monkeypatch.setattr("vaekit.training.validation.BATCH", 80)
-    found = validate(Loss(model, objective), split)
+    monkeypatch.setattr("vaekit.likelihood.validation.BATCH", 80)
+    found = validate(model, objective, split)
     with seeded(1), torch.no_grad():
         batch = split[:]
         inference = model(batch.images, batch.labels, objective.samples)
         expected = objective(inference).mean()
     assert found[0] == pytest.approx(float(expected), rel=1e-5)
-    monkeypatch.setattr("vaekit.training.validation.BATCH", 27)
+    monkeypatch.setattr("vaekit.likelihood.validation.BATCH", 27)
     drawn = []
     monkeypatch.setattr(
-        "vaekit.training.validation.squared_mmd",
+        "vaekit.likelihood.validation.squared_mmd",
         lambda x, y, *options: drawn.append(x.shape[-2]) or squared_mmd(x, y, *options),
     )
-    assert math.isfinite(validate(Loss(model, objective), split)[0])
+    assert math.isfinite(validate(model, objective, split)[0])
     assert drawn == [27, 27, 26]
 
 

@@ -46,8 +46,11 @@ class FixedMixture(ConstantMixture):
     def __init__(self, components: int, dim: int) -> None:
         k = torch.arange(components)
         means = (k + 1).div(2, rounding_mode="floor") * torch.where(k % 2 == 0, -1, 1)
-        scale = torch.full((components, 1), 0.5**0.5)
-        super().__init__(means[:, None].float().expand(-1, dim), scale.expand(-1, dim))
+        super().__init__(means[:, None].float(), torch.full((components, 1), 0.5**0.5))
+        self.dim = dim
+
+    def forward(self, values: dict[str, Tensor | None]) -> Distribution:
+        return GaussianMixture(self.loc.expand(-1, self.dim), self.scale.expand(-1, self.dim))
 
 
 class LearnedMixture(nn.Module):

@@ -194,3 +194,8 @@ def matmul_error(device: torch.device) -> float:
     exact = a.double() @ b.double()
     product = (a.to(device) @ b.to(device)).cpu()
     return float((product - exact).abs().max() / exact.abs().max())
+
+
+def epoch_totals(device: torch.device) -> torch.Tensor:
+    """Zeros in which to sum over an epoch: float64, except on MPS, which lacks it."""
+    return torch.zeros(3, device=device, dtype=None if device.type == "mps" else torch.float64)

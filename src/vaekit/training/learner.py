@@ -15,8 +15,9 @@ from ..model.graph import VAE
 from ..runs.directory import TrainingState
 from ..settings.training import TrainConfig
 from ..support import distributed
+from ..support.devices import epoch_totals
 from ..support.errors import UserError, one_line, require
-from .step import epoch_totals, make_optimizer
+from .step import make_optimizer
 
 SEED_STRIDE = 2**40  # from one process to the next
 DOES_NOT_FIT = "the state does not fit the training; restore it, or train again"

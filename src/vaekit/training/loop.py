@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from ..data import Dataset, eval_split
 from ..data.dataset import Batch, ResolvedBinarisation
 from ..data.prefetch import batches
+from ..likelihood.validation import validate
 from ..model.graph import VAE
 from ..model.objectives import Objective, Weight
 from ..support import distributed
 from .compiled import compile_step
 from .learner import Learner
 from .step import Loss, kl_warmup_weight, learning_rate, update_average
-from .validation import validate
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,7 @@ def train_epochs(
         train_objective, log_likelihood, kl = totals.tolist()
         trained = time.perf_counter() - started
 
-        validated = validate(Loss(learner.output_model, objective), validation)
+        validated = validate(learner.output_model, objective, validation)
         best = learner.end_epoch(validated[0])
         yield (
             Epoch(

@@ -74,11 +74,6 @@ def kl_warmup_weight(model: VAE, config: TrainConfig, kl_weight: Tensor) -> Weig
     return {config.kl_warmup_of: kl_weight}
 
 
-def epoch_totals(device: torch.device) -> Tensor:
-    """Zeros in which to sum over an epoch: float64, except on MPS, which lacks it."""
-    return torch.zeros(3, device=device, dtype=None if device.type == "mps" else torch.float64)
-
-
 def learning_rate(epochs: float, config: TrainConfig, step: float = 0.0) -> float:
     """The learning rate of the step of length `step` that ends after `epochs`, fractional numbers. A cosine of one
     step, at whose end it is 0, is constant."""

@@ -9,10 +9,10 @@ from torch import Tensor
 
 from ..data import EvalSplit
 from ..model.build import decoder_outputs
+from ..model.graph import VAE
 from ..model.mmd import squared_mmd
-from ..model.objectives import infovae
-from ..support.devices import eval_mode, seeded
-from .step import Loss, epoch_totals
+from ..model.objectives import Objective, infovae
+from ..support.devices import epoch_totals, eval_mode, seeded
 
 BATCH = 1000  # images at once, at most; about as many codes in each MMD
 MAX_OUTPUTS = 2**25  # decoder outputs per batch: 128 MB in float32
@@ -20,33 +20,34 @@ SEED = 1
 
 
 @torch.no_grad()
-def validate(loss: Loss, split: EvalSplit) -> list[float]:
+def validate(model: VAE, objective: Objective, split: EvalSplit) -> list[float]:
     """Mean objective, log-likelihood and KL over a split with fixed binarisation, nats per image.
 
     The noise is the same at each call, so that two epochs differ by their weights alone; the generators of the
     training are not advanced.
     """
-    device, objective = split.device, loss.objective
-    with eval_mode(loss.model), seeded(SEED, device):
-        totals = epoch_totals(device)
-        per_image = decoder_outputs(loss.model.blueprint) * math.prod(objective.samples)
+    with eval_mode(model), seeded(SEED, split.device):
+        totals = epoch_totals(split.device)
+        per_image = decoder_outputs(model.blueprint) * math.prod(objective.samples)
         size = max(1, min(BATCH, MAX_OUTPUTS // per_image))
         if isinstance(objective, infovae):
-            return validate_infovae(loss, objective, split, size)
+            return validate_infovae(model, objective, split, size)
         for start in range(0, len(split), size):
             batch = split[start : start + size]
-            totals += loss(batch.images, batch.labels)[1] * len(batch)
+            inference = model(batch.images, batch.labels, samples=objective.samples)
+            means = (objective(inference), inference.log_likelihood, inference.kl)
+            totals += torch.stack([each.mean() for each in means]) * len(batch)
     return (totals / len(split)).tolist()
 
 
-def validate_infovae(loss: Loss, objective: infovae, split: EvalSplit, size: int) -> list[float]:
+def validate_infovae(model: VAE, objective: infovae, split: EvalSplit, size: int) -> list[float]:
     """The same of infovae, decoding `size` images at once. Its MMD is of equal groups of about BATCH codes, whatever
     `size` is: that of a few codes is noise, by which no epoch should be the best."""
     totals = epoch_totals(split.device)
     codes: list[Tensor] = []
     for start in range(0, len(split), size):
         batch = split[start : start + size]
-        inference = loss.model(batch.images, batch.labels, samples=objective.samples)
+        inference = model(batch.images, batch.labels, samples=objective.samples)
         (latent,) = inference.latents.values()
         codes.append(latent.z)
         means = torch.stack([inference.log_likelihood.mean(), latent.kl.mean()])
