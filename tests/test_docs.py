@@ -79,6 +79,7 @@ def test_links_lead_somewhere(page):
         assert (page.parent / target).exists(), target
 
 
+@pytest.mark.long
 def test_the_site_builds_without_warnings(tmp_path):
     command = [sys.executable, "-m", "sphinx", "-q", "--fail-on-warning", DOCS, tmp_path]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)

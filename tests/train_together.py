@@ -74,8 +74,7 @@ def dying(save):  # type: ignore[no-untyped-def]
     return save_then_die
 
 
-def main() -> None:
-    out, jobs = Path(sys.argv[1]), sys.argv[2:]
+def main(out: Path, jobs: list[str]) -> None:
     torch.set_num_threads(1)
     if "die" in jobs:
         jobs.remove("die")
@@ -102,4 +101,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(Path(sys.argv[1]), sys.argv[2:])

@@ -13,6 +13,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import train_together
 from conftest import TIMING, random_dataset
 from vaekit import Run, resume
 from vaekit.model.graph import Inference, Latent
@@ -27,12 +28,19 @@ KINDS = ["vae", "iwae", "cvae", "infovae", "gmvae", "hvampprior"]
 OWN_NOISE, CONTROL = "vae+own-noise", "vae+no-all-reduce"
 
 
-def train_together(count, out, *jobs):
-    """Train jobs in one process, or in `count` that torchrun starts over loopback; return standard error."""
-    command = [sys.executable]
-    if count > 1:
-        command += ["-m", "torch.distributed.run", "--standalone", "--max-restarts", "3"]
-        command += ["--nproc-per-node", str(count)]
+def train_alone(out, *jobs):
+    """Train jobs in this process."""
+    functions = distributed.local_rows, distributed.all_reduce_gradients
+    try:
+        train_together.main(out, list(jobs))
+    finally:
+        distributed.local_rows, distributed.all_reduce_gradients = functions
+
+
+def train_in_processes(count, out, *jobs):
+    """Train jobs in processes that torchrun starts over loopback; return standard error."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--max-restarts", "3", "--nproc-per-node", str(count)]
     command += [str(HERE / "train_together.py"), str(out), *jobs]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
@@ -43,8 +51,8 @@ def train_together(count, out, *jobs):
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    train_together(1, folder / "1", *KINDS)
-    train_together(2, folder / "2", *KINDS, OWN_NOISE, CONTROL)
+    train_alone(folder / "1", *KINDS)
+    train_in_processes(2, folder / "2", *KINDS, OWN_NOISE, CONTROL)
     return folder
 
 
@@ -70,8 +78,8 @@ def test_two_processes_equal_one(outcomes, name):
 @pytest.mark.long
 @pytest.mark.parametrize("count", [2, 3])
 def test_several_processes_equal_one_for_every_model(count, tmp_path):
-    train_together(1, tmp_path / "one", *MODELS)
-    train_together(count, tmp_path / "several", *MODELS)
+    train_alone(tmp_path / "one", *MODELS)
+    train_in_processes(count, tmp_path / "several", *MODELS)
     for name in MODELS:
         one, several = (metrics(tmp_path / n / name) for n in ("one", "several"))
         assert difference(several, one) < 1e-4, name
@@ -81,8 +89,8 @@ def test_several_processes_equal_one_for_every_model(count, tmp_path):
 def test_three_processes_equal_one_whatever_the_size_of_the_last_batch(tmp_path):
     """Also if it has fewer rows than there are processes. (One code has no MMD, so infovae refuses a batch of one.)"""
     jobs = ["vae+last-1", *(f"{name}+last-{n}" for name in ("vae", "infovae") for n in (2, 3))]
-    train_together(1, tmp_path / "one", *jobs)
-    train_together(3, tmp_path / "several", *jobs)
+    train_alone(tmp_path / "one", *jobs)
+    train_in_processes(3, tmp_path / "several", *jobs)
     for job in jobs:
         one, several = (metrics(tmp_path / n / job) for n in ("one", "several"))
         assert difference(several, one) < 1e-5, job
@@ -163,7 +171,7 @@ def test_without_all_reduce_they_differ(outcomes):
 
 def test_after_a_process_dies_torchrun_restarts_all_and_nothing_is_lost(outcomes, tmp_path):
     """With independent noise per process, whose generator states are in the checkpoint."""
-    stderr = train_together(2, tmp_path, "die", OWN_NOISE)
+    stderr = train_in_processes(2, tmp_path, "die", OWN_NOISE)
     assert "SIGKILL" in stderr or "Signal 9" in stderr or "-9" in stderr
     one, other = outcomes / "2" / OWN_NOISE, tmp_path / OWN_NOISE
     assert (one / "model.safetensors").read_bytes() == (other / "model.safetensors").read_bytes()
