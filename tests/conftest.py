@@ -104,6 +104,13 @@ def own_cache(tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture
+def short_evaluation(monkeypatch):
+    """Evaluations of few images, and of features from a classifier that has learned little."""
+    monkeypatch.setattr("vaekit.evaluation.evaluate.TIME_BUDGET", 0.3)
+    monkeypatch.setattr("vaekit.evaluation.frechet.IMAGES_SEEN", 600)
+
+
+@pytest.fixture
 def float64():
     """Seeds torch's noise, and makes float64 what new tensors are."""
     torch.manual_seed(0)

@@ -17,6 +17,8 @@ from vaekit.data.sources.catalog import CATALOG
 from vaekit.evaluation.metrics import METRIC_GROUPS
 from vaekit.model.build import BUILDERS, GraphBuilder
 
+pytestmark = pytest.mark.usefixtures("short_evaluation")
+
 DOCS = Path(__file__).parents[1] / "docs"
 
 

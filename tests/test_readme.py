@@ -8,6 +8,8 @@ import pytest
 from vaekit import load
 from vaekit.cli import main as cli
 
+pytestmark = pytest.mark.usefixtures("short_evaluation")
+
 README = (Path(__file__).parents[1] / "README.md").read_text()
 
 

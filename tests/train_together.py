@@ -1,10 +1,11 @@
 """The trainings that test_data_parallel.py starts, with torchrun or in one process: two epochs on random images.
 
-    torchrun --nproc-per-node 2 tests/train_together.py OUT [die] JOB ...
+    torchrun --nproc-per-node 2 tests/train_together.py OUT JOB ...
 
-A job is a model, or MODEL+no-all-reduce, MODEL+own-noise or MODEL+last-N, whose last batch has N images; it trains in
-OUT/JOB. Unless it has own noise, each
-process draws the noise of the whole batch and takes its part, so that the result is that of a single process.
+A job is MODEL, MODEL+no-all-reduce, MODEL+own-noise, MODEL+die or MODEL+last-N; it trains in OUT/JOB. With own noise
+each process draws that of its own images; else it draws the noise of the whole batch and takes its part, so that the
+result is that of a single process. A job that dies has own noise too, and its second process is killed once. The last
+batch of last-N has N images.
 """
 
 from __future__ import annotations
@@ -76,23 +77,22 @@ def dying(save):  # type: ignore[no-untyped-def]
 
 def main(out: Path, jobs: list[str]) -> None:
     torch.set_num_threads(1)
-    if "die" in jobs:
-        jobs.remove("die")
-        checkpoint.MAX_TIME_SHARE = math.inf
-        checkpoint.Checkpointer.save = dying(checkpoint.Checkpointer.save)
-    all_reduce = distributed.all_reduce_gradients
+    all_reduce, save = distributed.all_reduce_gradients, checkpoint.Checkpointer.save
+    share = checkpoint.MAX_TIME_SHARE
     with distributed.process_group(torch.device("cpu")):
         for job in jobs:
             name, _, kind = job.partition("+")
             data = random_dataset(shape=(1, 8, 8))
             model = build(name, data, **small_settings(name))
-            noise, own = WholeNoise(), kind == "own-noise"
+            noise, own = WholeNoise(), kind in ("own-noise", "die")
             distributed.local_rows = LOCAL_ROWS if own else noise.local_rows
             distributed.all_reduce_gradients = all_reduce
             if kind == "no-all-reduce":
                 distributed.all_reduce_gradients = lambda model, weight, request: request
             last = kind.removeprefix("last-")
             batch_size = len(data.train) - int(last) if last != kind else BATCH
+            checkpoint.MAX_TIME_SHARE = math.inf if kind == "die" else share
+            checkpoint.Checkpointer.save = dying(save) if kind == "die" else save
             with contextlib.nullcontext() if own else noise:
                 train(
                     model, data, out=out / job, epochs=2, batch_size=batch_size, learning_rate=1e-2,

@@ -14,6 +14,8 @@ from vaekit import MODELS
 from vaekit.cli.main import VERBS
 from vaekit.runs.directory import Run
 
+pytestmark = pytest.mark.usefixtures("short_evaluation")
+
 
 @pytest.fixture
 def run(small_run, tmp_path, small_mnist):

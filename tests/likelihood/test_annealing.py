@@ -84,6 +84,9 @@ def check_mean_is_one(ratios, error_below):
     assert abs(float(ratios.mean()) - 1) < 3 * error
 
 
+LONGER = [pytest.param(name, marks=pytest.mark.long) for name in ("vae", "gaussian")]
+
+
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize("name", SMALL)
 def test_annealed_weights_have_the_mean_of_quadrature(name):
@@ -95,7 +98,7 @@ def test_annealed_weights_have_the_mean_of_quadrature(name):
 
 
 @pytest.mark.usefixtures("float64")
-@pytest.mark.parametrize("name", ["vae", "deterministic", "hvae", "gmvae", "gaussian"])
+@pytest.mark.parametrize("name", ["deterministic", "hvae", "gmvae", *LONGER])
 def test_reciprocals_have_the_mean_of_quadrature(name):
     """E[1 / estimate] = 1 / p(x) at equilibrium; each of 16 images is estimated 3 times."""
     model, many = small(name), batch(48)

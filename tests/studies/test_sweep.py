@@ -21,6 +21,8 @@ from vaekit.studies import sweep as module
 from vaekit.studies.sweep import SweepIncomplete, summarise, sweep
 from vaekit.training.plan import Plan
 
+pytestmark = pytest.mark.usefixtures("short_evaluation")
+
 FLAGS = [
     "--data",
     "digits",
