@@ -1,6 +1,7 @@
 """Run directories: never overwritten, intact at any moment, damage reported in one line."""
 
 import json
+import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
@@ -22,6 +23,12 @@ def test_default_names_count_up_and_never_collide(tmp_path, monkeypatch):
     with ThreadPoolExecutor(8) as pool:
         runs = list(pool.map(lambda _: str(Run.create(None, "vae-mnist", {})), range(20)))
     assert sorted(runs) == sorted(f"runs/vae-mnist-{n}" for n in range(1, 21))
+
+
+def test_an_out_that_is_not_utf_8_is_refused_before_training(tmp_path):
+    with pytest.raises(UserError, match=r"out .*a\\udcff is not UTF-8"):
+        Run.create(tmp_path / os.fsdecode(b"a\xff"), "", {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_an_existing_out_is_refused_and_left_unchanged(tmp_path):

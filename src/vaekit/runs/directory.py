@@ -135,12 +135,18 @@ class Run:
     def create(cls, path: str | Path | None, stem: str, config: Mapping[str, Any]) -> Run:
         """A new run directory: `path`, or else runs/<stem>-<n> with the first free n.
 
-        Raises UserError where `path` exists: a run is never overwritten.
+        Raises UserError where `path` exists: a run is never overwritten; and where it is not UTF-8, since safetensors
+        could not open the weights.
         """
         if path is None:
             folder = _create_numbered(Path("runs"), stem)
         else:
             folder = Path(path).expanduser()
+            name = printable(folder)
+            require(
+                str(folder).encode(errors="replace").decode() == str(folder),
+                f"--out {name} is not UTF-8; choose another name",
+            )
             try:
                 folder.mkdir(parents=True)
             except FileExistsError:
