@@ -4,6 +4,8 @@ PYTHON ?= python3
 BIN = $(VENV)/bin
 # Test processes, each with one torch thread.
 WORKERS ?= --numprocesses auto --no-loadscope-reorder
+# For the threads of a server in a test too; two programs of two threads slow each other by far more than half.
+tests test-long coverage: export OMP_NUM_THREADS = 1
 # The processes that tests start find the package compiled.
 export PYTHONDONTWRITEBYTECODE =
 

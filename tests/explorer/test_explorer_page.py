@@ -58,7 +58,7 @@ def browser():
         opened.close()
 
 
-def until(page, expression, seconds=20.0):
+def until(page, expression, seconds=60.0):
     """Wait until an expression holds. (The page's security policy forbids Playwright's wait_for_function.)"""
     deadline = time.monotonic() + seconds
     while not page.evaluate(expression):
@@ -224,7 +224,7 @@ def test_maps_of_twenty_dimensions(page):
     assert page.locator("#sliders .slider span").first.inner_text() == f"z[{order}]"
     changes(page, lambda: page.mouse.click(*on_map(page, 0.6, 0.4)))
     page.select_option("#method", "tsne")
-    until(page, "explorer.map && explorer.map.axis_names[0] === 'tsne'", 60)
+    until(page, "explorer.map && explorer.map.axis_names[0] === 'tsne'")
     changes(page, lambda: page.mouse.click(*on_map(page, 0.4, 0.4)))
     page.select_option("#method", "dims")
     page.select_option("#dim-x", "7")
