@@ -81,7 +81,7 @@ def page(browser, address, request):
     )
     page.goto(address)
     page.wait_for_selector("body[data-ready=yes]")
-    until(page, "explorer.frames > 0")
+    until(page, "explorer.frames > 0 && explorer.pending === 0")
     yield page
     context.close()
     assert not errors
@@ -99,7 +99,7 @@ def choose_run(page, number):
     page.evaluate("delete document.body.dataset.ready")
     page.select_option("#run", str(number))
     page.wait_for_selector("body[data-ready=yes]")
-    until(page, "explorer.latents !== null")
+    until(page, "explorer.latents !== null && explorer.pending === 0")
 
 
 def changes(page, act, expression="explorer.frames"):

@@ -8,6 +8,8 @@ const S = {
   scales: null, // posterior scales of the user's own image
   map: null, view: null, rotation: { yaw: 0.6, pitch: 0.4 }, hidden: new Set(),
   point: null, start: null, end: null, strip: null,
+  pending: 0, // requests under way
+  samples: 0, // single samples shown so far
   frames: 0, // decoded images painted so far
   testImages: new Map(), // responses by "run/position"
 };
@@ -32,8 +34,14 @@ async function request(path, body) {
   const options = body === undefined ? { headers } : {
     method: "POST", headers: { ...headers, "content-type": "application/json" }, body: JSON.stringify(body),
   };
-  const response = await fetch(path, options);
-  const result = await response.json();
+  S.pending += 1;
+  let response, result;
+  try {
+    response = await fetch(path, options);
+    result = await response.json();
+  } finally {
+    S.pending -= 1;
+  }
   if (!response.ok) {
     const message = typeof result.detail === "string" ? result.detail : `request failed (${response.status})`;
     showError(message);
@@ -138,8 +146,8 @@ function setLatents(latents, { point = null, decode = true, scales = null } = {}
 
 const decodePoint = latestOnly(async () => {
   if (currentRun().completes_images) return;
-  const run = S.run, result = await request(`${base()}/decode`, { latents: S.latents, label: label() });
-  if (run === S.run) showImage(result, latentText());
+  const run = S.run, samples = S.samples, result = await request(`${base()}/decode`, { latents: S.latents, label: label() });
+  if (run === S.run && samples === S.samples) showImage(result, latentText()); // a sample was shown meanwhile
 });
 
 const locatePoint = latestOnly(async () => {
@@ -571,6 +579,7 @@ async function sample(count) {
   const body = sampleBody(count);
   const result = await request(`${base()}/sample`, body);
   if (count === 1) {
+    S.samples += 1;
     setLatents(result.latents, { decode: false });
     showImage(result, generateCommand(body));
   } else {
