@@ -1,6 +1,7 @@
 """`evaluate`: its metrics are of the images that it reports, and its file has the keys that others read."""
 
 import dataclasses
+import io
 import json
 import math
 import shutil
@@ -8,6 +9,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 
 from conftest import random_dataset
 from vaekit import Run, UserError, build, evaluate, load, train
@@ -16,6 +18,7 @@ from vaekit.evaluation import evaluate as module
 from vaekit.evaluation import metrics
 from vaekit.evaluation.frechet import Frechet
 from vaekit.likelihood import elbo
+from vaekit.support.console import PlainConsole
 
 KEYS = {
     "elbo", "log_likelihood", "kl", "nll", "nll_standard_error", "nll_image_standard_error",
@@ -85,6 +88,14 @@ def test_without_a_limit_it_takes_as_many_images_as_fit_the_time(run, monkeypatc
     assert "(all 200 images would take about 0 min; pass limit 200 to use all)" in log
     table = metrics.as_table(result)
     assert "of 30 of the images" in "".join(str(c) for k in table.columns for c in k._cells)
+
+
+@pytest.mark.parametrize("console", [Console, PlainConsole])
+def test_brackets_are_printed_as_they_are(run, console):
+    result = evaluate(run, samples=3, limit=20, metrics=("elbo",))
+    text = io.StringIO()
+    console(file=text, width=200).print(metrics.as_table(result))
+    assert "E[log p(x | z)]" in text.getvalue()
 
 
 def test_a_subset_is_chosen_by_the_seed_not_taken_from_the_front(run, small_mnist):

@@ -223,15 +223,15 @@ def describe_images(e: Mapping[str, Any]) -> str:
 
 def as_table(e: Mapping[str, Any]) -> Table:
     """An evaluation as a table for the terminal, with the meaning of each number."""
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     table = Table(title=describe_images(e), title_justify="left", caption_justify="left")
     table.add_column("")
     table.add_column("value", justify="right")
     table.add_column("meaning", overflow="fold")
     for row in metric_rows(e):
-        table.add_row(*map(escape, row))  # "E[log p(x | z)]" is no markup
+        table.add_row(*map(Text, row))  # "E[log p(x | z)]" is no markup
     if not table.rows:
         table.show_header, table.box = False, None
     names = {metric.key: metric.name for metric in METRICS}
