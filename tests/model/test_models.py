@@ -28,7 +28,7 @@ from vaekit.model.build import objective_of
 from vaekit.model.distributions import sample_with_temperature
 from vaekit.model.networks import ACTIVATIONS, Encoder
 from vaekit.model.objectives import capacity, elbo, iwae
-from vaekit.runs.directory import load_weights
+from vaekit.runs.weights import load_weights
 from vaekit.settings.model import Activation
 from vaekit.support.atomic import write_bytes
 from vaekit.support.console import ProgressBar

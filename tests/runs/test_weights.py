@@ -12,7 +12,7 @@ from vaekit import Run, UserError, build, evaluate, load, rank, report, resume, 
 from vaekit.evaluation import evaluate as evaluation_module
 from vaekit.explorer.session import ExplorerSession
 from vaekit.inference.picture_data import FILE_NAME, create
-from vaekit.runs import directory
+from vaekit.runs import weights
 from vaekit.runs.load import find_epoch, load_trained, weights_sha256
 from vaekit.studies.sweep import is_evaluated
 
@@ -126,13 +126,13 @@ def test_maps_and_picture_data_have_the_hash_of_the_weights_that_were_read(run):
 
 
 def test_the_hash_is_of_the_bytes_that_were_read(run, monkeypatch):
-    before, real = sha256(run.weights_path), directory.copy_weights
+    before, real = sha256(run.weights_path), weights.copy_weights
 
     def replace_then_copy(model, tensors, path):
         path.write_bytes(b"another file, written meanwhile")
         real(model, tensors, path)
 
-    monkeypatch.setattr(directory, "copy_weights", replace_then_copy)
+    monkeypatch.setattr(weights, "copy_weights", replace_then_copy)
     assert load_trained(run).sha256 == before
 
 

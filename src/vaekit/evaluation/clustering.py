@@ -13,7 +13,7 @@ import numpy as np
 from ..data import Dataset
 from ..likelihood.clusters import SAMPLES, responsibilities
 from ..runs.data import evaluation_images
-from ..runs.directory import Run
+from ..runs.directory import Run, pad_with_numbers
 from ..runs.load import load_trained
 from ..support.atomic import write_bytes, write_json
 from ..support.devices import fast_float32, resolve_device
@@ -78,7 +78,7 @@ def cluster(
         "sizes": np.bincount(assigned, minlength=clusters).tolist(),
     }
     if labels is not None:
-        names = [*run.class_names, *map(str, range(len(run.class_names), int(labels.max()) + 1))]
+        names = pad_with_numbers(run.class_names, int(labels.max()) + 1)
         counts = contingency_table(assigned, labels, clusters)
         result["labels"] = [int(row.argmax()) if row.any() else None for row in counts]
         result["label_names"] = [None if k is None else names[k] for k in result["labels"]]

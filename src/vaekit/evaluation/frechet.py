@@ -24,7 +24,7 @@ from ..likelihood.latent_use import batch_size
 from ..model.conditions import Quadrants
 from ..model.graph import VAE
 from ..model.layers import num_halvings
-from ..runs.directory import load_weights
+from ..runs.weights import load_weights
 from ..support.atomic import write_bytes
 from ..support.console import ProgressBar
 from ..support.devices import eval_mode, seeded

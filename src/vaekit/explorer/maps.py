@@ -22,7 +22,7 @@ from ..gallery.context import PictureContext
 from ..gallery.latents import MAX_EMBEDDED_POINTS
 from ..inference.latent_space import neighbour_embedding, principal_axes
 from ..pictures.scatters import CONTOUR_MASSES
-from ..runs.directory import DAMAGE
+from ..runs.weights import DAMAGE
 from ..support.atomic import write_bytes
 from ..support.errors import UserError, one_line, require
 

@@ -17,7 +17,7 @@ from ..inference.picture_data import PictureData, load_or_create
 from ..model.graph import VAE
 from ..pictures import Movie
 from ..runs.data import evaluation_images
-from ..runs.directory import Run
+from ..runs.directory import Run, pad_with_numbers
 from ..runs.load import load_trained
 from ..settings.analysis import PlotConfig
 from ..support.errors import UserError, printable, require
@@ -57,7 +57,7 @@ class PictureContext:
         """Class names; the label number where a class has no name."""
         names, labels = self.run.class_names, self.picture_data.code_labels
         count = 0 if labels is None else int(labels.max()) + 1
-        return [*map(printable, names), *map(str, range(len(names), count))]
+        return pad_with_numbers([*map(printable, names)], count)
 
     @property
     def inverted(self) -> bool:

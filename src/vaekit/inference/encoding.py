@@ -22,7 +22,7 @@ from ..likelihood.importance import measure_nll
 from ..model.distributions import stddev
 from ..model.graph import VAE
 from ..runs.data import load_run_data
-from ..runs.directory import Run
+from ..runs.directory import Run, pad_with_numbers
 from ..runs.load import load
 from ..support.console import ProgressBar
 from ..support.devices import fast_float32, resolve_device, seeded
@@ -132,8 +132,8 @@ def labelled_part(
     recorded = bool(run.section("data").get("classes"))
     names = None
     if labels is not None and (classes or recorded):
-        texts = list(classes or own)
-        names = [texts[k] if k < len(texts) else str(k) for k in labels.tolist()]
+        texts = pad_with_numbers(classes or own, int(labels.max()) + 1)
+        names = [texts[k] for k in labels.tolist()]
     if labels is not None and names and classes and recorded and [*classes] != own:
         numbers = {text: number for number, text in enumerate(own)}
         known = all(text in numbers for text in set(names))

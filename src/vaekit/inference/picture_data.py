@@ -18,9 +18,10 @@ from ..likelihood.latent_use import batch_size, kl_per_dimension
 from ..model.distributions import GaussianMixture, stddev
 from ..model.graph import VAE
 from ..runs.data import evaluation_images, reload_data
-from ..runs.directory import DAMAGE, Run, read_header
+from ..runs.directory import Run
 from ..runs.load import TrainedModel
 from ..runs.schema import check_picture_tensors
+from ..runs.weights import DAMAGE, read_header
 from ..settings.data import MAX_CLASSES
 from ..support.atomic import write_bytes
 from ..support.devices import fast_float32, seeded

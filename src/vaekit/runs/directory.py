@@ -15,7 +15,7 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from fnmatch import fnmatch
@@ -54,31 +54,23 @@ from .schema import (
     DataSection,
     EpochRecord,
     EvaluationFile,
-    Headers,
     ImageCounts,
     StateRecord,
     Versions,
-    check_weights,
 )
+from .weights import DAMAGE, weights_bytes
 
 FORMAT = 2
 STATE = "state.safetensors"
 # The files of a run that only its commands write; `clusters-*.csv` has the ending of tables.
 OWN_FILES = ("config.json", "metrics.jsonl", "*.safetensors", "evaluation*.json", "clusters-*")
-# Defaults, for older runs, of training settings that were added to format 2.
-ADDED_SETTINGS = {"state_every": 30.0, "skip_spikes": None, "allow_slow": False}
-ADDED_MODEL_SETTINGS = {"mean": "linear"}  # likewise, of the model
+# Defaults, for older runs, of settings of the model and of the training that were added to format 2.
+ADDED_SETTINGS: dict[str, dict[str, Any]] = {
+    "settings": {"mean": "linear"},
+    "training": {"state_every": 30.0, "skip_spikes": None, "allow_slow": False},
+}
 MAX_METRICS_BYTES = 2**28
 MAX_PIXELS = 2**26  # of an image, times channels
-# What reading a damaged file of tensors raises.
-DAMAGE = (safetensors.SafetensorError, OSError, ValueError)
-SAFETENSORS_TYPES = {
-    **{f"float{n}": f"F{n}" for n in (16, 32, 64)},
-    **{f"int{n}": f"I{n}" for n in (8, 16, 32, 64)},
-    "bfloat16": "BF16",
-    "uint8": "U8",
-    "bool": "BOOL",
-}
 
 
 @dataclass(frozen=True)
@@ -142,10 +134,9 @@ class Run:
             folder = _create_numbered(Path("runs"), stem)
         else:
             folder = Path(path).expanduser()
-            name = printable(folder)
             require(
                 str(folder).encode(errors="replace").decode() == str(folder),
-                f"--out {name} is not UTF-8; choose another name",
+                f"--out {printable(folder)} is not UTF-8; choose another name",
             )
             try:
                 folder.mkdir(parents=True)
@@ -254,7 +245,7 @@ class Run:
             f"the model's classes are {shown(classes)}; they must be a whole number up to {MAX_CLASSES:,}",
         )
         config = settings_from_dict(
-            type(model_entry(name).settings), {**ADDED_MODEL_SETTINGS, **settings}, "the model"
+            type(model_entry(name).settings), with_added("settings", settings), "the model"
         )
         return Blueprint(name, (shape[0], shape[1], shape[2]), config, section["seed"], classes)
 
@@ -262,7 +253,7 @@ class Run:
     def class_names(self) -> list[str]:
         """The name of each class; its number where it has none."""
         names = [str(name) for name in self.section("data").get("classes") or ()]
-        return [*names, *map(str, range(len(names), self.blueprint.classes))]
+        return pad_with_numbers(names, self.blueprint.classes)
 
     def label_number(self, label: int | str) -> int:
         """The number of a class by its name or number; a text is a number only where no class has that name.
@@ -315,7 +306,7 @@ class Run:
         """The settings of the training."""
         where = str(self.path / "config.json")
         return settings_from_dict(
-            TrainConfig, {**ADDED_SETTINGS, **self.section("training")}, where
+            TrainConfig, with_added("training", self.section("training")), where
         )
 
     @property
@@ -474,6 +465,16 @@ def require_output(path: Path, endings: Iterable[str]) -> None:
     )
 
 
+def with_added(part: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of an older run, "settings" of the model or "training", with those that were added since."""
+    return {**ADDED_SETTINGS[part], **settings}
+
+
+def pad_with_numbers(names: Sequence[str], count: int) -> list[str]:
+    """At least `count` names of classes: the number of each that has none."""
+    return [*names, *map(str, range(len(names), count))]
+
+
 def parse_weights(weights: str | int) -> str:
     """ "best", "last" or an epoch as four digits or more. Raises UserError for anything else."""
     text = str(weights)
@@ -482,69 +483,6 @@ def parse_weights(weights: str | int) -> str:
         f"--weights is {text[:40]!r}; it must be best, last or the number of an epoch",
     )
     return f"{int(text):04d}" if text.isdigit() else text
-
-
-def weights_bytes(tensors: Mapping[str, Tensor]) -> bytes:
-    """The content of a weights file."""
-    return safetensors.torch.save({name: t.contiguous() for name, t in tensors.items()})
-
-
-def load_weights(model: nn.Module, path: Path) -> str:
-    """Load a model's weights from a safetensors file, and return the SHA-256 of the bytes read. Raises UserError where
-    it is missing, damaged or does not fit."""
-    require_fit(model, path)
-    try:
-        content = path.read_bytes()
-        tensors: dict[str, Tensor] = safetensors.torch.load(content)
-    except DAMAGE as error:
-        raise UserError(
-            f"{path} is damaged ({one_line(error)}); train again, or restore it"
-        ) from None
-    copy_weights(model, tensors, path)
-    return hashlib.sha256(content).hexdigest()
-
-
-def copy_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Set a model's weights to those read from `path`. Raises UserError where they do not fit."""
-    check_fit(model, kinds_and_shapes(tensors), path)
-    model.load_state_dict(tensors)
-
-
-def require_fit(model: nn.Module, path: Path) -> None:
-    """Raise UserError unless a safetensors file, of which the header alone is read, has the tensors of a model, which
-    may be on the meta device."""
-    require(path.is_file(), f"{path} is missing; the run has not saved any weights yet")
-    try:
-        found = read_header(path)
-    except DAMAGE as error:
-        raise UserError(
-            f"{path} is damaged ({one_line(error)}); train again, or restore it"
-        ) from None
-    check_fit(model, found, path)
-
-
-def check_fit(model: nn.Module, found: Headers, path: Path) -> None:
-    """Raise UserError unless the tensors that were read from `path` are those of a model."""
-    try:
-        check_weights(found, kinds_and_shapes(model.state_dict()))
-    except UserError as error:
-        raise UserError(f"{path} does not fit the model: {error}") from None
-
-
-def read_header(path: Path) -> Headers:
-    """The types and shapes of the tensors in a safetensors file."""
-    with safetensors.safe_open(path, "pt") as file:
-        slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118
-        return {name: (s.get_dtype(), tuple(s.get_shape())) for name, s in slices.items()}
-
-
-def kinds_and_shapes(tensors: Mapping[str, Tensor]) -> Headers:
-    """The types, by their names in safetensors, and the shapes of tensors."""
-    kinds = {name: str(t.dtype).removeprefix("torch.") for name, t in tensors.items()}
-    return {
-        name: (SAFETENSORS_TYPES.get(kinds[name], kinds[name]), tuple(t.shape))
-        for name, t in tensors.items()
-    }
 
 
 def _parse_config(content: bytes, where: str) -> dict[str, Any]:

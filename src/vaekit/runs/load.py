@@ -15,8 +15,8 @@ from ..model.build import BUILDERS, build_from, build_graph
 from ..model.graph import VAE
 from ..settings.model import Blueprint
 from ..support.errors import UserError, one_line, require
-from .directory import (
-    Run,
+from .directory import Run
+from .weights import (
     check_fit,
     copy_weights,
     kinds_and_shapes,
@@ -50,9 +50,17 @@ def load_trained(run: Run | str | Path) -> TrainedModel:
     """The model, as `load` gives it, and the hash of the bytes that its weights were read from."""
     run = Run.of(run)
     # Before memory is allocated: config.json may ask for more than its weights justify.
-    check_header(run, build_on_meta(run.blueprint))
-    model = build_from(run.blueprint)
-    sha256 = read_weights(run, model)
+    skeleton = build_on_meta(run.blueprint)
+    if run.weights == "last":
+        last, _ = last_weights(run)
+        check_fit(skeleton, kinds_and_shapes(last), run.weights_path)
+        model = build_from(run.blueprint)
+        sha256 = copy_last(run, last, model)
+    else:
+        require_weights(run)
+        require_fit(skeleton, run.weights_path)
+        model = build_from(run.blueprint)
+        sha256 = load_weights(model, run.weights_path)
     require(
         all(bool(weight.isfinite().all()) for weight in model.state_dict().values()),
         f"the weights of {run} are not finite: its training diverged, or they are damaged; train again",
@@ -60,23 +68,18 @@ def load_trained(run: Run | str | Path) -> TrainedModel:
     return TrainedModel(model.eval(), sha256)
 
 
-def check_header(run: Run, model: VAE) -> None:
-    """Raise UserError unless the chosen weights of a run have the tensors of a model, perhaps on the meta device."""
-    if run.weights == "last":
-        check_fit(model, kinds_and_shapes(last_weights(run)[0]), run.weights_path)
-        return
-    require_weights(run)
-    require_fit(model, run.weights_path)
-
-
 def read_weights(run: Run, model: VAE) -> str:
     """Read the chosen weights of a run into a model, and return their hash (see weights_sha256). Raises UserError."""
     if run.weights == "last":
-        tensors, _ = last_weights(run)
-        copy_weights(model, tensors, run.weights_path)
-        return hashlib.sha256(weights_bytes(tensors)).hexdigest()
+        return copy_last(run, last_weights(run)[0], model)
     require_weights(run)
     return load_weights(model, run.weights_path)
+
+
+def copy_last(run: Run, weights: Mapping[str, Tensor], model: VAE) -> str:
+    """Set a model's weights to the last ones of a run, and return their hash (see weights_sha256). Raises UserError."""
+    copy_weights(model, weights, run.weights_path)
+    return hashlib.sha256(weights_bytes(weights)).hexdigest()
 
 
 def weights_sha256(run: Run) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from .. import pictures
-from ..runs.directory import ADDED_MODEL_SETTINGS, ADDED_SETTINGS, Run
+from ..runs.directory import Run, with_added
 from ..settings.catalog import MODELS
 from ..support.errors import require
 
@@ -90,8 +90,8 @@ def run_settings(run: Run) -> dict[str, Any]:
         "model": run.blueprint.model,
         "objective": run.config.get("objective"),
         "init": run.config.get("init"),
-        **{**ADDED_MODEL_SETTINGS, **run.section("model")["settings"]},
-        **{**ADDED_SETTINGS, **run.section("training")},
+        **with_added("settings", run.section("model")["settings"]),
+        **with_added("training", run.section("training")),
     }
     return {key: value for key, value in settings.items() if key not in NOT_SETTINGS}
 

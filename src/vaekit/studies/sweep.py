@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from ..evaluation.evaluate import earlier_evaluation, evaluate
 from ..evaluation.metrics import METRIC_GROUPS
 from ..pictures import save
-from ..runs.directory import ADDED_MODEL_SETTINGS, ADDED_SETTINGS, Run
+from ..runs.directory import ADDED_SETTINGS, Run, with_added
 from ..settings.analysis import EvaluateConfig
 from ..support.atomic import as_json, parse_json, write_json
 from ..support.console import ProgressBar, format_duration
@@ -196,9 +196,9 @@ def with_new_keys(plan: Any) -> Any:
     if not isinstance(plan, dict):
         return plan
     plan = {OLD_KEYS.get(key, key): value for key, value in plan.items()}
-    for key, added in (("settings", ADDED_MODEL_SETTINGS), ("training", ADDED_SETTINGS)):
-        if isinstance(plan.get(key), dict):
-            plan[key] = {**added, **plan[key]}
+    for part in ADDED_SETTINGS:
+        if isinstance(plan.get(part), dict):
+            plan[part] = with_added(part, plan[part])
     return plan
 
 

@@ -196,18 +196,17 @@ _type_hints = cache(
 
 def _convert(annotation: Any, value: Any) -> Any:
     """`value` as the annotated type (an int serves as a float), or _WRONG."""
-    arguments = typing.get_args(annotation)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
     if annotation is Any:
         return value
-    if typing.get_origin(annotation) is Literal:
+    if origin is Literal:
         return value if value in arguments else _WRONG
-    origin = typing.get_origin(annotation)
     if origin in (tuple, list):  # of any length
         if not isinstance(value, list | tuple):
             return _WRONG
         parts = origin(_convert(arguments[0], part) for part in value)
         return _WRONG if any(part is _WRONG for part in parts) else parts
-    if typing.get_origin(annotation) is dict:  # of text
+    if origin is dict:  # of text
         if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
             return _WRONG
         entries = {key: _convert(arguments[1], part) for key, part in value.items()}
@@ -231,12 +230,12 @@ def _convert(annotation: Any, value: Any) -> Any:
 
 
 def _describe(annotation: Any) -> str:
-    arguments = typing.get_args(annotation)
-    if typing.get_origin(annotation) is Literal:
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
         return " or ".join(map(str, arguments))
-    if typing.get_origin(annotation) in (tuple, list):
+    if origin in (tuple, list):
         return f"a list, each {_describe(arguments[0])}"
-    if typing.get_origin(annotation) is dict:
+    if origin is dict:
         return "an object" + (
             "" if arguments[1] is Any else f", each value {_describe(arguments[1])}"
         )

@@ -246,7 +246,8 @@ def dataset_from_store(
     labels, names = store.labels, store.metadata.classes
     if labels is not None and names is not None:
         order = list(classes or ()) if set(classes or ()) == set(names) else class_order(names)
-        labels, names = torch.tensor([order.index(name) for name in names])[labels], order
+        numbers = {name: number for number, name in enumerate(order)}
+        labels, names = torch.tensor([numbers[name] for name in names])[labels], order
     rows = split_rows(store.split_index.numpy(), labels, settings, printable(source))
     pixels = store.images
     large = pixels.shape.numel() > MAX_BYTES_IN_MEMORY
