@@ -19,9 +19,9 @@ from PIL import Image
 from made_files import idx_bytes
 from mutations import mutate
 from vaekit import UserError, load_data
-from vaekit.data.sources.formats import read_mat
-from vaekit.data.sources.idx import read_idx
-from vaekit.data.sources.images import BadImage, ImageSpec, decode, inspect_image
+from vaekit.data.formats.idx import read_idx
+from vaekit.data.formats.images import BadImage, ImageSpec, decode, inspect_image
+from vaekit.data.sources.published import read_mat
 
 RNG = np.random.default_rng(3)
 MEMORY = 500 * 2**20  # bytes that a process may grow by

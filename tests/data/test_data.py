@@ -12,9 +12,9 @@ from made_files import idx_bytes
 from vaekit import Dataset, Split, UserError, load_data
 from vaekit.data import eval_split, pixels
 from vaekit.data.dataset import bernoulli_from_bytes, binarise
+from vaekit.data.formats.idx import read_idx
 from vaekit.data.sources import inputs
 from vaekit.data.sources.catalog import CATALOG
-from vaekit.data.sources.idx import read_idx
 from vaekit.support.console import ProgressBar
 
 MNIST_FILES = [file.name for file in CATALOG["mnist"].files]

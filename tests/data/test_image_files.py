@@ -25,8 +25,9 @@ from PIL import Image
 from image_folders import RNG, all_images, load, save_image, save_images
 from made_files import png
 from vaekit import UserError, build, cluster, evaluate, load_data, train
-from vaekit.data.sources import image_files, images
-from vaekit.data.sources.images import BadImage, ImageSpec, decode
+from vaekit.data.formats import images
+from vaekit.data.formats.images import BadImage, ImageSpec, decode
+from vaekit.data.sources import image_files
 from vaekit.data.splits import held_out_mask
 from vaekit.data.stored import open_store
 

@@ -28,8 +28,8 @@ from made_files import (
 )
 from vaekit import UserError, load_data
 from vaekit.data.sources import catalog, download, named
-from vaekit.data.sources.formats import read_amat, read_cifar, read_mat
 from vaekit.data.sources.locations import find_local
+from vaekit.data.sources.published import read_amat, read_cifar, read_mat
 from vaekit.support.console import ProgressBar
 
 REAL = os.environ.get("VAEKIT_DATA")  # before a test hides it

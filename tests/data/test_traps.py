@@ -18,8 +18,9 @@ from image_folders import all_images, load, save_images
 from made_files import MAKERS, idx_bytes, png, tar_bytes
 from vaekit import Split, UserError, build, evaluate, load_data, train
 from vaekit.data import eval_split, stored
-from vaekit.data.sources import image_files, images, named
-from vaekit.data.sources.images import BadImage, ImageSpec, decode, inspect_image
+from vaekit.data.formats import images
+from vaekit.data.formats.images import BadImage, ImageSpec, decode, inspect_image
+from vaekit.data.sources import image_files, named
 from vaekit.data.stored import open_store
 from vaekit.inference.generation import load_inputs
 from vaekit.runs.directory import Run
@@ -508,7 +509,7 @@ def test_files_over_the_size_limit_are_not_unpacked(tmp_path, monkeypatch):
 def test_an_idx_file_that_declares_a_huge_size(tmp_path):
     import gzip
 
-    from vaekit.data.sources.idx import read_idx
+    from vaekit.data.formats.idx import read_idx
 
     header = bytes([0, 0, 8, 3]) + (2**20).to_bytes(4, "big") + (2**10).to_bytes(4, "big") * 2
     (tmp_path / "a.gz").write_bytes(gzip.compress(header + bytes(10)))

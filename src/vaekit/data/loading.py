@@ -17,12 +17,12 @@ from ..support.console import ProgressBar
 from ..support.errors import UserError, did_you_mean, for_caller, printable, require, with_changes
 from .cache import cached_file
 from .dataset import Dataset, Split
+from .formats.idx import find_idx, read_idx_files
+from .formats.images import ImageSpec, resize_images
 from .sources import catalog
 from .sources.arrays import dataset_from_objects, load_array_file, parse_array_names, split_chunks
 from .sources.files import TAR_EXTENSIONS, open_source
-from .sources.idx import find_idx, read_idx_files
 from .sources.image_files import dataset_from_store, load_images
-from .sources.images import ImageSpec, resize_images
 from .sources.locations import locate
 from .sources.named import READERS
 from .splits import complete_splits

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ..data import Split, eval_split
 from ..data.dataset import Batch
-from ..data.sources.images import BadImage, ImageSpec
-from ..data.sources.images import decode as decode_image
+from ..data.formats.images import BadImage, ImageSpec
+from ..data.formats.images import decode as decode_image
 from ..data.splits import evenly_spaced
 from ..gallery.context import PictureContext
 from ..gallery.latents import dimension_information, require_decodable, traversal_range

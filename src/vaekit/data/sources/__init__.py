@@ -1,1 +1,1 @@
-"""Readers of each source format, downloads, and the catalogue of named data sets."""
+"""Where images come from: folders, archives, arrays, objects, downloads, and the catalogue of named data sets."""

@@ -18,10 +18,10 @@ from ...support.console import ProgressBar
 from ...support.errors import UserError, one_line, printable, require
 from ..cache import cached_file
 from ..dataset import Dataset, Split
+from ..formats.images import upright_array
 from ..splits import complete_splits
 from ..stored import SPLITS, Chunk, open_store, write_store
 from .image_files import MAX_BYTES_IN_MEMORY, dataset_from_store
-from .images import upright_array
 
 CHUNK = 1000  # images
 

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
 from ...support.errors import UserError, one_line, printable, require
-from .images import MAX_FILE_BYTES, extensions
+from ..formats.images import MAX_FILE_BYTES, extensions
 
 MAX_DEPTH = 100  # folders in folders
 MAX_VISITS = 100  # of a folder, by different links

@@ -20,10 +20,7 @@ from ...support.console import ProgressBar
 from ...support.errors import UserError, printable, require
 from ..cache import cached_file
 from ..dataset import Dataset, Split
-from ..splits import split_rows
-from ..stored import Chunk, ImageStore, open_store, write_store
-from .files import ImageSource
-from .images import (
+from ..formats.images import (
     MAX_FILE_BYTES,
     BadImage,
     ImageInfo,
@@ -32,6 +29,9 @@ from .images import (
     ignore_pillow_warnings,
     inspect_image,
 )
+from ..splits import split_rows
+from ..stored import Chunk, ImageStore, open_store, write_store
+from .files import ImageSource
 from .layout import Layout, check_splits, read_layout
 
 DEFAULT_SIZE = 64

@@ -15,12 +15,19 @@ from torch import Tensor
 from ...support.console import ProgressBar
 from ...support.errors import UserError, printable, require
 from ..dataset import Split
+from ..formats.idx import find_idx, read_idx_files
+from ..formats.images import (
+    MAX_FILE_BYTES,
+    BadImage,
+    ImageSpec,
+    decode,
+    inspect_image,
+    resize_images,
+)
 from ..stored import SPLITS, open_store
 from .arrays import as_images, as_labels, is_zero_or_one, open_arrays, parse_array_names
 from .files import TAR_EXTENSIONS, Entry, Folder, ImageSource, open_source
-from .idx import find_idx, read_idx_files
 from .image_files import MAX_BYTES_IN_MEMORY, decode_files
-from .images import MAX_FILE_BYTES, BadImage, ImageSpec, decode, inspect_image, resize_images
 from .layout import SPLIT_NAMES
 
 ARCHIVES = (".zip", *TAR_EXTENSIONS)

@@ -17,14 +17,14 @@ from ...settings.data import SourceConfig
 from ...support.console import ProgressBar
 from ...support.errors import printable, require
 from ..dataset import Dataset, Split
+from ..formats.idx import find_idx, read_idx_files
 from ..splits import complete_splits
 from . import catalog
 from .arrays import load_array_file
 from .download import check_file
 from .files import Folder, ImageSource, Tar, archive_errors
-from .formats import cifar_contents, read_amat, read_cifar, read_mat
-from .idx import find_idx, read_idx_files
 from .image_files import load_images
+from .published import cifar_contents, read_amat, read_cifar, read_mat
 
 # md5 of the unpacked files, since repackaged copies differ only in their compression.
 IDX_MD5 = {
