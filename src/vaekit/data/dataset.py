@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..settings.data import MAX_CLASSES, Binarisation, SourceConfig
+from ..settings.data import EIGHT_BITS, MAX_CLASSES, Binarisation, SourceConfig, ValueRange
 from ..support.errors import UserError, require
 from .stored import StoredImages
 
@@ -120,7 +120,8 @@ class Dataset:
 
     `black_and_white` marks data sets that the literature binarises (such as MNIST); their likelihood is Bernoulli.
     `source` lets `load` find the same images again; None for arrays. `digest` is the hash of the content, if already
-    known.
+    known. `value_range` tells what the values were before they became pixels in [0, 1]; `reading` says in sentences how
+    the source was read, where it could have been read in another way.
     """
 
     name: str
@@ -131,6 +132,8 @@ class Dataset:
     black_and_white: bool = False
     source: SourceConfig | None = None
     digest: str | None = None
+    value_range: ValueRange = EIGHT_BITS
+    reading: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for name, split in self.splits.items():
@@ -222,7 +225,7 @@ class Dataset:
             "images": {name: len(split) for name, split in self.splits.items()},
             "classes": self.classes,
             "sha256": self.sha256(),
-            "normalisation": "pixels in [0, 1]: 8-bit values divided by 255, floats as they are",
+            "value_range": asdict(self.value_range),
         }
 
 

@@ -16,7 +16,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from fnmatch import fnmatch
 from functools import cache, cached_property
@@ -281,9 +281,7 @@ class Run:
     @property
     def data(self) -> DataRecord:
         """The record of the data that the model was trained on."""
-        section = self.section("data")
-        values = {f.name: section[f.name] for f in fields(DataRecord) if f.name in section}
-        return settings_from_dict(DataRecord, values, str(self.path / "config.json"))
+        return record_from_dict(DataRecord, self.section("data"), str(self.path / "config.json"))
 
     @property
     def source(self) -> SourceConfig | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..settings.data import MAX_CLASSES, DataRecord
@@ -60,7 +60,7 @@ class ImageCounts:
 class DataSection(DataRecord):
     """The object "data" of config.json, but for the source."""
 
-    images: dict[str, Any]
+    images: dict[str, Any] = field(kw_only=True)
     classes: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -9,6 +10,34 @@ from ..support.errors import flag_name, printable, require, require_seed
 
 Binarisation = Literal["auto", "dynamic", "threshold", "none"]
 MAX_CLASSES = 2**20
+MAX_LEVELS = 2**16
+
+
+@dataclass(frozen=True)
+class ValueRange:
+    """How the values v of a data set become pixels x = (v - low) / (high - low) in [0, 1]: one range for all its parts.
+
+    `levels`: number of evenly spaced values from low to high, of data with whole numbers; None for others. `dtype`: the
+    type of the values in their source, as NumPy names it.
+    """
+
+    low: float = 0.0
+    high: float = 255.0
+    levels: int | None = 256
+    dtype: str = "uint8"
+
+    def __post_init__(self) -> None:
+        require(
+            -math.inf < self.low < self.high < math.inf,
+            f"the range of values is {self.low} to {self.high}; its ends must be numbers, the first below the second",
+        )
+        require(
+            self.levels is None or 2 <= self.levels <= MAX_LEVELS,
+            f"the number of levels is {self.levels}; it must be 2 to {MAX_LEVELS:,}",
+        )
+
+
+EIGHT_BITS = ValueRange()
 
 
 @dataclass(frozen=True)
@@ -97,3 +126,4 @@ class DataRecord:
     name: str
     binarisation: Literal["dynamic", "threshold", "none"]
     sha256: str
+    value_range: ValueRange = EIGHT_BITS

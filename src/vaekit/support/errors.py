@@ -211,6 +211,8 @@ def _convert(annotation: Any, value: Any) -> Any:
             return _WRONG
         entries = {key: _convert(arguments[1], part) for key, part in value.items()}
         return _WRONG if any(part is _WRONG for part in entries.values()) else entries
+    if isinstance(annotation, type) and dataclasses.is_dataclass(annotation):
+        return record_from_dict(annotation, value, annotation.__name__)
     if arguments:  # a union
         for argument in arguments:
             converted = _convert(argument, value)
