@@ -3,15 +3,12 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from image_folders import load
 from vaekit import UserError, evaluate, train
 from vaekit import build as build_model
-from vaekit.data.sources.arrays import as_images, parse_array_names
+from vaekit.data.sources.arrays import parse_array_names
 
 RNG = np.random.default_rng(2)
 IMAGES = RNG.integers(0, 256, (20, 6, 5, 3), dtype=np.uint8)
@@ -30,7 +27,7 @@ EXPECTED = sorted(image.tobytes() for image in CHANNELS_FIRST)
 @pytest.mark.parametrize(
     "array",
     [IMAGES, CHANNELS_FIRST, torch.from_numpy(IMAGES), torch.from_numpy(CHANNELS_FIRST.copy()), IMAGES.astype(np.int64),
-     IMAGES.astype(np.uint16), IMAGES.astype(np.float64)],
+     IMAGES.astype(np.float64)],
 )  # fmt: skip
 def test_images_of_any_axis_order_and_type(array):
     data = load(array)
@@ -39,26 +36,6 @@ def test_images_of_any_axis_order_and_type(array):
     assert sorted_images(data) == EXPECTED
     assert data.likelihood == "logistic"
     assert data.source is None
-
-
-@given(
-    shape=st.tuples(st.integers(3, 9), st.integers(1, 9), st.integers(1, 9)),
-    kind=st.sampled_from(["bool", "uint8", "int32", "float32", "float64"]),
-    data=st.data(),
-)
-@settings(max_examples=100, deadline=None)
-def test_arrays_are_converted_exactly(shape, kind, data):
-    if kind.startswith("float"):
-        elements = st.floats(0, 1, width=32)
-    else:
-        elements = st.booleans() if kind == "bool" else st.integers(0, 255)
-    array = data.draw(arrays.arrays(kind, shape, elements=elements))
-    images = as_images(array, "here")
-    assert images.shape == (shape[0], 1, *shape[1:])
-    binary = not kind.startswith("float") and array.max() <= 1
-    expected = 255 * array.astype(np.uint8) if binary else array
-    assert np.array_equal(images[:, 0].numpy(), expected)
-    assert images.dtype == (torch.float32 if kind.startswith("float") else torch.uint8)
 
 
 def test_floats_are_gaussian_and_bits_bernoulli():
@@ -73,14 +50,14 @@ def test_floats_are_gaussian_and_bits_bernoulli():
         (np.zeros((10, 784)), "an array of shape"),
         (np.zeros((0, 4, 4), np.uint8), "an array of shape"),
         (np.zeros((10, 4, 0), np.uint8), "an array of shape"),
-        (np.full((10, 4, 4), -1.0), "pixels from -1 to -1"),
-        (np.full((10, 4, 4), 1.5), "pixels from 1.5 to 1.5"),
-        (np.full((10, 4, 4), 256), "pixels from 256 to 256"),
-        (np.full((10, 4, 4), np.nan), "pixels from nan"),
-        (np.full((10, 4, 4), np.inf), "pixels from inf"),
+        (np.full((10, 4, 4), -1.0), "all training values are -1"),
+        (np.full((10, 4, 4), 1.5), "all training values are 1.5"),
+        (np.full((10, 4, 4), 256), "all training values are 256"),
+        (np.full((10, 4, 4), np.nan), "160 values are not finite"),
+        (np.full((10, 4, 4), np.inf), "160 values are not finite"),
         (np.full((10, 4, 4), "x"), "pixels must be numbers"),
         (np.full((10, 4, 4), None), "pixels must be numbers"),
-        (np.zeros((2, 4, 4), np.uint8), "at least 3 are needed"),
+        (np.zeros((2, 1, 4, 4), np.uint8), "at least 3 are needed"),
         ((IMAGES, LABELS[:-1]), "20 images but 19 labels"),
         ((IMAGES, LABELS + 0.5), "must be whole numbers"),
         ((IMAGES, LABELS - 1), "labels must be 0 or more"),

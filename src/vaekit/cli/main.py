@@ -128,6 +128,7 @@ def make_app(
 
 
 def run_app(arguments: list[str], found: list[train.SweepRequest] | None = None) -> None:
+    arguments = with_channel_axis(arguments)
     if arguments[:1] == ["sweep"] and found is None:
         return train.sweep(arguments, run_app)
     if is_resume(arguments):
@@ -137,6 +138,17 @@ def run_app(arguments: list[str], found: list[train.SweepRequest] | None = None)
     make_app(arguments, models, [] if found is None else found).cli(
         prog="vaekit", description=HELP, args=arguments, config=(OmitArgPrefixes,)
     )
+
+
+def with_channel_axis(arguments: list[str]) -> list[str]:
+    """`--channels first` and `last` as `--channel-axis`: a number with --channels is of the networks."""
+    words = list(arguments)
+    for i, word in enumerate(words):
+        flag, equals, value = word.partition("=")
+        value = value if equals else "".join(words[i + 1 : i + 2])
+        if flag == "--channels" and value in ("first", "last"):
+            words[i] = f"--channel-axis{equals}{value if equals else ''}"
+    return words
 
 
 def expand_preset(arguments: list[str]) -> tuple[list[str], Mapping[str, ModelEntry]]:

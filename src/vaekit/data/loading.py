@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..settings.data import SourceConfig
+from ..settings.data import SourceConfig, ValueRange
 from ..support.console import ProgressBar
 from ..support.errors import UserError, did_you_mean, for_caller, printable, require, with_changes
 from .cache import cached_file
@@ -27,6 +27,9 @@ from .sources.locations import locate
 from .sources.named import READERS
 from .splits import complete_splits
 from .stored import open_store, write_store
+from .values import Facts
+
+UNIT = ValueRange(0, 1, None, "float32")  # of pixels
 
 
 def load(
@@ -41,8 +44,8 @@ def load(
     A path: a folder of images at any depth, optionally in folders by split and class; a .zip or .tar.gz of one; a .npy
     or .npz file; a folder of four IDX files; a file written by `vaekit data prepare`. In memory: an array or tensor
     (N, H, W), (N, H, W, C) or (N, C, H, W), a pair of one and labels, a dict of these by train, validation and test, or
-    a map-style dataset. `settings` are the fields of SourceConfig. Class folders are numbered in the order of
-    `classes`, by default by name, or by value where all names are whole numbers.
+    a map-style dataset. `settings` are the fields of SourceConfig; `channels` is short for `channel_axis`. Class
+    folders are numbered in the order of `classes`, by default by name, or by value where all names are whole numbers.
 
     A named data set's files are searched in `data_dir` or its subfolder of that name, else likewise in the folder that
     the environment variable VAEKIT_DATA names, else in vaekit's cache; missing files are downloaded.
@@ -53,9 +56,14 @@ def load(
     size = settings.get("size")
     if isinstance(size, int | tuple | list):  # 64 or (48, 64)
         settings["size"] = "x".join(map(str, [size] if isinstance(size, int) else size))
+    if "channels" in settings:
+        settings["channel_axis"] = settings.pop("channels")
+    if isinstance(settings.get("range"), tuple | list):  # (0, 4095)
+        settings["range"] = ",".join(map(str, settings["range"]))
     if not isinstance(data, str | Path):
         config = with_changes(SourceConfig(), settings, "load_data()")
-        return stored_on_disk(resized(dataset_from_objects(data, config), config), config, bar)
+        dataset = dataset_from_objects(data, config)
+        return finished(dataset, config, bar)
     given = {"data": str(data), "data_dir": folder, **settings}
     config = with_changes(SourceConfig(), given, "load_data()")
     by_name = isinstance(data, str) or not data.exists()
@@ -67,8 +75,14 @@ def load(
     else:
         name, variant = named
         dataset = READERS[name](locate(name, data_dir, bar), variant, config, bar)
-    dataset = stored_on_disk(resized(dataset, config), config, bar)
-    return dataclasses.replace(dataset, source=config)
+    return dataclasses.replace(finished(dataset, config, bar), source=config)
+
+
+def finished(dataset: Dataset, config: SourceConfig, bar: ProgressBar) -> Dataset:
+    """The data set in the size, and in memory or on disk, as the settings have it; says how it was read."""
+    for sentence in dataset.reading:
+        bar.log(sentence)
+    return stored_on_disk(resized(dataset, config), config, bar)
 
 
 def reload(
@@ -150,33 +164,38 @@ def resized(dataset: Dataset, settings: SourceConfig) -> Dataset:
     splits = []
     for split in dataset.splits.values():
         require(
-            isinstance(split.images, Tensor)
-            and split.images.dtype == torch.uint8
-            and channels in (1, 3),
-            f"--size and --colour need 8-bit grey or colour images in memory; those of {dataset.name!r} are not",
+            isinstance(split.images, Tensor),
+            f"--size and --colour need images in memory; those of {dataset.name!r} are not",
+        )
+        require(
+            settings.colour == "auto" or channels in (1, 3),
+            f"--colour needs grey or colour images; those of {dataset.name!r} have {channels} channels",
         )
         assert isinstance(split.images, Tensor)
-        splits.append(Split(resize_images(split.images, spec), split.labels))
+        images = resize_images(split.images, spec)
+        levels = dataset.value_range.levels
+        if images.is_floating_point() and levels is not None:
+            images = images.mul_(levels - 1).round_().div_(levels - 1)
+        splits.append(Split(images, split.labels))
     return dataset.with_splits(splits, digest=None)
 
 
 def stored_on_disk(dataset: Dataset, settings: SourceConfig, bar: ProgressBar) -> Dataset:
-    """The data set with its pixels in a cached file, if `in_memory` is "no". Raises UserError for float pixels."""
+    """The data set with its pixels in a cached file, if `in_memory` is "no". Raises UserError."""
     if settings.in_memory != "no" or not isinstance(dataset.train.images, Tensor):
         return dataset
-    require(
-        dataset.train.images.dtype == torch.uint8,
-        "--in-memory no needs 8-bit pixels; these are floats",
-    )
-    digest = dataset.sha256()
+    digest, stored = dataset.sha256(), str(dataset.train.images.dtype).removeprefix("torch.")
+    facts = Facts(stored, stored)
 
     def make(path: Path) -> None:
-        write_store(path, dataset.name, None, dataset.shape, split_chunks(dataset.splits), [])
+        chunks = split_chunks(dataset.splits)
+        write_store(path, dataset.name, None, dataset.shape, chunks, [], stored, lambda: facts)
 
     store = open_store(cached_file(dataset.name, [digest], make, bar), bar)
-    row_ranges = torch.arange(len(store.images)).split([len(s) for s in dataset.splits.values()])
+    images = store.images if stored == "uint8" else store.images.with_range(UNIT)
+    row_ranges = torch.arange(len(images)).split([len(s) for s in dataset.splits.values()])
     splits = [
-        Split(store.images.take(rows), split.labels)
+        Split(images.take(rows), split.labels)
         for rows, split in zip(row_ranges, dataset.splits.values(), strict=True)
     ]
     return dataset.with_splits(splits, digest=digest)

@@ -1,7 +1,8 @@
 """Images in a safetensors file, read on demand, and the reading and writing of that file.
 
-Tensors: `images` (N, C, H, W), uint8; `labels` (N,), int64, optional; `parts` (N,), uint8: the split of each image in
-its source, an index into SPLITS. The metadata entry "vaekit" is a JSON object, the fields of StoreMetadata.
+Tensors: `images` (N, C, H, W), values of a type in STORED; `labels` (N,), int64, optional; `parts` (N,), uint8: the
+split of each image in its source, an index into SPLITS; `extents` (N, 2), float64, where the values are not uint8: the
+smallest and largest value of each image. The metadata entry "vaekit" is a JSON object, the fields of StoreMetadata.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ import safetensors
 import torch
 from torch import Tensor
 
+from ..settings.data import EIGHT_BITS, ValueRange
 from ..support.atomic import atomic_write
 from ..support.console import ProgressBar
 from ..support.errors import UserError, one_line, printable, record_from_dict, require
+from .values import STORED, Facts, is_plain, to_pixels
 
 CHUNK_BYTES = 2**24
 Chunk = tuple[np.ndarray, np.ndarray | None, np.ndarray]  # images, labels, split indices
@@ -34,8 +37,8 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class StoreMetadata:
-    """Metadata of an image store. `sha256` is of the pixels, in order; `bad` is the number of unreadable images left
-    out, `bad_names` the first of them."""
+    """Metadata of an image store. `sha256` is of the values, in order; `bad` is the number of unreadable images left
+    out, `bad_names` the first of them; `facts` is what the values are."""
 
     name: str
     classes: list[str] | None
@@ -44,6 +47,7 @@ class StoreMetadata:
     bad: int
     bad_names: list[str]
     format: int = FORMAT
+    facts: Facts = Facts()  # noqa: RUF009
 
 
 class OpenFile:
@@ -72,12 +76,12 @@ class OpenFile:
 
 
 class StoredImages:
-    """Images (N, C, H, W), uint8, in a file; indexing reads them and moves them to `device`.
+    """Images (N, C, H, W) in a file; indexing reads their values, makes pixels of them by `value_range`, uint8 or
+    float32 in [0, 1], and moves these to `device`. `stored` is the type of the values, in STORED.
 
     Read, not memory-mapped: mapped pages count as memory, and one access maps up to 2 MB of them (docs/design/0013).
     """
 
-    dtype = torch.uint8
     ndim = 4
 
     def __init__(
@@ -87,22 +91,37 @@ class StoredImages:
         shape: tuple[int, int, int, int],
         rows: Tensor | None = None,
         device: torch.device | None = None,
+        stored: str = "uint8",
+        value_range: ValueRange = EIGHT_BITS,
     ) -> None:
         self.file = OpenFile(path) if isinstance(path, Path) else path
         self.offset, self.file_shape = offset, shape
         self.rows = torch.arange(shape[0]) if rows is None else rows
         self.device = device or torch.device("cpu")
+        self.stored, self.value_range = np.dtype(stored), value_range
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of the pixels."""
+        plain = self.stored == np.uint8 and is_plain(self.value_range)
+        return torch.uint8 if plain else torch.float32
 
     @property
     def shape(self) -> torch.Size:
         return torch.Size((len(self.rows), *self.file_shape[1:]))
+
+    @property
+    def nbytes(self) -> int:
+        """Size of the pixels in memory."""
+        return self.shape.numel() * self.dtype.itemsize
 
     def __len__(self) -> int:
         return len(self.rows)
 
     def __getitem__(self, indices: slice | Tensor) -> Tensor:
         rows = self.rows[indices if isinstance(indices, slice) else indices.cpu()]
-        return torch.from_numpy(self._read(rows.numpy())).to(self.device, non_blocking=True)
+        pixels = to_pixels(torch.from_numpy(self.read_values(rows)), self.value_range)
+        return pixels.to(self.device, non_blocking=True)
 
     def index_select(self, dim: int, indices: Tensor) -> Tensor:
         assert dim == 0
@@ -110,41 +129,72 @@ class StoredImages:
 
     def take(self, rows: Tensor) -> StoredImages:
         """The images of these rows, still in the file."""
-        return StoredImages(self.file, self.offset, self.file_shape, self.rows[rows], self.device)
+        return self._changed(rows=self.rows[rows])
 
     def to(self, device: torch.device) -> StoredImages:
-        return StoredImages(self.file, self.offset, self.file_shape, self.rows, device)
+        return self._changed(device=device)
+
+    def with_range(self, value_range: ValueRange) -> StoredImages:
+        """The images whose values become pixels by another range."""
+        return self._changed(value_range=value_range)
+
+    def _changed(self, **changes: Any) -> StoredImages:
+        kept = {"rows": self.rows, "device": self.device, "value_range": self.value_range}
+        fields = {**kept, **changes}
+        return StoredImages(
+            self.file, self.offset, self.file_shape, stored=self.stored.name, **fields
+        )
 
     def sha256(self, bar: ProgressBar) -> str:
-        """Hash of all pixels of the file, in file order."""
+        """Hash of all values of the file, in file order."""
         digest, count = hashlib.sha256(), self.file_shape[0]
         step = max(1, CHUNK_BYTES // math.prod(self.file_shape[1:]))
         for start in bar.track(range(0, count, step), "checking the pixels"):
-            digest.update(self._read(np.arange(start, min(start + step, count))).data)
+            rows = torch.arange(start, min(start + step, count))
+            digest.update(self.read_values(rows).data)
         return digest.hexdigest()
 
-    def _read(self, rows: np.ndarray) -> np.ndarray:
-        images = np.empty((len(rows), *self.file_shape[1:]), np.uint8)
-        size = math.prod(self.file_shape[1:])
-        buffer = images.reshape(-1).data
-        breaks = np.flatnonzero(np.diff(rows) != 1) + 1  # consecutive rows are read at once
-        starts = [0, *breaks.tolist(), len(rows)]
+    def read_values(self, rows: Tensor) -> np.ndarray:
+        """The values of these rows of the file (n, C, H, W)."""
+        numbers = rows.numpy()
+        images = np.empty((len(numbers), *self.file_shape[1:]), self.stored)
+        size = math.prod(self.file_shape[1:]) * self.stored.itemsize
+        buffer = images.reshape(-1).view(np.uint8).data
+        breaks = np.flatnonzero(np.diff(numbers) != 1) + 1  # consecutive rows are read at once
+        starts = [0, *breaks.tolist(), len(numbers)]
         for start, end in itertools.pairwise(starts):
             if end > start:
-                position = self.offset + int(rows[start]) * size
+                position = self.offset + int(numbers[start]) * size
                 self.file.read(buffer[start * size : end * size], position)
         return images
 
 
 @dataclass(frozen=True)
 class ImageStore:
-    """An opened file of images; `split_index` (N,) is each image's index into SPLITS."""
+    """An opened file of images; `split_index` (N,) is each image's index into SPLITS. `extents` (N, 2) are the smallest
+    and largest value of each image, None where the values are uint8."""
 
     path: Path
     images: StoredImages
     labels: Tensor | None
     split_index: Tensor
     metadata: StoreMetadata
+    extents: np.ndarray | None = None
+
+    def extents_of(self, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """The smallest and the largest value of each of these images, (n,)."""
+        if self.extents is not None:
+            return self.extents[rows, 0], self.extents[rows, 1]
+        step = max(1, CHUNK_BYTES // math.prod(self.images.file_shape[1:]))
+        found = [image_extents(self.images.read_values(part)) for part in rows.split(step)]
+        lows, highs = np.concatenate(found).T
+        return lows, highs
+
+
+def image_extents(values: np.ndarray) -> np.ndarray:
+    """The smallest and largest value of each image, (N, 2), float64."""
+    flat = values.reshape(len(values), -1)
+    return np.stack([flat.min(1), flat.max(1)], axis=1).astype(np.float64)
 
 
 def open_store(path: Path, bar: ProgressBar | None = None) -> ImageStore:
@@ -164,12 +214,15 @@ def open_store(path: Path, bar: ProgressBar | None = None) -> ImageStore:
             shape = file.get_slice("images").get_shape()
             labels = file.get_tensor("labels") if "labels" in keys else None
             split_index = file.get_tensor("parts")
+            extents = file.get_tensor("extents").numpy() if "extents" in keys else None
         with path.open("rb") as content:
             (length,) = struct.unpack("<Q", content.read(8))
             entry = json.loads(content.read(length))["images"]
-        images = StoredImages(path, 8 + length + entry["data_offsets"][0], shape)
+        stored = metadata.facts.stored
+        images = StoredImages(path, 8 + length + entry["data_offsets"][0], shape, stored=stored)
         expected = (
-            metadata.format == FORMAT and entry["dtype"] == "U8" and len(shape) == 4
+            metadata.format == FORMAT and entry["dtype"] == STORED[stored] and len(shape) == 4
+            and (stored == "uint8" or (extents is not None and extents.shape == (shape[0], 2)))
             and split_index.dtype == torch.uint8 and split_index.shape == (shape[0],)
             and int(split_index.max()) < len(SPLITS)
             and (labels is None or (labels.dtype == torch.int64 and labels.shape == (shape[0],)))
@@ -184,7 +237,7 @@ def open_store(path: Path, bar: ProgressBar | None = None) -> ImageStore:
         images.sha256(bar or ProgressBar(False)) == metadata.sha256,
         f"{printable(path)} is damaged (the hash of its pixels differs); remove it, and create it again",
     )
-    return ImageStore(path, images, labels, split_index, metadata)
+    return ImageStore(path, images, labels, split_index, metadata, extents)
 
 
 def write_store(
@@ -194,43 +247,59 @@ def write_store(
     shape: tuple[int, int, int],
     chunks: Iterable[Chunk],
     bad: list[str],
+    stored: str = "uint8",
+    facts: Callable[[], Facts] = Facts,
 ) -> None:
-    """Write chunks of images (n, C, H, W), labels (n,) and split indices (n,) in bounded memory, atomically.
+    """Write chunks of images (n, C, H, W) of the type `stored`, labels (n,) and split indices (n,) in bounded memory,
+    atomically.
 
-    `bad` names the images left out; it is read after the last chunk. Raises OSError (a full disk) and leaves no file.
+    `bad` names the images left out; it and `facts` are read after the last chunk. Raises OSError (a full disk) and
+    leaves no file.
     """
     header_size = 2**16 + 2 * len(json.dumps(classes)) // 8 * 8  # reserved, written last
-    digest, binary = hashlib.sha256(), True
+    digest, binary = hashlib.sha256(), stored == "uint8"
+    extents: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     split_indices: list[np.ndarray] = []
     with atomic_write(path) as file:
         file.write(bytes(header_size))
         for images, chunk_labels, split_index in chunks:
             # Written, not memory-mapped: a full disk raises an error here, but would kill the process there.
-            content = np.ascontiguousarray(images, dtype=np.uint8)
+            content = np.ascontiguousarray(images, dtype=stored)
             file.write(content.data)
             digest.update(content.data)
             binary = binary and bool(((content == 0) | (content == 255)).all())
+            if stored != "uint8":
+                extents.append(image_extents(content))
             split_indices.append(split_index.astype(np.uint8))
             if chunk_labels is not None:
                 labels.append(chunk_labels.astype("<i8"))
         assert not labels or len(labels) == len(split_indices)  # all have labels, or none
         tensors = {"labels": np.concatenate(labels)} if labels else {}
+        if extents:
+            tensors["extents"] = np.concatenate(extents)
         tensors["parts"] = np.concatenate(split_indices)
-        count = len(tensors["parts"])
+        count, found = len(tensors["parts"]), facts()
+        binary = binary or found.bits
         metadata = StoreMetadata(
-            name, classes, digest.hexdigest(), binary, len(bad), [b[:200] for b in bad[:5]]
+            name,
+            classes,
+            digest.hexdigest(),
+            binary,
+            len(bad),
+            [b[:200] for b in bad[:5]],
+            facts=found,
         )
-        end = count * math.prod(shape)
+        end = count * math.prod(shape) * np.dtype(stored).itemsize
         header: dict[str, Any] = {
             "__metadata__": {"vaekit": json.dumps(asdict(metadata))},
-            "images": {"dtype": "U8", "shape": [count, *shape], "data_offsets": [0, end]},
+            "images": {"dtype": STORED[stored], "shape": [count, *shape], "data_offsets": [0, end]},
         }
         for key, array in tensors.items():
             file.write(array.data)
-            dtype = "I64" if key == "labels" else "U8"
+            dtype = {"labels": "I64", "extents": "F64", "parts": "U8"}[key]
             offsets = [end, end + array.nbytes]
-            header[key] = {"dtype": dtype, "shape": [count], "data_offsets": offsets}
+            header[key] = {"dtype": dtype, "shape": [*array.shape], "data_offsets": offsets}
             end += array.nbytes
         text = json.dumps(header).encode()
         file.seek(0)

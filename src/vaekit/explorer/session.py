@@ -23,7 +23,9 @@ from ..data import Split, eval_split
 from ..data.dataset import Batch
 from ..data.formats.images import BadImage, ImageSpec
 from ..data.formats.images import decode as decode_image
+from ..data.sources.inputs import run_depth
 from ..data.splits import evenly_spaced
+from ..data.values import to_pixels
 from ..gallery.context import PictureContext
 from ..gallery.latents import dimension_information, require_decodable, traversal_range
 from ..inference.generation import class_labels, repeat_label
@@ -204,14 +206,17 @@ class ExplorerSession:
     def read_image(self, content: bytes, invert: bool, centre: bool) -> Tensor:
         """An image file as model input (1, C, H, W); `centre` places it as in MNIST. Raises UserError."""
         channels, height, width = self.model.blueprint.shape
+        value_range = self.run.data.value_range
+        depth = run_depth(value_range)
         try:
-            array = decode_image(content, ImageSpec(channels, height, width))
+            array = decode_image(content, ImageSpec(channels, height, width, depth=depth))
         except BadImage as error:
             raise UserError(f"the image cannot be read: {error}") from None
-        array = 255 - array if invert else array
-        if centre and channels == 1:
-            array = centre_digit(array)
-        split = Split(torch.from_numpy(array.copy())[None])
+        if depth == "uint8":
+            array = 255 - array if invert else array
+            if centre and channels == 1:
+                array = centre_digit(array)
+        split = Split(to_pixels(torch.from_numpy(array.copy())[None], value_range))
         return eval_split(split, self.run.data.binarisation)[:].images
 
     @torch.no_grad()

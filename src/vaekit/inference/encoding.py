@@ -17,6 +17,7 @@ from ..data.dataset import get_split
 from ..data.sources.image_files import MAX_BYTES_IN_MEMORY
 from ..data.sources.inputs import find_image_files, is_array_path, read_arrays, read_images
 from ..data.stored import SPLITS
+from ..data.values import is_plain
 from ..likelihood.elbo import ELBO_SAMPLES, image_chunks
 from ..likelihood.importance import measure_nll
 from ..model.distributions import stddev
@@ -100,7 +101,9 @@ def images_to_encode(
         return
     require(len(paths) == 1, "pass image files and folders of images, or one file of arrays")
     require(label is None, "--label is only for image files; arrays have their own labels")
-    for name, start, part, classes in read_arrays(paths[0], shape, image_fit(run)):
+    for name, start, part, classes in read_arrays(
+        paths[0], shape, image_fit(run), run.data.value_range, bar
+    ):
         yield labelled_part(run, name, start, part, classes, printable(paths[0]))
 
 
@@ -115,6 +118,12 @@ def split_parts(
     require(
         dataset.shape == shape,
         f"the images of {dataset.name!r} are {dataset.shape} (C, H, W), but the model's are {shape}",
+    )
+    given, known = dataset.value_range, run.data.value_range
+    require(
+        (given.low, given.high) == (known.low, known.high) or (is_plain(given) and is_plain(known)),
+        f"the values of {dataset.name!r} were read from {given.low:g} to {given.high:g}, those of the model's data "
+        f"from {known.low:g} to {known.high:g}; load the data with --range={known.low:g},{known.high:g}",
     )
     for name in SPLITS if split == "all" else (split,):
         images = get_split(dataset, name)
@@ -159,7 +168,7 @@ def file_parts(
     labels, size = file_labels(run, files, label), max(1, MAX_BYTES_IN_MEMORY // math.prod(shape))
     for rows in torch.arange(len(files)).split(size):
         part = files.take(rows.tolist())
-        images = read_images(part, shape, bar, image_fit(run))
+        images = read_images(part, shape, bar, image_fit(run), run.data.value_range)
         columns: Table = {"split": np.full(len(part), "files"), "index": rows.numpy()}
         columns["path"] = np.array([printable(name) for name in part.names])
         part_labels = None if labels is None else labels[rows]

@@ -225,7 +225,7 @@ def load_inputs(
         )
     files = files.take(rows)
     labels = file_labels(run, files, label)
-    images = read_images(files, run.blueprint.shape, bar, image_fit(run))
+    images = read_images(files, run.blueprint.shape, bar, image_fit(run), run.data.value_range)
     return eval_split(Split(images, labels), run.data.binarisation)[:]
 
 

@@ -63,10 +63,16 @@ class PreprocessConfig:
     """Grey or colour; auto: grey if all images are grey."""
     skip_bad: bool = False
     """Skip image files that cannot be read, instead of stopping."""
+    channel_axis: Literal["auto", "first", "last"] = "auto"
+    """Axis of the channels in arrays: first (N, C, H, W) or last (N, H, W, C); auto: the clearly smaller one."""
+    range: str = "auto"
+    """Values that become black and white in data of other than 8 bits: LOW,HIGH (--range=-5,5 below 0), or percentiles
+    of the training images as 1%,99%; auto: their smallest and largest, or 0 to 1 for floats within."""
 
     def __post_init__(self) -> None:
         if self.size is not None:
             parse_size(self.size)
+        parse_range(self.range)
 
     @property
     def height_width(self) -> tuple[int, int] | None:
@@ -108,6 +114,23 @@ def parse_size(text: str) -> tuple[int, int]:
         f"--size {printable(text)[:40]} is not a size; give height x width of 1 to 4096 pixels, as 64 or 48x64",
     )
     return int(parts[0]), int(parts[-1])
+
+
+def parse_range(text: str) -> tuple[Literal["auto", "values", "percentiles"], tuple[float, float]]:
+    """The kind of a range and its ends: "auto", "LOW,HIGH", or "1%,99%". Raises UserError."""
+    if text == "auto":
+        return "auto", (0.0, 1.0)
+    words = [word.strip() for word in text.split(",")]
+    percent = all(word.endswith("%") for word in words)
+    try:
+        low, high = (float(word.removesuffix("%") if percent else word) for word in words)
+    except ValueError:
+        low = high = math.nan
+    require(
+        -math.inf < low < high < math.inf and (not percent or 0 <= low < high <= 100),
+        f"--range {printable(text)[:40]} is not a range; give two numbers as 0,4095, or percentiles as 1%,99%",
+    )
+    return ("percentiles" if percent else "values"), (low, high)
 
 
 @dataclass(frozen=True)

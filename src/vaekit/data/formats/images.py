@@ -1,19 +1,23 @@
-"""Decoding of one image (any format of Pillow, or a .npy array) to the size and channels that a model takes."""
+"""Decoding of one image (any format of Pillow, or a .npy array) to the size and channels that a model takes.
+
+An image of 8 bits per value becomes uint8. One of 16 bits, or of 32-bit numbers, keeps its values as uint16 or float32.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import math
+import struct
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from ...support.errors import one_line
@@ -25,25 +29,33 @@ MAX_PIXELS = 2**26  # 8192 x 8192; a larger image is refused before it is decode
 MAX_FILE_BYTES = 2**27  # of an image file
 EXIF_ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 swap height and width
 NPY = b"\x93NUMPY"
+PNG = b"\x89PNG\r\n\x1a\n"
+MAX_CHANNELS = 64  # of an image file
+LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's grey
+BITS_PER_SAMPLE = 258  # TIFF tag
+Depth = Literal["uint8", "uint16", "float32"]
 
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """The target of a conversion: channels (1 grey, 3 colour), size, and how to fit another aspect ratio."""
+    """The target of a conversion: channels (1 grey, 3 colour), size, how to fit another aspect ratio, and the type of
+    the values."""
 
     channels: int
     height: int
     width: int
     fit: str = "crop"
+    depth: Depth = "uint8"
 
 
 @dataclass(frozen=True)
 class ImageInfo:
-    """Colour and size from an image's header, after its EXIF orientation is applied."""
+    """Channels, size and type of the values from an image's header, after its EXIF orientation is applied."""
 
-    grey: bool
+    channels: int
     height: int
     width: int
+    depth: Depth = "uint8"
 
 
 class BadImage(ValueError):
@@ -68,12 +80,26 @@ def extensions() -> frozenset[str]:
 
 def inspect_image(content: bytes) -> ImageInfo:
     """Read an image's header. Raises BadImage."""
-    return _apply(content, _image_info)
+    if content.startswith(NPY):
+        return _array_info(_load_npy(content))
+    return _apply(content, lambda image: _image_info(image, content))
 
 
 def decode(content: bytes, spec: ImageSpec) -> np.ndarray:
-    """Decode a file's bytes, (C, H, W), uint8. Raises BadImage."""
-    return _apply(content, lambda image: image_to_array(fit_image(image, spec)))
+    """Decode a file's bytes, (C, H, W), of the type `spec.depth`; values of 16 bits become the nearest of 8 where that
+    is uint8. Raises BadImage, also for values of another type."""
+    if content.startswith(NPY):
+        return fit_array(_load_npy(content), spec)
+    return _apply(content, lambda image: _decode(image, content, spec))
+
+
+def _decode(image: Image.Image, content: bytes, spec: ImageSpec) -> np.ndarray:
+    depth = image_depth(image, content)
+    if depth == "uint8":
+        if spec.depth != "uint8":
+            raise BadImage(f"its values are uint8, not {spec.depth}")
+        return image_to_array(fit_image(image, spec))
+    return fit_array(deep_values(image, content), spec)
 
 
 def _apply(content: bytes, function: Callable[[Image.Image], T]) -> T:
@@ -95,23 +121,143 @@ def _apply(content: bytes, function: Callable[[Image.Image], T]) -> T:
 
 
 def _open(content: bytes) -> Image.Image:
-    if content.startswith(NPY):
-        array = np.load(io.BytesIO(content), allow_pickle=False)
-        if array.dtype != np.uint8:
-            raise BadImage(f"it is an array of {array.dtype}; pixels must be uint8")
-        return Image.fromarray(array.squeeze(-1) if array.shape[2:] == (1,) else array)
     if not content:
         raise BadImage("it is empty")
     return Image.open(io.BytesIO(content), formats=formats())
 
 
-def _image_info(image: Image.Image) -> ImageInfo:
+def _load_npy(content: bytes) -> np.ndarray:
+    """The image of a .npy file, (H, W) or (H, W, C). Raises BadImage."""
+    try:
+        array = np.load(io.BytesIO(content), allow_pickle=False)
+    except Exception as error:  # numpy raises anything on damaged files
+        raise BadImage(one_line(error) or type(error).__name__) from None
+    if array.dtype.kind not in "buif" or 0 in array.shape:
+        raise BadImage(f"it is an array of {array.dtype} of shape {array.shape}, not an image")
+    if array.ndim == 3 and array.shape[0] < min(array.shape[1:]) and array.shape[2] > MAX_CHANNELS:
+        array = np.moveaxis(array, 0, -1)
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] > MAX_CHANNELS):
+        raise BadImage(f"it is an array of shape {array.shape}; an image is (H, W) or (H, W, C)")
+    return array
+
+
+def _array_info(array: np.ndarray) -> ImageInfo:
+    height, width, channels = array.shape if array.ndim == 3 else (*array.shape, 1)
+    return ImageInfo(channels, height, width, array_depth(array.dtype))
+
+
+def array_depth(dtype: np.dtype) -> Depth:
+    """The type that keeps the values of an array."""
+    return "uint8" if dtype in (np.uint8, bool) else "uint16" if dtype == np.uint16 else "float32"
+
+
+def _image_info(image: Image.Image, content: bytes) -> ImageInfo:
     width, height = image.size
-    # Pillow would decode all of a .png to look for EXIF after the pixels.
-    has_exif = image.format != "PNG" or "exif" in image.info
-    if has_exif and image.getexif().get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
+    # Pillow turns a .tif when it opens it, and would decode all of a .png to look for EXIF after the pixels.
+    exif = Image.Exif()
+    if image.format == "PNG" and "exif" not in image.info:
+        exif.load(late_exif(content))
+    elif image.format != "TIFF":
+        exif = image.getexif()
+    if exif.get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
         width, height = height, width
-    return ImageInfo(is_grey(image), height, width)
+    channels = 1 if is_grey(image) else 3
+    return ImageInfo(channels, height, width, image_depth(image, content))
+
+
+def late_exif(content: bytes) -> bytes:
+    """The EXIF chunk of a PNG file, wherever it is; empty if there is none."""
+    at = len(PNG)
+    while at + 8 <= len(content):
+        (size,) = struct.unpack(">I", content[at : at + 4])
+        if content[at + 4 : at + 8] == b"eXIf":
+            return content[at + 8 : at + 8 + size]
+        at += 12 + size
+    return b""
+
+
+def image_depth(image: Image.Image, content: bytes = b"") -> Depth:
+    """The type that keeps the values of an image."""
+    if image.mode == "F" or image.mode == "I":
+        return "float32"
+    if image.mode.startswith("I;16"):
+        return "uint16"
+    if image.format == "PNG" and content[24:25] == b"\x10":  # 16 bits; Pillow reads 8 of them
+        return "uint16"
+    if isinstance(image, TiffImagePlugin.TiffImageFile):
+        bits = image.tag_v2.get(BITS_PER_SAMPLE, (8,))
+        return "uint16" if max(bits) > 8 else "uint8"
+    return "uint8"
+
+
+def deep_values(image: Image.Image, content: bytes) -> np.ndarray:
+    """The values of an image of more than 8 bits, upright, (H, W) or (H, W, C); transparent pixels become white.
+
+    Raises BadImage for one that Pillow reads as 8 bits, where no other library can read it.
+    """
+    if image.mode.startswith("I") or image.mode == "F":
+        upright = np.asarray(ImageOps.exif_transpose(image))
+        transparent = image.info.get("transparency")
+        if isinstance(transparent, int):
+            upright = np.where(upright == transparent, np.uint16(65535), upright)
+        return upright.astype(upright.dtype.newbyteorder("="))
+    if image.format != "PNG":
+        raise BadImage(f"it is a {image.format} file of 16 bits per colour; save it as PNG")
+    try:
+        from imagecodecs import png_decode  # type: ignore[import-not-found]
+    except ImportError:
+        raise BadImage(
+            "it has 16 bits per colour, which needs imagecodecs: pip install 'vaekit[science]'"
+        ) from None
+    array = png_decode(content)
+    turned = ImageOps.exif_transpose(image)  # for its size and turn: the values are of `array`
+    orientation = image.getexif().get(EXIF_ORIENTATION, 1) if turned is not None else 1
+    array = turn(array, orientation)
+    if array.shape[2:] in ((2,), (4,)):
+        colour, alpha = array[..., :-1].astype(np.float64), array[..., -1:] / 65535
+        array = (colour * alpha + 65535 * (1 - alpha)).round().astype(np.uint16)
+    return array
+
+
+def turn(array: np.ndarray, orientation: int) -> np.ndarray:
+    """An array (H, W, ...) upright, from its EXIF orientation."""
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(0, 1)
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return array[::-1] if orientation in (3, 4, 7, 8) else array
+
+
+def fit_array(array: np.ndarray, spec: ImageSpec) -> np.ndarray:
+    """Values (H, W) or (H, W, C) in the size, channels and type of `spec`, (C, H, W). Raises BadImage for values of
+    another type."""
+    array = array[..., None] if array.ndim == 2 else array
+    depth = array_depth(array.dtype)
+    if depth != spec.depth and (depth, spec.depth) != ("uint16", "uint8"):
+        raise BadImage(f"its values are {array.dtype}, not {spec.depth}")
+    if depth != spec.depth:
+        array = np.rint(array / 257).astype(np.uint8)
+    if array.dtype == bool:
+        array = 255 * array.astype(np.uint8)
+    low, high = float(array.min()), float(array.max())
+    if not (math.isfinite(low) and math.isfinite(high)):
+        raise BadImage("some of its values are not finite (NaN or infinite)")
+    if array.dtype.kind in "iu" and max(abs(low), abs(high)) > 2**24:
+        raise BadImage(f"its values reach {max(abs(low), abs(high)):g}, more than float32 can hold")
+    channels = array.shape[2]
+    if channels == 3 and spec.channels == 1:
+        array = (array @ LUMA)[..., None]
+    elif channels == 1 and spec.channels == 3:
+        array = array.repeat(3, axis=2)
+    elif channels != spec.channels:
+        raise BadImage(f"it has {channels} channels, not {spec.channels}")
+    if array.shape[:2] != (spec.height, spec.width):
+        bands = (Image.fromarray(band.astype(np.float32)) for band in np.moveaxis(array, -1, 0))
+        fitted = [np.asarray(_resize(band, spec, low)).clip(low, high) for band in bands]
+        array = np.stack(fitted, axis=-1)
+    if spec.depth != "float32":
+        array = np.rint(array)
+    return np.ascontiguousarray(np.moveaxis(array, -1, 0).astype(spec.depth))
 
 
 def is_grey(image: Image.Image) -> bool:
@@ -121,13 +267,15 @@ def is_grey(image: Image.Image) -> bool:
 def fit_image(image: Image.Image, spec: ImageSpec) -> Image.Image:
     """Apply the EXIF orientation, then convert to the channels and size of `spec`."""
     image = _convert_mode(ImageOps.exif_transpose(image), "L" if spec.channels == 1 else "RGB")
+    return image if image.size == (spec.width, spec.height) else _resize(image, spec, 0)
+
+
+def _resize(image: Image.Image, spec: ImageSpec, black: float) -> Image.Image:
     size = (spec.width, spec.height)
-    if image.size == size:
-        return image
     if spec.fit == "stretch":
         return image.resize(size, Image.Resampling.LANCZOS)
     if spec.fit == "letterbox":
-        return ImageOps.pad(image, size, Image.Resampling.LANCZOS)
+        return ImageOps.pad(image, size, Image.Resampling.LANCZOS, color=black)  # type: ignore[arg-type]
     return ImageOps.fit(image, size, Image.Resampling.LANCZOS)
 
 
@@ -138,41 +286,35 @@ def image_to_array(image: Image.Image) -> np.ndarray:
 
 
 def upright_array(image: Image.Image) -> np.ndarray:
-    """The (C, H, W), uint8 array of an image, grey or colour as it is, after its EXIF orientation is applied."""
-    return image_to_array(
-        _convert_mode(ImageOps.exif_transpose(image), "L" if is_grey(image) else "RGB")
-    )
+    """The values of an image (C, H, W), grey or colour as it is, after its EXIF orientation is applied."""
+    if image_depth(image) != "uint8":
+        array = deep_values(image, b"")
+        return np.moveaxis(array if array.ndim == 3 else array[..., None], -1, 0)
+    mode = "L" if is_grey(image) else "RGB"
+    return image_to_array(_convert_mode(ImageOps.exif_transpose(image), mode))
 
 
 def _convert_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Convert to L or RGB: transparent pixels over white, more than 8 bits scaled to 8. Raises BadImage."""
-    if image.mode == "F" or image.mode.startswith("I"):  # Pillow's own conversion clips at 255
-        image = Image.fromarray(_to_8_bits(np.asarray(image, dtype=np.float64), image.mode))
+    """Convert to L or RGB, with transparent pixels over white."""
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert(mode)
 
 
-def _to_8_bits(pixels: np.ndarray, mode: str) -> np.ndarray:
-    """Scale to 8 bits: floats in [0, 1] or in levels, 32-bit integers of 8- or 16-bit levels, 16-bit integers."""
-    low, high = pixels.min(), pixels.max()
-    if not (low >= 0 and high <= 65535):
-        raise BadImage(f"its pixels range from {low:g} to {high:g}, not from 0 to 255 or 65,535")
-    scale = 255.0 if mode == "F" and high <= 1 else 1.0
-    if high > 255 or mode.startswith("I;"):
-        scale = 1 / 257
-    return (pixels * scale).round().astype(np.uint8)
-
-
 def resize_images(images: Tensor, spec: ImageSpec) -> Tensor:
-    """Convert images (N, C, H, W), uint8, of one or three channels, to the channels and size of `spec`."""
+    """Convert images (N, C, H, W), uint8 or float32, to the channels and size of `spec`; other channels than one and
+    three stay."""
     arrays = images.permute(0, 2, 3, 1).numpy()
-    if arrays.shape[3] == 1:
-        arrays = arrays[..., 0]
-    resized = np.empty((len(images), spec.channels, spec.height, spec.width), np.uint8)
+    plain = arrays.dtype == np.uint8 and arrays.shape[3] in (1, 3)
+    spec = replace(spec, depth="uint8" if arrays.dtype == np.uint8 else "float32")
+    resized = np.empty((len(images), spec.channels, spec.height, spec.width), arrays.dtype)
     for i, array in enumerate(arrays):
-        resized[i] = image_to_array(fit_image(Image.fromarray(array), spec))
+        if plain:
+            image = Image.fromarray(array[..., 0] if array.shape[2] == 1 else array)
+            resized[i] = image_to_array(fit_image(image, spec))
+        else:
+            resized[i] = fit_array(array, spec)
     return torch.from_numpy(resized)
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Iterator, Mapping
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,17 +14,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ...settings.data import MAX_CLASSES, SourceConfig
+from ...settings.data import MAX_CLASSES, PreprocessConfig, SourceConfig
 from ...support.console import ProgressBar
 from ...support.errors import UserError, one_line, printable, require
+from ..axes import Order, describe, image_axes, read_axes, to_nchw
 from ..cache import cached_file
 from ..dataset import Dataset, Split
 from ..formats.images import upright_array
 from ..splits import complete_splits
-from ..stored import SPLITS, Chunk, open_store, write_store
-from .image_files import MAX_BYTES_IN_MEMORY, dataset_from_store
+from ..stored import SPLITS, Chunk, image_extents, open_store, write_store
+from ..values import inspect_values, to_pixels, to_stored
+from .image_files import MAX_BYTES_IN_MEMORY, dataset_from_store, range_of_splits
 
 CHUNK = 1000  # images
+CHUNK_BYTES = 2**24
+ARRAY_VERSION = 1  # increment when the same arrays would be read as other values
 
 # The words of an array's name, in any order: train_images, x_test, val_labels, images, y ...
 ARRAY_WORDS = {
@@ -61,14 +66,10 @@ def load_array_file(path: Path, settings: SourceConfig, bar: ProgressBar) -> Dat
         path.suffix.lower() != ".npz" and sum(f.stat().st_size for f in files) > MAX_BYTES_IN_MEMORY
     )
     splits = open_arrays(path, large and settings.in_memory != "yes")
-    large = large and all(images.dtype == np.uint8 for images, _ in splits.values())
     if settings.in_memory == "no" or (settings.in_memory == "auto" and large):
         statuses = [(f, f.stat()) for f in files]
         key = [[str(f), s.st_size, s.st_mtime_ns, s.st_ctime_ns] for f, s in statuses]
-        make = partial(write_arrays, splits, path.stem, where)
-        return dataset_from_store(
-            open_store(cached_file(path.stem, key, make, bar), bar), settings, path.stem, path
-        )
+        return dataset_on_disk(splits, settings, path, key, bar)
     return dataset_from_arrays(splits, settings, path.stem, where)
 
 
@@ -134,29 +135,136 @@ def check_unpacked_size(path: Path) -> None:
     )
 
 
-def write_arrays(splits: Mapping[str, tuple[Any, Any]], name: str, where: str, path: Path) -> None:
-    """Write the arrays of splits to an image store. Raises UserError for pixels that are not bytes."""
-    check_all_labelled(splits, where)
-    splits, classes = number_classes(splits, where)
-    first = as_images(splits["train"][0][:1], where)
+class ArraySplits:
+    """The images of splits in arrays, or array-likes that are read by slices, and how they are read: the order of their
+    axes and the facts of their values. Raises UserError for arrays that can be read in two ways, or do not fit.
+    """
+
+    def __init__(
+        self,
+        arrays: Mapping[str, Any],
+        settings: PreprocessConfig,
+        where: str,
+        image_shape: tuple[int, int, int] | None = None,
+    ) -> None:
+        self.where = where
+        self.arrays = {name: as_array(array, where) for name, array in arrays.items()}
+        shapes = {name: tuple(array.shape) for name, array in self.arrays.items()}
+        first = next(iter(shapes.values()))
+        self.order: Order = read_axes(first, settings.channel_axis, where, image_shape)
+        self.shape = image_axes(first, self.order)[1:]
+        for name, shape in shapes.items():
+            require(
+                len(shape) == len(first) and 0 not in shape,
+                f"{where}: {name} is an array of shape {shape}, and {next(iter(shapes))} of {first}",
+            )
+            require(
+                image_axes(shape, self.order)[1:] == self.shape,
+                f"{where}: the images of {name}, an array of shape {shape}, differ from the training images in size or "
+                f"type, in an array of shape {first}",
+            )
+        kinds = {array.dtype.kind in "bui" for array in self.arrays.values()}
+        if len(kinds) > 1:
+            types = ", ".join(f"{name} is {array.dtype}" for name, array in self.arrays.items())
+            raise UserError(f"{where}: {types}; give all of them one type, and one scale of values")
+        self.facts = inspect_values(
+            (part for name in self.arrays for part in self.chunks(name)), where
+        )
+
+    def chunks(self, name: str) -> Iterator[np.ndarray]:
+        """The values of a split, in chunks (n, C, H, W)."""
+        bytes_per_image = max(1, math.prod(self.shape) * self.arrays[name].dtype.itemsize)
+        step = max(1, CHUNK_BYTES // bytes_per_image)
+        for start in range(0, self.count(name), step):
+            yield self.read(name, slice(start, start + step))
+
+    def read(self, name: str, rows: slice) -> np.ndarray:
+        """The values of some images of a split, (n, C, H, W)."""
+        array = self.arrays[name]
+        single = self.order in ("CHW", "HWC")
+        return to_nchw(np.asarray(array if single else array[rows]), self.order)
+
+    def count(self, name: str) -> int:
+        return image_axes(tuple(self.arrays[name].shape), self.order)[0]
+
+    def values(self, name: str) -> Tensor:
+        """The values of a split in memory, (N, C, H, W), uint8 or float32, a copy."""
+        dtype = np.uint8 if self.facts.stored == "uint8" else np.float32
+        values, start = np.empty((self.count(name), *self.shape), dtype), 0
+        for chunk in self.chunks(name):
+            values[start : start + len(chunk)] = to_stored(chunk, self.facts)
+            start += len(chunk)
+        return torch.from_numpy(values)
+
+    def describe(self) -> str:
+        """A sentence on how the axes were read."""
+        name, array = next(iter(self.arrays.items()))
+        shape = tuple(array.shape)
+        return f"{name}: an array of shape {shape} as {describe(shape, self.order)}"
+
+
+def as_array(images: Any, where: str) -> Any:
+    """An object with shape, type and slices: a tensor or list as an array, others as they are. Raises UserError."""
+    if isinstance(images, Tensor) or not (hasattr(images, "dtype") and hasattr(images, "shape")):
+        images = to_numpy(images, where, "images")
+    require(
+        images.dtype.kind in "buif",
+        f"{where}: an array of type {images.dtype}; pixels must be numbers",
+    )
+    return images
+
+
+def dataset_on_disk(
+    splits: Mapping[str, tuple[Any, Any]],
+    settings: SourceConfig,
+    path: Path,
+    key: Any,
+    bar: ProgressBar,
+) -> Dataset:
+    """The data set of arrays (images, labels or None) by split, copied in chunks to a file in the cache; `key` changes
+    whenever they do. Raises UserError."""
+    where = printable(path)
+    images = {split: x for split, (x, _) in splits.items()}
+    reading: list[str] = []
+
+    def make(file: Path) -> None:
+        write_arrays(splits, ArraySplits(images, settings, where), path.stem, file)
+
+    key = [key, settings.channel_axis, ARRAY_VERSION]
+    store = open_store(cached_file(path.stem, key, make, bar), bar)
+    first = as_array(splits["train"][0], where).shape
+    order = read_axes(tuple(first), settings.channel_axis, where)
+    reading.append(f"train: an array of shape {tuple(first)} as {describe(tuple(first), order)}")
+    dataset = dataset_from_store(store, settings, path.stem, path)
+    return replace(dataset, reading=(*reading, *dataset.reading))
+
+
+def write_arrays(
+    splits: Mapping[str, tuple[Any, Any]], arrays: ArraySplits, name: str, path: Path
+) -> None:
+    """Write the arrays of splits to an image store. Raises UserError."""
+    check_all_labelled(splits, arrays.where)
+    splits, classes = number_classes(splits, arrays.where)
+    labels = {
+        split: None if y is None else as_labels(y, arrays.count(split), arrays.where)
+        for split, (_, y) in splits.items()
+    }
 
     def chunks() -> Iterator[Chunk]:
-        for split, (images, labels) in splits.items():
-            binary = is_zero_or_one(images)
-            for start in range(0, len(images), CHUNK):
-                rows = slice(start, start + CHUNK)
-                x = as_images(images[rows], where, binary)
-                require(
-                    x.dtype == torch.uint8 and x.shape[1:] == first.shape[1:],
-                    f"{where}: to be read from disk, images must be uint8 and of one shape; convert them, or give "
-                    "--in-memory yes",
+        for split, y in labels.items():
+            start = 0
+            for chunk in arrays.chunks(split):
+                rows = slice(start, start + len(chunk))
+                start = rows.stop
+                split_index = np.full(len(chunk), SPLITS.index(split), np.uint8)
+                yield (
+                    to_stored(chunk, arrays.facts),
+                    None if y is None else y[rows].numpy(),
+                    split_index,
                 )
-                y = None if labels is None else as_labels(labels[rows], len(x), where)
-                yield from split_chunks({split: Split(x, y)})
 
-    _, channels, height, width = first.shape
-    names = None if classes is None else list(classes)
-    write_store(path, name, names, (channels, height, width), chunks(), [])
+    names, facts = None if classes is None else list(classes), arrays.facts
+    write_store(path, name, names, arrays.shape, chunks(), [], facts.stored, lambda: facts)
 
 
 def split_chunks(splits: Mapping[str, Split]) -> Iterator[Chunk]:
@@ -176,9 +284,13 @@ def dataset_from_arrays(
     UserError."""
     check_all_labelled(arrays, where)
     arrays, classes = number_classes(arrays, where)
+    images = ArraySplits({split: x for split, (x, _) in arrays.items()}, settings, where)
     given = {
-        split: as_split(images, labels, f"{where}, {split}")
-        for split, (images, labels) in arrays.items()
+        split: Split(
+            images.values(split),
+            None if y is None else as_labels(y, images.count(split), f"{where}, {split}"),
+        )
+        for split, (_, y) in arrays.items()
     }
     if given["train"].labels is not None:
         train_labels = set(given["train"].labels.tolist())
@@ -187,8 +299,19 @@ def dataset_from_arrays(
             new = [classes[n] if classes else n for n in sorted(labels - train_labels)[:1]]
             require(not new, f"{where}: {key} has the label {new}, of which train has no images")
     splits = complete_splits(given, settings, where)
-    binary = all(is_binary(split[:].images) for split in splits)
-    return Dataset.from_splits(name, splits, classes=classes, black_and_white=binary)
+    extents = [image_extents(split[:].images.numpy()).T for split in splits]
+    value_range, sentences = range_of_splits(
+        images.facts, extents, settings, where, lambda rows: splits[0].take(rows)[:].images.numpy()
+    )
+    splits = [Split(to_pixels(split[:].images, value_range), split.labels) for split in splits]
+    return Dataset.from_splits(
+        name,
+        splits,
+        classes=classes,
+        black_and_white=all(is_binary(split[:].images) for split in splits),
+        value_range=value_range,
+        reading=(images.describe(), *sentences),
+    )
 
 
 def number_classes(
@@ -238,12 +361,6 @@ def is_binary(images: Tensor) -> bool:
     return all(bool(((chunk == 0) | (chunk == 255)).all()) for chunk in images.split(CHUNK))
 
 
-def as_split(images: Any, labels: Any, where: str) -> Split:
-    """Convert images and labels of any of the usual shapes and types. Raises UserError."""
-    x = as_images(images, where)
-    return Split(x, None if labels is None else as_labels(labels, len(x), where))
-
-
 def as_labels(labels: Any, count: int, where: str) -> Tensor:
     """Convert a list or an array of whole numbers to labels (N,), int64. Raises UserError."""
     array = to_numpy(labels, where, "labels")
@@ -272,52 +389,6 @@ def to_numpy(values: Any, where: str, what: str) -> np.ndarray:
         raise UserError(
             f"{where}: these {what} do not form an array ({one_line(error)}); give them equal shapes"
         ) from None
-
-
-def as_images(images: Any, where: str, binary: bool | None = None) -> Tensor:
-    """Convert an array or a tensor to images (N, C, H, W), uint8 or float32 in [0, 1]: from (N, H, W), (N, H, W, C) or
-    (N, C, H, W), of bytes, bits or floats, or from 98 packed bytes per row, 28 x 28 bits. Raises UserError.
-
-    `binary` tells whether whole numbers are 0 and 1; by default whether these are, which a chunk of images cannot tell.
-    """
-    array = to_numpy(images, where, "images")
-    require(
-        array.dtype.kind in "buif",
-        f"{where}: an array of type {array.dtype}; pixels must be numbers",
-    )
-    if array.ndim == 2 and array.dtype == np.uint8 and array.shape[1] == 98:
-        array, binary = np.unpackbits(array, axis=1).reshape(-1, 28, 28), True
-    require(
-        array.ndim in (3, 4) and array.size > 0,
-        f"{where}: an array of shape {array.shape}; images are (N, H, W), (N, H, W, C) or (N, C, H, W)",
-    )
-    if array.ndim == 3:
-        array = array[:, None]
-    elif array.shape[3] in (1, 3, 4) and array.shape[1] not in (1, 3):
-        array = array.transpose(0, 3, 1, 2)
-    low, high = array.min(), array.max()
-    if binary is None:
-        binary = bool(low >= 0) and bool(high <= 1)
-    if array.dtype.kind in "bui" and binary:
-        array = 255 * array.astype(np.uint8)
-    elif array.dtype != np.uint8:
-        whole = array.dtype.kind in "iu" or (high > 1 and bool((array == np.round(array)).all()))
-        require(
-            bool(low >= 0) and bool(high <= (255 if whole else 1)),
-            f"{where}: pixels from {low:g} to {high:g}; scale them to 0 ... 255, or floats to [0, 1]",
-        )
-        array = array.astype(np.uint8 if whole else np.float32)
-    require(
-        array.shape[1] != 4,
-        f"{where}: images with four channels; composite them over a background to get three",
-    )
-    return torch.from_numpy(np.ascontiguousarray(array))
-
-
-def is_zero_or_one(images: Any) -> bool:
-    """Whether an array has only the whole numbers 0 and 1, that is binary images."""
-    array = to_numpy(images, "the data", "images")
-    return array.dtype.kind in "bui" and array.size > 0 and array.min() >= 0 and array.max() <= 1
 
 
 def dataset_from_objects(data: Any, settings: SourceConfig) -> Dataset:

@@ -6,16 +6,18 @@ import hashlib
 import json
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from ...settings.data import PreprocessConfig, SourceConfig
+from ...settings.data import EIGHT_BITS, PreprocessConfig, SourceConfig, ValueRange
 from ...support.console import ProgressBar
 from ...support.errors import UserError, printable, require
 from ..cache import cached_file
@@ -23,14 +25,16 @@ from ..dataset import Dataset, Split
 from ..formats.images import (
     MAX_FILE_BYTES,
     BadImage,
+    Depth,
     ImageInfo,
     ImageSpec,
     decode,
     ignore_pillow_warnings,
     inspect_image,
 )
-from ..splits import split_rows
-from ..stored import Chunk, ImageStore, open_store, write_store
+from ..splits import sorted_random_rows, split_rows
+from ..stored import SPLITS, Chunk, ImageStore, open_store, write_store
+from ..values import Facts, ValueInspector, check_part, choose_range, describe_values
 from .files import ImageSource
 from .layout import Layout, check_splits, read_layout
 
@@ -38,11 +42,12 @@ DEFAULT_SIZE = 64
 MAX_UNRESIZED_PIXELS = 512 * 512
 MAX_BYTES_IN_MEMORY = 2**31  # of pixels, for `in_memory` auto
 BATCH_BYTES, BATCH_FILES = 2**22, 200
+PERCENTILE_IMAGES = 2000
 QUEUED_BYTES = 2**27  # of files waiting to be decoded
 CHUNK_BYTES = 2**24
 SMALL_FILE = 8192  # bytes; files smaller than this on average are decoded in one thread
 T = TypeVar("T")
-DECODER_VERSION = 1  # increment when the same files would be decoded to other pixels
+DECODER_VERSION = 2  # increment when the same files would be decoded to other pixels
 
 
 def load_images(
@@ -85,8 +90,14 @@ def prepare(
     bar.log(f"decoding {len(layout.names):,} images of {printable(source.path)}, once")
     spec = resolve_spec(source, layout, settings, bar)
     bad: list[str] = []
-    chunks = decode_all(source, layout, spec, bad, settings.skip_bad, bar)
-    write_store(out, name, layout.classes, (spec.channels, spec.height, spec.width), chunks, bad)
+    inspector = ValueInspector(printable(source.path))
+    chunks = decode_all(source, layout, spec, bad, settings.skip_bad, bar, inspector)
+    shape = (spec.channels, spec.height, spec.width)
+
+    def facts() -> Facts:
+        return Facts() if spec.depth == "uint8" else inspector.facts(spec.depth)
+
+    write_store(out, name, layout.classes, shape, chunks, bad, spec.depth, facts)
     if bad:
         bar.log(f"left out {len(bad):,} images that cannot be read, first {bad[0]}")
 
@@ -101,16 +112,42 @@ def bad_images_error(source: ImageSource, bad: int, names: Sequence[str], good: 
 def resolve_spec(
     source: ImageSource, layout: Layout, settings: PreprocessConfig, bar: ProgressBar
 ) -> ImageSpec:
-    """The channels and size to convert images to: from the settings, or else from the images."""
-    size = settings.height_width
-    grey = settings.colour == "grey"
-    if size is None or settings.colour == "auto":
-        results = decode_files(source, layout.names, inspect_image, bar, "inspecting images")
-        infos = [info for _, info in results if not isinstance(info, BadImage)]
-        if settings.colour == "auto":
-            grey = all(info.grey for info in infos)
-        size = size or common_size(infos, printable(source.path), bar)
-    return ImageSpec(1 if grey else 3, *size, settings.fit)
+    """The channels, size and type of values to convert images to: from the settings, or else from the images."""
+    size, inferred = settings.height_width, settings.colour == "auto"
+    names = layout.names if size is None or inferred else layout.names[:1]
+    results = decode_files(source, names, inspect_image, bar, "inspecting images")
+    infos = {name: info for name, info in results if not isinstance(info, BadImage)}
+    where = printable(source.path)
+    channels = common_channels(infos, where) if inferred else 1 if settings.colour == "grey" else 3
+    depth = common_depth(infos, where)
+    size = size or common_size([*infos.values()], where, bar)
+    return ImageSpec(channels, *size, settings.fit, depth)
+
+
+def common_channels(infos: Mapping[str, ImageInfo], where: str) -> int:
+    """The channels of images: 3 for grey and colour, else those of all. Raises UserError where these differ."""
+    counts = {info.channels: name for name, info in infos.items()}
+    if len(counts) <= 1:
+        return next(iter(counts), 3)
+    names = ", ".join(
+        f"{printable(name)} has {count}" for count, name in sorted(counts.items())[:3]
+    )
+    require(
+        set(counts) == {1, 3},
+        f"{where}: images differ in their channels ({names}); give all the same",
+    )
+    return 3
+
+
+def common_depth(infos: Mapping[str, ImageInfo], where: str) -> Depth:
+    """The type of the values of images. Raises UserError where they differ: of one scale they cannot be."""
+    found = {info.depth: name for name, info in infos.items()}
+    names = ", ".join(f"{printable(name)} has {depth}" for depth, name in sorted(found.items()))
+    require(
+        len(found) <= 1,
+        f"{where}: images differ in the type of their values ({names}); convert them to one",
+    )
+    return next(iter(found), "uint8")
 
 
 def common_size(infos: Sequence[ImageInfo], where: str, bar: ProgressBar) -> tuple[int, int]:
@@ -137,9 +174,10 @@ def decode_all(
     bad: list[str],
     skip_bad: bool,
     bar: ProgressBar,
+    inspector: ValueInspector,
 ) -> Iterator[Chunk]:
-    """Yield chunks of pixels (n, C, H, W), labels (n,) and split indices (n,), in order; unreadable images are appended
-    to `bad`.
+    """Yield chunks of values (n, C, H, W), labels (n,) and split indices (n,), in order; unreadable images are appended
+    to `bad`, and values other than of 8 bits pass through the inspector.
 
     Raises UserError at the end, if any image was bad and `skip_bad` is off, or if a split or class has none left.
     """
@@ -150,9 +188,12 @@ def decode_all(
     def chunk() -> Chunk:
         rows = decoded[-len(pending) :]
         labels = None if layout.labels is None else layout.labels[rows]
-        return np.stack(pending), labels, layout.split_index[rows]
+        values = np.stack(pending)
+        if spec.depth != "uint8":
+            inspector.add(values)
+        return values, labels, layout.split_index[rows]
 
-    image_bytes = spec.channels * spec.height * spec.width
+    image_bytes = spec.channels * spec.height * spec.width * np.dtype(spec.depth).itemsize
     function = partial(decode, spec=spec)
     results = decode_files(source, layout.names, function, bar, "decoding images", image_bytes)
     for name, result in results:
@@ -249,11 +290,25 @@ def dataset_from_store(
         numbers = {name: number for number, name in enumerate(order)}
         labels, names = torch.tensor([numbers[name] for name in names])[labels], order
     rows = split_rows(store.split_index.numpy(), labels, settings, printable(source))
-    pixels = store.images
-    large = pixels.shape.numel() > MAX_BYTES_IN_MEMORY
+    facts, images = store.metadata.facts, store.images
+    value_range, reading = EIGHT_BITS, list[str]()
+    if settings.range != "auto" or facts != Facts():
+        extents = [store.extents_of(split) for split in rows]
+        value_range, reading = range_of_splits(
+            facts,
+            extents,
+            settings,
+            printable(source),
+            lambda some: images.read_values(rows[0][some]),
+        )
+    pixels = images.with_range(value_range)
+    large = pixels.nbytes > MAX_BYTES_IN_MEMORY
     on_disk = settings.in_memory == "no" or (settings.in_memory == "auto" and large)
     all_images = Split(pixels, labels)
-    digest = hashlib.sha256(json.dumps([store.metadata.sha256, pixels.shape]).encode())
+    key: list[Any] = [store.metadata.sha256, pixels.shape]
+    if value_range != EIGHT_BITS:
+        key.append(asdict(value_range))
+    digest = hashlib.sha256(json.dumps(key).encode())
     for split in rows:
         digest.update(split.numpy().tobytes())
     if labels is not None:
@@ -264,7 +319,40 @@ def dataset_from_store(
         classes=None if names is None else tuple(names),
         black_and_white=store.metadata.black_and_white,
         digest=digest.hexdigest(),
+        value_range=value_range,
+        reading=tuple(reading),
     )
+
+
+def range_of_splits(
+    facts: Facts,
+    extents: Sequence[Sequence[np.ndarray] | np.ndarray],
+    settings: SourceConfig,
+    where: str,
+    read_training: Callable[[Tensor], np.ndarray],
+) -> tuple[ValueRange, list[str]]:
+    """The range of a data set, from its training images, and sentences on it. `extents` of the training, validation and
+    test images: the smallest and the largest value of each, (n,); `read_training` gives training images by their rows.
+    Raises UserError."""
+    (lows, highs), *_ = extents
+
+    def percentiles(ends: tuple[float, float]) -> tuple[float, float]:
+        sample = read_training(sorted_random_rows(len(lows), PERCENTILE_IMAGES, 0))
+        low, high = np.percentile(sample, ends, method="nearest").tolist()
+        return low, high
+
+    value_range = choose_range(
+        facts, float(lows.min()), float(highs.max()), settings.range, where, percentiles
+    )
+    if facts.bits:
+        sentences: list[str | None] = []
+    else:
+        sentences = [
+            check_part(low, high, value_range, f"{where}, {split}", settings.range == "auto")
+            for split, (low, high) in zip(SPLITS, extents, strict=True)
+        ]
+    told = [describe_values(value_range, facts), *sentences]
+    return value_range, [sentence for sentence in told if sentence]
 
 
 def class_order(names: Sequence[str]) -> list[str]:

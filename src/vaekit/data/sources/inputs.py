@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ...settings.data import EIGHT_BITS, PreprocessConfig, ValueRange
 from ...support.console import ProgressBar
 from ...support.errors import UserError, printable, require
 from ..dataset import Split
@@ -19,13 +21,16 @@ from ..formats.idx import find_idx, read_idx_files
 from ..formats.images import (
     MAX_FILE_BYTES,
     BadImage,
+    Depth,
     ImageSpec,
+    array_depth,
     decode,
     inspect_image,
     resize_images,
 )
-from ..stored import SPLITS, open_store
-from .arrays import as_images, as_labels, is_zero_or_one, open_arrays, parse_array_names
+from ..stored import SPLITS, ImageStore, image_extents, open_store
+from ..values import check_part, converter, is_plain, to_pixels
+from .arrays import ArraySplits, as_labels, open_arrays, parse_array_names
 from .files import TAR_EXTENSIONS, Entry, Folder, ImageSource, open_source
 from .image_files import MAX_BYTES_IN_MEMORY, decode_files
 from .layout import SPLIT_NAMES
@@ -112,44 +117,63 @@ def class_of(inside: Sequence[str], outside: str, classes: Collection[str]) -> s
     return next(iter([*known, *others]), "")
 
 
-def read_images(
-    files: ImageFiles, shape: tuple[int, int, int], bar: ProgressBar, fit: str = "crop"
-) -> Tensor:
-    """Decode image files as uint8 (N, C, H, W) of a shape (C, H, W), and log which were converted.
+def run_depth(value_range: ValueRange) -> Depth:
+    """The type of the values of image files for a model whose data had a range."""
+    return "uint8" if is_plain(value_range) else array_depth(np.dtype(value_range.dtype))
 
-    Raises UserError for a file that is not an image.
+
+def read_images(
+    files: ImageFiles,
+    shape: tuple[int, int, int],
+    bar: ProgressBar,
+    fit: str = "crop",
+    value_range: ValueRange = EIGHT_BITS,
+) -> Tensor:
+    """Decode image files as pixels (N, C, H, W) of a shape (C, H, W), uint8 or float32 in [0, 1], for a model whose
+    data had a range; log which were converted.
+
+    Raises UserError for a file that is not an image, or whose values are of another type.
     """
-    require(
-        shape[0] in (1, 3),
-        f"the model's images have {shape[0]} channels; image files are grey (1) or colour (3)",
-    )
-    spec = ImageSpec(*shape, fit=fit)
-    images = torch.empty((len(files), *shape), dtype=torch.uint8)
+    spec = ImageSpec(*shape, fit=fit, depth=run_depth(value_range))
+    values = np.empty((len(files), *shape), spec.depth)
     converted: dict[str, str] = {}
 
     def read(content: bytes) -> tuple[str, np.ndarray]:
         info = inspect_image(content)
         changes = []
-        if info.grey != (spec.channels == 1):
-            changes.append("grey to colour" if info.grey else "colour to grey")
+        if {info.channels, spec.channels} == {1, 3}:
+            changes.append("grey to colour" if info.channels == 1 else "colour to grey")
         if (info.height, info.width) != (spec.height, spec.width):
             size = f"{spec.width} x {spec.height}"
             changes.append(f"{info.width} x {info.height} to {size} pixels")
+        if info.depth != spec.depth:
+            changes.append("16 to 8 bits")
         return ", ".join(changes), decode(content, spec)
 
     rows = {name: i for i, name in enumerate(files.names)}
     results = decode_files(
-        files.source, files.names, read, bar, "decoding images", images[0].numel()
+        files.source, files.names, read, bar, "decoding images", values[0].nbytes
     )
     for name, result in results:
         if isinstance(result, BadImage):
             raise UserError(f"{printable(name)} cannot be read: {result}")
-        change, array = result
-        images[rows[name]] = torch.from_numpy(array)
+        change, values[rows[name]] = result
         if change:
             converted[name] = change
     log_conversions(converted, len(files), bar.log)
-    return images
+    if not is_plain(value_range):
+        log_clipped(values, value_range, printable(files.source.path), bar.log)
+    return to_pixels(torch.from_numpy(values), value_range)
+
+
+def log_clipped(
+    values: np.ndarray, value_range: ValueRange, where: str, log: Callable[[str], None]
+) -> None:
+    """Log how many images have values outside of the range. Raises UserError where these are of another scale."""
+    lows, highs = image_extents(values).T
+    sentence = check_part(lows, highs, value_range, where, strict=True)
+    if sentence:
+        log(sentence)
 
 
 def log_conversions(converted: dict[str, str], total: int, log: Callable[[str], None]) -> None:
@@ -176,43 +200,72 @@ def is_array_path(path: Path) -> bool:
 
 
 def read_arrays(
-    path: Path, shape: tuple[int, int, int], fit: str
+    path: Path,
+    shape: tuple[int, int, int],
+    fit: str,
+    value_range: ValueRange = EIGHT_BITS,
+    bar: ProgressBar | None = None,
 ) -> Iterator[tuple[str, int, Split, list[str] | None]]:
-    """Yield all images of a path of `is_array_path`, in their order and in bounded memory: the name of their split, the
-    row of the first in it, images (n, C, H, W) of the shape with labels where the source has them, and class names.
+    """Yield all images of a path of `is_array_path`, in their order and in bounded memory, for a model whose images had
+    a shape and a range of values: the name of their split, the row of the first in it, images (n, C, H, W) of the shape
+    with labels where the source has them, and class names.
 
-    Raises UserError for images that cannot be converted to the shape.
+    Raises UserError for images that cannot be converted to the shape, or whose values are of another scale.
     """
-    where, classes = printable(path), None
+    where, log = printable(path), (bar or ProgressBar(False)).log
     require(path.is_file() or path.is_dir(), f"{where} is neither a file nor a folder")
     arrays: dict[str, tuple[Any, Any]]
     if path.suffix.lower() == ".safetensors":
-        store = open_store(path)
-        classes = store.metadata.classes
-        arrays = {}
-        for i, name in enumerate(SPLITS):
-            rows = torch.nonzero(store.split_index == i)[:, 0]
-            if len(rows):
-                labels = None if store.labels is None else store.labels[rows]
-                arrays[name] = store.images.take(rows), labels
-    elif path.is_dir() and (idx := find_idx(path)) is not None:
-        arrays = {name: (s.images, s.labels) for name, s in read_idx_files(idx).items()}
+        yield from read_store(open_store(path), shape, fit, value_range, log)
+        return
+    if path.is_dir() and (idx := find_idx(path)) is not None:
+        read = read_idx_files(idx).items()
+        arrays = {name: (s.images, s.labels) for name, s in read}
+        settings = PreprocessConfig(channel_axis="first")
     else:
-        arrays = open_arrays(path, mapped=True)
-    for name, (images, labels) in arrays.items():
-        require(
-            images.ndim >= 3 and len(images) >= 1,
-            f"{where} has no images of shape (N, H, W), (N, H, W, C) or (N, C, H, W)",
-        )
-        stored = path.suffix.lower() == ".safetensors"
-        binary = None if stored else is_zero_or_one(images)
-        y = None if labels is None else as_labels(labels, len(images), where)
-        step = max(1, MAX_BYTES_IN_MEMORY // max(1, images[:1].nbytes))
-        for start in range(0, len(images), step):
+        arrays, settings = open_arrays(path, mapped=True), PreprocessConfig()
+    images = ArraySplits({name: x for name, (x, _) in arrays.items()}, settings, where, shape)
+    convert = converter(images.facts, value_range, where, log)
+    for name, (_, labels) in arrays.items():
+        count = images.count(name)
+        y = None if labels is None else as_labels(labels, count, where)
+        step = max(1, MAX_BYTES_IN_MEMORY // (4 * math.prod(images.shape)))
+        for start in range(0, count, step):
             chunk = slice(start, start + step)
-            pixels = images[chunk] if stored else as_images(images[chunk], where, binary)
-            part = Split(with_shape(pixels, shape, fit, where), None if y is None else y[chunk])
-            yield name if len(arrays) > 1 else "all", start, part, classes
+            values = images.read(name, chunk)
+            if not is_plain(value_range):
+                log_clipped(values, value_range, where, log)
+            x = with_shape(convert(values), shape, fit, where)
+            part = Split(x, None if y is None else y[chunk])
+            yield name if len(arrays) > 1 else "all", start, part, None
+
+
+def read_store(
+    store: ImageStore,
+    shape: tuple[int, int, int],
+    fit: str,
+    value_range: ValueRange,
+    log: Callable[[str], None],
+) -> Iterator[tuple[str, int, Split, list[str] | None]]:
+    """Yield all images of a file of `vaekit data prepare`, as `read_arrays` does."""
+    where, facts = printable(store.path), store.metadata.facts
+    plain = is_plain(value_range)
+    require(
+        plain == (facts.stored == "uint8"),
+        f"{where} has {facts.dtype} values, but the model's data were {value_range.dtype} values; give the same",
+    )
+    found = [torch.nonzero(store.split_index == i)[:, 0] for i in range(len(SPLITS))]
+    images = store.images.with_range(value_range)
+    step = max(1, MAX_BYTES_IN_MEMORY // (4 * math.prod(images.file_shape[1:])))
+    for name, rows in zip(SPLITS, found, strict=True):
+        for start in range(0, len(rows), step):
+            some = rows[start : start + step]
+            if not plain:
+                log_clipped(images.read_values(some), value_range, where, log)
+            x = with_shape(images[some], shape, fit, where)
+            part = Split(x, None if store.labels is None else store.labels[some])
+            several = sum(map(bool, map(len, found))) > 1
+            yield name if several else "all", start, part, store.metadata.classes
 
 
 def with_shape(images: Tensor, shape: tuple[int, int, int], fit: str, where: str) -> Tensor:
@@ -220,8 +273,8 @@ def with_shape(images: Tensor, shape: tuple[int, int, int], fit: str, where: str
     if tuple(images.shape[1:]) == shape:
         return images
     require(
-        images.dtype == torch.uint8 and images.shape[1] in (1, 3) and shape[0] in (1, 3),
-        f"the images of {where} are {tuple(images.shape[1:])} (C, H, W), but the model's are {shape}; only 8-bit grey "
-        "or colour images can be converted",
+        images.shape[1] == shape[0] or (images.shape[1] in (1, 3) and shape[0] in (1, 3)),
+        f"the images of {where} are {tuple(images.shape[1:])} (C, H, W), but the model's are {shape}; only grey and "
+        "colour images are converted to each other",
     )
     return resize_images(images, ImageSpec(*shape, fit=fit))

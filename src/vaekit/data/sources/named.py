@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from ...settings.data import SourceConfig
+from ...settings.data import EIGHT_BITS, SourceConfig
 from ...support.console import ProgressBar
 from ...support.errors import printable, require
 from ..dataset import Dataset, Split
 from ..formats.idx import find_idx, read_idx_files
 from ..splits import complete_splits
 from . import catalog
-from .arrays import load_array_file
+from .arrays import dataset_from_arrays, open_arrays
 from .download import check_file
 from .files import Folder, ImageSource, Tar, archive_errors
 from .image_files import load_images
@@ -91,7 +91,11 @@ def binarizedmnist(folder: Path, variant: str, settings: SourceConfig, bar: Prog
     """MNIST with fixed binarisation, each pixel sampled once (H. Larochelle and I. Murray 2011)."""
     packed, files = folder / "packed.npz", catalog.CATALOG["binarizedmnist"].files
     if packed.exists():
-        dataset = load_array_file(packed, settings, bar)
+        arrays = {
+            split: (unpack_bits(rows, printable(packed)), None)
+            for split, (rows, _) in open_arrays(packed, mapped=False).items()
+        }
+        dataset = dataset_from_arrays(arrays, settings, "binarizedmnist", printable(packed))
         for split, file in zip(dataset.splits.values(), files, strict=True):
             digest = hashlib.sha256(amat_text(split[:].images // 255)).hexdigest()
             require(
@@ -99,12 +103,21 @@ def binarizedmnist(folder: Path, variant: str, settings: SourceConfig, bar: Prog
                 f"{printable(packed)} does not have the bits of {file.name} (their hash differs); remove it, and get "
                 "it again",
             )
-        return dataclasses.replace(dataset, name="binarizedmnist")
+        return dataclasses.replace(dataset, value_range=EIGHT_BITS, reading=())
     splits = []
     for file in files:
         bits = read_amat(check_file(folder / file.name, file.digest), 784)
         splits.append(Split(torch.from_numpy(255 * bits).view(-1, 1, 28, 28)))
     return Dataset.from_splits("binarizedmnist", splits, black_and_white=True)
+
+
+def unpack_bits(rows: np.ndarray, where: str) -> np.ndarray:
+    """Images (N, 1, 28, 28), 0 or 1, of rows of 98 bytes of bits. Raises UserError."""
+    require(
+        rows.dtype == np.uint8 and rows.shape[1:] == (98,),
+        f"{where} is not of rows of 98 bytes; remove it, and get it again",
+    )
+    return np.unpackbits(rows, axis=1).reshape(-1, 1, 28, 28)
 
 
 def amat_text(bits: torch.Tensor) -> bytes:
