@@ -13,6 +13,7 @@ Order = Literal["NHW", "NCHW", "NHWC", "CHW", "HWC"]
 Channels = Literal["auto", "first", "last"]
 MAX_CLEAR = 16  # channels that an axis can be taken for without --channel-axis
 MAX_CHANNELS = 4096
+PHOTO = 32  # pixels; arrays of many channels this large may be a single image
 FEW = 4  # so few images, fewer than channels, may be the channels themselves
 
 
@@ -66,7 +67,8 @@ def is_likely(shape: tuple[int, ...], order: Order) -> bool:
     if order == "NHW":
         return True
     if order in ("CHW", "HWC"):  # a single image
-        return few and (order == "HWC" or 1 < channels <= FEW)
+        usual = channels <= FEW or (order == "HWC" and min(height, width) >= PHOTO)
+        return few and usual and channels > (order == "CHW")
     return few and (channels == 1 or channels <= count or count > FEW)
 
 

@@ -105,7 +105,7 @@ class ValueInspector:
                 f"{self.where}: float32 cannot hold the {dtype} values from {low:g} to {high:g} with their "
                 "differences; subtract an offset, or scale them",
             )
-        step = self.step if self.whole else 0
+        step = (1 if dtype.itemsize == 1 else self.step) if self.whole else 0
         anchor = float(self.anchor or 0)
         eight_bits = eight_bits and not bits
         return Facts(dtype.name, stored, bits, eight_bits, self.whole, step, anchor, low, high)
@@ -152,7 +152,7 @@ def choose_range(
     elif kind == "percentiles":
         low, high = percentiles(ends)
     elif facts.eight_bits:
-        low, high = 0, 255
+        return ValueRange(dtype=facts.dtype)
     elif floats and low >= -ROUNDING and high <= 1 + ROUNDING:
         low, high = 0, 1
     require(

@@ -380,8 +380,10 @@ def as_labels(labels: Any, count: int, where: str) -> Tensor:
 def to_numpy(values: Any, where: str, what: str) -> np.ndarray:
     if isinstance(values, Tensor):
         values = values.detach().cpu()
-        if values.is_floating_point():  # float32 would round labels above 2^24
-            values = values.double() if what == "labels" else values.float()
+        if values.is_floating_point() and what == "labels":  # float32 would round those above 2^24
+            values = values.double()
+        elif values.dtype == torch.bfloat16:  # which NumPy lacks
+            values = values.float()
         values = values.numpy()
     try:
         return np.asarray(values)

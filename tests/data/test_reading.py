@@ -1,0 +1,199 @@
+"""How arrays are read: each value against its source, over a table of shapes, types and ranges; or a refusal."""
+
+import re
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from image_folders import load
+from reading_cases import SHAPES, VALUES, Values, accepted_shapes, expected_pixels, to_nchw
+from vaekit import UserError, load_data
+from vaekit.data.dataset import pixels
+
+READ = [values for values in VALUES if isinstance(values.read, tuple)]
+REFUSED = [values for values in VALUES if isinstance(values.read, str)]
+
+
+def loaded(array: np.ndarray, **given_settings):
+    """The data set of an array in all three splits, so that the images keep their order."""
+    return load({"train": array, "validation": array[:2], "test": array[1:]}, **given_settings)
+
+
+def check(data, array, order, values: Values) -> None:
+    low, high, levels = values.read
+    found = data.value_range
+    assert (found.low, found.high, found.levels, found.dtype) == (low, high, levels, values.dtype)
+    assert data.black_and_white == values.black_and_white
+    parts = {"train": array, "validation": array[:2], "test": array[1:]}
+    for name, part in parts.items():
+        x = pixels(data.splits[name][:].images, "none")
+        assert x.dtype == torch.float32
+        expected = expected_pixels(part, order, values)
+        assert np.abs(x.double().numpy() - expected).max() <= 2e-7
+        if levels:  # the levels are exact: each value comes back
+            back = (x.double().numpy() * (levels - 1)).round() * ((high - low) / (levels - 1)) + low
+            assert np.array_equal(back, to_nchw(part, order).astype(np.float64).clip(low, high))
+
+
+@pytest.mark.parametrize("values", READ, ids=lambda v: f"{v.name} {v.dtype}")
+@pytest.mark.parametrize("where", ["yes", "no"])
+def test_every_shape_of_these_values_is_read_right(values, where):
+    shapes = accepted_shapes() if where == "yes" else accepted_shapes()[:1]
+    for shape, axis, order in shapes:
+        array = values.fill(shape)
+        data = loaded(array, channel_axis=axis, range=values.wanted, in_memory=where)
+        check(data, array, order, values)
+
+
+@pytest.mark.parametrize("values", REFUSED, ids=lambda v: f"{v.name} {v.dtype}")
+def test_these_values_are_refused(values):
+    array = np.full((24, 6, 5), values.low, values.dtype)
+    if values.low == values.low:
+        array = values.fill((24, 6, 5))
+    with pytest.raises(UserError, match=re.escape(values.read)) as caught:
+        loaded(array, range=values.wanted)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis", "message"), [c for c in SHAPES if c not in accepted_shapes()], ids=str
+)
+def test_these_shapes_are_refused(shape, axis, message):
+    with pytest.raises(UserError) as caught:
+        load(np.zeros(shape, np.uint8) + 9, channel_axis=axis)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    case=st.sampled_from(accepted_shapes()),
+    values=st.sampled_from(READ),
+    seed=st.integers(0, 2**32 - 1),
+    memory_order=st.sampled_from("CF"),
+    big_endian=st.booleans(),
+    as_tensor=st.booleans(),
+)
+def test_the_whole_table_with_random_values(
+    case, values, seed, memory_order, big_endian, as_tensor
+):
+    shape, axis, order = case
+    array = values.fill(shape, seed)
+    if array.min() != values.low or array.max() != values.high or len(np.unique(array)) < 4:
+        array.flat[:4] = [values.low, values.high, values.low + values.step, values.high]
+    given_array = np.asarray(array, order=memory_order)
+    if as_tensor:
+        given_array = torch.from_numpy(array.copy())
+    elif big_endian:
+        given_array = given_array.astype(given_array.dtype.newbyteorder(">"))
+    data = loaded(given_array, channel_axis=axis, range=values.wanted)
+    check(data, array, order, values)
+
+
+@settings(max_examples=200, deadline=None)
+@given(shape=st.lists(st.integers(1, 40), min_size=3, max_size=4).map(tuple))
+def test_an_array_is_never_read_in_the_less_likely_way(shape):
+    """Either it is refused, or the channels are the smallest of an image's three axes, or there are none."""
+    array = np.zeros(shape, np.uint8)
+    array.flat[0] = 9
+    refused = ""
+    try:
+        data = load({"train": array, "validation": array, "test": array})
+    except UserError as error:
+        refused = str(error)
+    if refused:
+        assert "can be read as" in refused
+        return
+    if len(shape) == 3:
+        assert data.shape == (1, *shape[1:])
+    else:
+        smallest, *others = sorted(shape[1:])
+        assert data.shape[0] == smallest < min(others)
+        assert smallest <= 16
+        assert shape[2] in data.shape[1:]
+
+
+def test_a_test_part_of_zeros_and_ones_beside_8_bits_keeps_its_scale():
+    train = np.random.default_rng(0).integers(0, 256, (20, 6, 5), dtype=np.uint8)
+    data = load({"train": train, "test": train % 2})
+    assert np.array_equal(data.test.images[:, 0], train % 2)
+    assert data.likelihood == "logistic"
+
+
+def test_a_training_part_of_zeros_and_ones_beside_8_bits_is_no_black_and_white():
+    test = np.random.default_rng(0).integers(0, 256, (20, 6, 5), dtype=np.uint8)
+    data = load({"train": test % 2, "test": test})
+    assert np.array_equal(data.train.images.flatten().unique(), [0, 1])
+    assert np.array_equal(data.test.images[:, 0], test)
+
+
+def test_parts_of_different_scales_are_refused():
+    rng = np.random.default_rng(0)
+    train = rng.integers(0, 5000, (20, 6, 5)).astype(np.float32)
+    for test, message in [
+        (train / 5000, "seems to be of another scale"),
+        (train * 10, "seems to be of another scale"),
+        (train.astype(np.int32), "test is int32; give all of them one type"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            load({"train": train, "test": test})
+    data = load({"train": train, "test": train / 5000}, range=(0, 5000))
+    assert data.test.images.max() <= 1 / 5000
+
+
+def test_values_outside_of_the_training_range_are_clipped_and_said(capsys):
+    train = np.random.default_rng(0).integers(100, 4000, (20, 6, 5)).astype(np.uint16)
+    test = train.copy()
+    test[3, 2, 1] = 5000
+    low, high = int(train.min()), int(train.max())
+    data = load_data({"train": train, "test": test})
+    expected = ((test.astype(float) - low) / (high - low)).clip(0, 1)
+    assert np.allclose(data.test.images[:, 0], expected, atol=1e-7)
+    said = f"1 of 20 images of the data, test have values outside of {low} to {high}: clipped"
+    assert said in data.reading
+    assert said in capsys.readouterr().err.replace("\n", " ")
+
+
+def test_percentiles_are_of_the_training_images():
+    rng = np.random.default_rng(0)
+    train, test = (rng.integers(0, high, (50, 6, 5)).astype(np.uint16) for high in (1000, 60000))
+    data = load({"train": train, "validation": test, "test": test}, range="10%,90%")
+    low, high = np.percentile(train, [10, 90], method="nearest")
+    assert (data.value_range.low, data.value_range.high) == (low, high)
+    assert data.value_range.levels == high - low + 1
+
+
+@pytest.mark.parametrize(
+    "text", ["", "1", "5,1", "1,1", "a,b", "1%,2", "-1%,50%", "1,2,3", "nan,1", "0,inf"]
+)
+def test_bad_ranges_are_refused_in_a_line(text):
+    with pytest.raises(UserError, match="is not a range; give two numbers") as caught:
+        load(np.zeros((9, 4, 4), np.uint8), range=text)
+    assert "\n" not in str(caught.value)
+
+
+def test_arrays_are_copied():
+    array = np.random.default_rng(0).random((20, 6, 5), dtype=np.float32)
+    for given_array in (
+        array,
+        torch.from_numpy(array),
+        array[:, None],
+        (255 * array).astype(np.uint8),
+    ):
+        data = load({"train": given_array, "validation": given_array, "test": given_array})
+        before = data.train.images.clone()
+        given_array[:] = 0
+        assert torch.equal(data.train.images, before)
+
+
+def test_on_disk_and_in_memory_are_the_same_bit_for_bit():
+    for values in READ:
+        array = values.fill((24, 6, 5))
+        first, second = (
+            load(array, in_memory=where, range=values.wanted) for where in ("yes", "no")
+        )
+        for name, split in first.splits.items():
+            assert torch.equal(split.images, second.splits[name][:].images)
