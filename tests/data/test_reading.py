@@ -1,17 +1,22 @@
 """How arrays are read: each value against its source, over a table of shapes, types and ranges; or a refusal."""
 
+import io
 import re
+import struct
+import zlib
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from image_folders import load
 from reading_cases import SHAPES, VALUES, Values, accepted_shapes, expected_pixels, to_nchw
 from vaekit import UserError, load_data
 from vaekit.data.dataset import pixels
+from vaekit.data.formats.images import ImageSpec, decode, inspect_image
 
 READ = [values for values in VALUES if isinstance(values.read, tuple)]
 REFUSED = [values for values in VALUES if isinstance(values.read, str)]
@@ -197,3 +202,124 @@ def test_on_disk_and_in_memory_are_the_same_bit_for_bit():
         )
         for name, split in first.splits.items():
             assert torch.equal(split.images, second.splits[name][:].images)
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return (
+        struct.pack(">I", len(content))
+        + kind
+        + content
+        + struct.pack(">I", zlib.crc32(kind + content))
+    )
+
+
+def with_late_exif(content: bytes, orientation: int) -> bytes:
+    """A PNG file with its EXIF chunk behind the pixels."""
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    return content[:-12] + png_chunk(b"eXIf", exif.tobytes()[6:]) + content[-12:]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["tiff", "late exif", "late exif, 16 bits", "16 bits per colour"])
+def test_images_are_turned_once(kind, orientation):
+    upright = np.random.default_rng(0).integers(0, 256, (8, 16, 3), dtype=np.uint8)
+    if "16 bits" in kind:
+        upright = upright.astype(np.uint16) * 251
+    upright = upright if kind == "16 bits per colour" else upright[..., 0]
+    turned = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.swapaxes(0, 1), 6: np.rot90(upright),
+        7: upright[::-1, ::-1].swapaxes(0, 1), 8: np.rot90(upright, -1),
+    }[orientation]  # fmt: skip
+    turned = np.ascontiguousarray(turned)
+    file = io.BytesIO()
+    if kind == "tiff":
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        Image.fromarray(turned).save(file, "tiff", exif=exif)
+        content = file.getvalue()
+    elif kind == "16 bits per colour":
+        imagecodecs = pytest.importorskip("imagecodecs")
+        content = with_late_exif(imagecodecs.png_encode(turned), orientation)
+    else:
+        Image.fromarray(turned).save(file, "png")
+        content = with_late_exif(file.getvalue(), orientation)
+    info = inspect_image(content)
+    channels = 3 if upright.ndim == 3 else 1
+    assert (info.channels, info.height, info.width, info.depth) == (
+        channels,
+        8,
+        16,
+        upright.dtype.name,
+    )
+    read = decode(content, ImageSpec(channels, 8, 16, depth=info.depth))
+    assert np.array_equal(read.transpose(1, 2, 0).squeeze(), upright)
+
+
+def test_transparent_pixels_of_16_bits_are_white(tmp_path):
+    grey = np.array([[5, 300, 40000], [300, 7, 65535]], np.uint16)
+    Image.fromarray(grey).save(tmp_path / "a.png")
+    content = (tmp_path / "a.png").read_bytes()
+    header = content.index(b"IDAT") - 4
+    content = content[:header] + png_chunk(b"tRNS", struct.pack(">H", 300)) + content[header:]
+    read = decode(content, ImageSpec(1, 2, 3, depth="uint16"))
+    assert np.array_equal(read[0], np.where(grey == 300, 65535, grey))
+
+
+def save_files(folder, arrays, ending):
+    folder.mkdir()
+    for i, array in enumerate(arrays):
+        if ending == "npy":
+            np.save(folder / f"{i:03d}.npy", array)
+        else:
+            Image.fromarray(array).save(folder / f"{i:03d}.{ending}")
+
+
+FILES = [("uint16", "png"), ("uint16", "tif"), ("int32", "tif"), ("float32", "tif")]
+FILES += [("float64", "npy"), ("uint16", "npy"), ("int16", "npy")]
+
+
+@pytest.mark.parametrize(("dtype", "ending"), FILES)
+def test_files_of_more_than_8_bits_share_one_range(dtype, ending, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = (rng.integers(0, 900, (12, 5, 6)) * 7 + 30 * np.arange(12)[:, None, None]).astype(
+        dtype
+    )
+    save_files(tmp_path / "d", arrays, ending)
+    data = load(tmp_path / "d")
+    images = {name: split.images[:, 0].numpy() for name, split in data.splits.items()}
+    low, high = data.value_range.low, data.value_range.high
+    scaled = (arrays.astype(float) - low) / (high - low)
+    which = [int(np.abs(scaled - x).max((1, 2)).argmin()) for x in images["train"]]
+    train = arrays[which]
+    assert (low, high) == (train.min(), train.max())
+    for image in np.concatenate([*images.values()]):
+        assert np.abs(scaled.clip(0, 1) - image).max((1, 2)).min() < 2e-7
+    again = load(tmp_path / "d", range="0,8000")
+    assert again.value_range.low == 0
+    assert np.isclose(again.train.images.max(), train.max() / 8000)
+
+
+def test_a_folder_of_different_types_is_refused(tmp_path):
+    rng = np.random.default_rng(0)
+    save_files(tmp_path / "d", rng.integers(0, 256, (5, 4, 4), dtype=np.uint8), "png")
+    Image.fromarray(rng.integers(0, 9999, (4, 4)).astype(np.uint16)).save(
+        tmp_path / "d" / "deep.png"
+    )
+    with pytest.raises(UserError, match=r"000\.png has uint8|deep\.png has uint16") as caught:
+        load(tmp_path / "d")
+    assert "convert them to one" in str(caught.value)
+
+
+def test_npy_files_of_a_folder_may_have_any_channels(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = rng.random((12, 6, 7, 4), dtype=np.float32)
+    save_files(tmp_path / "last", arrays, "npy")
+    save_files(tmp_path / "first", arrays.transpose(0, 3, 1, 2), "npy")
+    first, last = load(tmp_path / "first"), load(tmp_path / "last")
+    assert first.shape == last.shape == (4, 6, 7)
+    assert torch.equal(first.train.images, last.train.images)
+    np.save(tmp_path / "last" / "x.npy", np.zeros((6, 6, 6)))
+    with pytest.raises(UserError, match=r"array of shape \(6, 6, 6\); an image is"):
+        load(tmp_path / "last")

@@ -72,6 +72,17 @@ def is_likely(shape: tuple[int, ...], order: Order) -> bool:
     return few and (channels == 1 or channels <= count or count > FEW)
 
 
+def single_image_order(shape: tuple[int, ...]) -> Literal["HW", "CHW", "HWC"] | None:
+    """The order of the axes of an array of one image, whose channels are clearly the smallest; None if none is."""
+    if len(shape) == 2:
+        return "HW"
+    sides = {"CHW": shape[1:], "HWC": shape[:-1]}
+    channels = {"CHW": shape[0], "HWC": shape[-1]}
+    orders: tuple[Literal["CHW", "HWC"], ...] = ("CHW", "HWC") if len(shape) == 3 else ()
+    fitting = [k for k in orders if channels[k] <= MAX_CLEAR and channels[k] < min(sides[k])]
+    return fitting[0] if len(fitting) == 1 else None
+
+
 def advice(shape: tuple[int, ...], orders: Sequence[Order]) -> str:
     """The readings of an array, and how to choose one."""
     readings = [describe(shape, order) for order in orders]

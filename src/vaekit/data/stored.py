@@ -184,7 +184,8 @@ class ImageStore:
     def extents_of(self, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """The smallest and the largest value of each of these images, (n,)."""
         if self.extents is not None:
-            return self.extents[rows, 0], self.extents[rows, 1]
+            lows, highs = self.extents[rows.numpy()].T
+            return lows, highs
         step = max(1, CHUNK_BYTES // math.prod(self.images.file_shape[1:]))
         found = [image_extents(self.images.read_values(part)) for part in rows.split(step)]
         lows, highs = np.concatenate(found).T

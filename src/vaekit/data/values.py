@@ -182,17 +182,21 @@ def check_part(
     """A sentence if values of some images lie outside the range and are clipped, from the smallest and largest value of
     each image (N,).
 
-    If `strict`, raises UserError where that is so for more than half of the images, or where all values are in a tiny
-    part of the range: they probably are of another scale.
+    If `strict`, raises UserError where more than half of the images reach further outside than the range is wide, or
+    where all values are in a tiny part of the range: they probably are of another scale.
     """
     low, high = value_range.low, value_range.high
-    margin = ROUNDING * (high - low)
-    outside = int(((lows < low - margin) | (highs > high + margin)).sum())
+
+    def outside_by(share: float) -> int:
+        margin = share * (high - low)
+        return int(((lows < low - margin) | (highs > high + margin)).sum())
+
+    outside = outside_by(ROUNDING)
     span = f"values from {lows.min():g} to {highs.max():g}, and the range is {low:g} to {high:g}"
     if strict:
         tiny = highs.max() - low < MIN_SHARE * (high - low) and value_range.dtype != "uint8"
         require(
-            2 * outside <= len(lows) and not tiny,
+            2 * outside_by(1) <= len(lows) and not tiny,
             f"{where} has {span}: it seems to be of another scale; give all images the same, or --range LOW,HIGH",
         )
     if outside:

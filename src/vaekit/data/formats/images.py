@@ -21,6 +21,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
 from ...support.errors import one_line
+from ..axes import single_image_order
 
 T = TypeVar("T")
 # Formats whose decoding starts another program, or that Pillow only recognises.
@@ -30,7 +31,6 @@ MAX_FILE_BYTES = 2**27  # of an image file
 EXIF_ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 swap height and width
 NPY = b"\x93NUMPY"
 PNG = b"\x89PNG\r\n\x1a\n"
-MAX_CHANNELS = 64  # of an image file
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's grey
 BITS_PER_SAMPLE = 258  # TIFF tag
 Depth = Literal["uint8", "uint16", "float32"]
@@ -134,11 +134,13 @@ def _load_npy(content: bytes) -> np.ndarray:
         raise BadImage(one_line(error) or type(error).__name__) from None
     if array.dtype.kind not in "buif" or 0 in array.shape:
         raise BadImage(f"it is an array of {array.dtype} of shape {array.shape}, not an image")
-    if array.ndim == 3 and array.shape[0] < min(array.shape[1:]) and array.shape[2] > MAX_CHANNELS:
-        array = np.moveaxis(array, 0, -1)
-    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] > MAX_CHANNELS):
-        raise BadImage(f"it is an array of shape {array.shape}; an image is (H, W) or (H, W, C)")
-    return array
+    order = single_image_order(array.shape)
+    if order is None:
+        raise BadImage(
+            f"it is an array of shape {array.shape}; an image is (H, W), (H, W, C) or (C, H, W), with fewer channels "
+            "than pixels in a row or column, at most 16"
+        )
+    return np.moveaxis(array, 0, -1) if order == "CHW" else array
 
 
 def _array_info(array: np.ndarray) -> ImageInfo:
@@ -153,16 +155,19 @@ def array_depth(dtype: np.dtype) -> Depth:
 
 def _image_info(image: Image.Image, content: bytes) -> ImageInfo:
     width, height = image.size
-    # Pillow turns a .tif when it opens it, and would decode all of a .png to look for EXIF after the pixels.
-    exif = Image.Exif()
-    if image.format == "PNG" and "exif" not in image.info:
-        exif.load(late_exif(content))
-    elif image.format != "TIFF":
-        exif = image.getexif()
-    if exif.get(EXIF_ORIENTATION, 1) in (5, 6, 7, 8):
+    # Pillow turns a .tif when it opens it.
+    if image.format != "TIFF" and orientation(image, content) in (5, 6, 7, 8):
         width, height = height, width
     channels = 1 if is_grey(image) else 3
     return ImageInfo(channels, height, width, image_depth(image, content))
+
+
+def orientation(image: Image.Image, content: bytes) -> int:
+    """The EXIF orientation of an image; of a PNG file it may be behind the pixels, which are not decoded for it."""
+    exif = image.getexif() if image.format != "PNG" else Image.Exif()
+    if image.format == "PNG":
+        exif.load(image.info.get("exif") or late_exif(content))
+    return int(exif.get(EXIF_ORIENTATION, 1))
 
 
 def late_exif(content: bytes) -> bytes:
@@ -209,23 +214,20 @@ def deep_values(image: Image.Image, content: bytes) -> np.ndarray:
         raise BadImage(
             "it has 16 bits per colour, which needs imagecodecs: pip install 'vaekit[science]'"
         ) from None
-    array = png_decode(content)
-    turned = ImageOps.exif_transpose(image)  # for its size and turn: the values are of `array`
-    orientation = image.getexif().get(EXIF_ORIENTATION, 1) if turned is not None else 1
-    array = turn(array, orientation)
+    array = turn(png_decode(content), orientation(image, content))
     if array.shape[2:] in ((2,), (4,)):
         colour, alpha = array[..., :-1].astype(np.float64), array[..., -1:] / 65535
         array = (colour * alpha + 65535 * (1 - alpha)).round().astype(np.uint16)
     return array
 
 
-def turn(array: np.ndarray, orientation: int) -> np.ndarray:
+def turn(array: np.ndarray, exif_orientation: int) -> np.ndarray:
     """An array (H, W, ...) upright, from its EXIF orientation."""
-    if orientation in (5, 6, 7, 8):
+    if exif_orientation in (5, 6, 7, 8):
         array = array.swapaxes(0, 1)
-    if orientation in (2, 3, 6, 7):
+    if exif_orientation in (2, 3, 6, 7):
         array = array[:, ::-1]
-    return array[::-1] if orientation in (3, 4, 7, 8) else array
+    return array[::-1] if exif_orientation in (3, 4, 7, 8) else array
 
 
 def fit_array(array: np.ndarray, spec: ImageSpec) -> np.ndarray:
