@@ -73,7 +73,7 @@ def test_these_shapes_are_refused(shape, axis, message):
     assert "\n" not in str(caught.value)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(
     case=st.sampled_from(accepted_shapes()),
     values=st.sampled_from(READ),
@@ -98,7 +98,7 @@ def test_the_whole_table_with_random_values(
     check(data, array, order, values)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(shape=st.lists(st.integers(1, 40), min_size=3, max_size=4).map(tuple))
 def test_an_array_is_never_read_in_the_less_likely_way(shape):
     """Either it is refused, or the channels are the smallest of an image's three axes, or there are none."""
