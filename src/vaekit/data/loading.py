@@ -20,11 +20,12 @@ from .dataset import Dataset, Split
 from .formats.idx import find_idx, read_idx_files
 from .formats.images import ImageSpec, resize_images
 from .sources import catalog
-from .sources.arrays import dataset_from_objects, load_array_file, parse_array_names, split_chunks
+from .sources.arrays import load_array_file, parse_array_names, split_chunks
 from .sources.files import TAR_EXTENSIONS, open_source
 from .sources.image_files import dataset_from_store, load_images
 from .sources.locations import locate
 from .sources.named import READERS
+from .sources.objects import dataset_from_objects
 from .splits import complete_splits
 from .stored import open_store, write_store
 from .values import Facts
