@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+import operator
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Any, Literal, SupportsIndex, overload
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.utils import data as torch_data
 
 from ..settings.data import EIGHT_BITS, MAX_CLASSES, Binarisation, SourceConfig, ValueRange
 from ..support.errors import UserError, require
@@ -22,12 +24,16 @@ BINARISATION_SEED = 777
 
 INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
+Item = Tensor | tuple[Tensor, int]
+
 
 @dataclass(frozen=True)
-class Split:
+class Split(torch_data.Dataset[Item]):
     """Images (N, C, H, W), uint8 or float in [0, 1], and optional labels (N,), whole numbers from 0.
 
-    Images too large for memory are `StoredImages` in a file; indexing reads them.
+    Images too large for memory are `StoredImages` in a file; indexing reads them. A slice or a tensor of rows gives a
+    Batch of images as they are stored. It is also a dataset of PyTorch, for a DataLoader: a whole number gives one
+    item, (image, label), or the image alone without labels; the image is (C, H, W), float in [0, 1].
     """
 
     images: Tensor | StoredImages
@@ -40,15 +46,28 @@ class Split:
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, indices: slice | Tensor) -> Batch:
+    @overload
+    def __getitem__(self, indices: slice | Tensor) -> Batch: ...
+
+    @overload
+    def __getitem__(self, indices: int) -> Item: ...
+
+    def __getitem__(self, indices: slice | Tensor | int) -> Batch | Item:
         labels = self.labels
         if isinstance(indices, slice):
             return Batch(self.images[indices], None if labels is None else labels[indices])
+        if not (isinstance(indices, Tensor) and indices.ndim):
+            return self.__getitems__([indices])[0]
         # index_select copies whole images; indexing goes through them pixel by pixel.
         images = self.images.index_select(0, indices.to(self.images.device))
         if labels is not None:
             labels = labels.index_select(0, indices.to(labels.device))
         return Batch(images, labels)
+
+    def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Item]:
+        """The items at these indices, read at once: how a DataLoader asks for a batch. Raises IndexError."""
+        batch = self[row_numbers(indices, len(self))]
+        return items(pixels(batch.images, "none"), batch.labels)
 
     def take(self, rows: Tensor) -> Split:
         """The split of these rows; images in a file stay there."""
@@ -72,8 +91,8 @@ class Batch(Split):
 
 
 @dataclass(frozen=True)
-class EvalSplit:
-    """A split for validation or test, made by `eval_split`: indexing it gives floats in [0, 1]."""
+class EvalSplit(torch_data.Dataset[Item]):
+    """A split for validation or test, made by `eval_split`: indexing it gives floats in [0, 1]; items as of a Split."""
 
     split: Split
     binarisation: ResolvedBinarisation
@@ -81,9 +100,22 @@ class EvalSplit:
     def __len__(self) -> int:
         return len(self.split)
 
-    def __getitem__(self, indices: slice | Tensor) -> Batch:
-        batch = self.split[indices]
-        return Batch(pixels(batch.images, self.binarisation), batch.labels)
+    @overload
+    def __getitem__(self, indices: slice | Tensor) -> Batch: ...
+
+    @overload
+    def __getitem__(self, indices: int) -> Item: ...
+
+    def __getitem__(self, indices: slice | Tensor | int) -> Batch | Item:
+        if isinstance(indices, slice) or (isinstance(indices, Tensor) and indices.ndim):
+            batch = self.split[indices]
+            return Batch(pixels(batch.images, self.binarisation), batch.labels)
+        return self.__getitems__([indices])[0]
+
+    def __getitems__(self, indices: Sequence[SupportsIndex]) -> list[Item]:
+        """As of a Split."""
+        batch = self[row_numbers(indices, len(self))]
+        return items(batch.images, batch.labels)
 
     @property
     def labels(self) -> Tensor | None:
@@ -98,6 +130,20 @@ class EvalSplit:
 
     def to(self, device: torch.device) -> EvalSplit:
         return EvalSplit(self.split.to(device), self.binarisation)
+
+
+def row_numbers(indices: Iterable[SupportsIndex], count: int) -> Tensor:
+    """Indices from -count to count - 1 as rows (n,), int64. Raises IndexError, which ends an iteration."""
+    rows = [operator.index(index) for index in indices]
+    for row in rows:
+        if not -count <= row < count:
+            raise IndexError(f"there is no image {row}: the split has {count:,}")
+    return torch.tensor(rows, dtype=torch.int64) % count
+
+
+def items(images: Tensor, labels: Tensor | None) -> list[Item]:
+    """The items of a batch, as a DataLoader collates them."""
+    return list(images) if labels is None else list(zip(images, labels.tolist(), strict=True))
 
 
 def check_labels(labels: Any, count: int, where: str) -> None:

@@ -54,7 +54,17 @@ class OpenFile:
     """An open file that stays the same even if its path is replaced; closed when garbage-collected."""
 
     def __init__(self, path: Path) -> None:
+        self.path = path.absolute()
         self.descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+    def stamp(self) -> tuple[int, ...]:
+        """What tells this file from another of the same path."""
+        status = os.fstat(self.descriptor)
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Opened again in another process, such as a worker of a DataLoader."""
+        return reopen, (self.path, self.stamp())
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):
@@ -73,6 +83,17 @@ class OpenFile:
                 buffer[done : done + count] = content
             require(count > 0, "a file of images was truncated while being read; create it again")
             done += count
+
+
+def reopen(path: Path, stamp: tuple[int, ...]) -> OpenFile:
+    """The file that another process has open. Raises UserError if its path has another file by now, or none."""
+    require(path.is_file(), f"{printable(path)} was removed while in use; load the data set again")
+    file = OpenFile(path)
+    require(
+        file.stamp() == stamp,
+        f"{printable(path)} was replaced while in use; load the data set again",
+    )
+    return file
 
 
 class StoredImages:
