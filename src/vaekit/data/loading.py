@@ -63,7 +63,7 @@ def load(
         settings["range"] = ",".join(map(str, settings["range"]))
     if not isinstance(data, str | Path):
         config = with_changes(SourceConfig(), settings, "load_data()")
-        dataset = dataset_from_objects(data, config)
+        dataset = dataset_from_objects(data, config, bar)
         return finished(dataset, config, bar)
     given = {"data": str(data), "data_dir": folder, **settings}
     config = with_changes(SourceConfig(), given, "load_data()")

@@ -2,66 +2,257 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import hashlib
+import tempfile
 from collections.abc import Mapping
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import IO, Any
 
 import numpy as np
+import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils import data as torch_data
 
 from ...settings.data import SourceConfig
-from ...support.errors import UserError, require
-from ..dataset import Dataset
+from ...support.console import ProgressBar
+from ...support.errors import UserError, one_line, printable, require
+from ..cache import cache_dir, cached_file
+from ..dataset import Dataset, Split
 from ..formats.images import upright_array
-from ..stored import SPLITS
-from .arrays import dataset_from_arrays, to_numpy
+from ..stored import SPLITS, open_store
+from .arrays import dataset_from_arrays, to_numpy, write_arrays
+from .image_files import MAX_BYTES_IN_MEMORY, dataset_from_store
+
+NAME, WHERE = "arrays", "the data"
+IMAGE_KEYS = ("image", "images", "pixel_values", "x", "img")
+LABEL_KEYS = ("label", "labels", "y", "target")
+ITEM_FORMS = (
+    "an item is an image, (image,), (image, label), or a dict with the keys image and label"
+)
 
 
-def dataset_from_objects(data: Any, settings: SourceConfig) -> Dataset:
+def dataset_from_objects(data: Any, settings: SourceConfig, bar: ProgressBar) -> Dataset:
     """The data set of objects in memory: an array or tensor of images, a pair of images and labels, a dict of these by
-    split (train, validation, test), or a map-style dataset, whose items are an image or a pair. Raises UserError."""
+    split (train, validation, test), or a map-style dataset (see `Items`). Raises UserError.
+
+    Map-style datasets too large for memory are read, one item at a time, into a file in the cache.
+    """
     if isinstance(data, Mapping):
         require(
             "train" in data and all(split in SPLITS for split in data),
-            f"the dict has the keys {', '.join(map(str, data)) or '(none)'}; they must be train, and optionally "
+            f"the dict has the keys {', '.join(map(printable, data)) or '(none)'}; they must be train, and optionally "
             "validation and test",
         )
-        arrays = {split: _pair(value) for split, value in data.items()}
+        parts = {split: as_part(data[split]) for split in SPLITS if split in data}
     else:
-        arrays = {"train": _pair(data)}
-    return dataset_from_arrays(arrays, settings, "arrays", "the data")
+        parts = {"train": as_part(data)}
+    read = [part for part in parts.values() if isinstance(part, Items)]
+    large = sum(items.nbytes for items in read) > MAX_BYTES_IN_MEMORY
+    unchanged = settings.size is None and settings.colour == "auto"
+    wanted = settings.in_memory == "no" and unchanged  # images are resized in memory
+    on_disk = bool(read) and (wanted or (large and settings.in_memory != "yes"))
+    with contextlib.ExitStack() as stack:
+
+        def file() -> IO[bytes] | None:
+            if not on_disk:
+                return None
+            cache_dir().mkdir(parents=True, exist_ok=True)
+            return stack.enter_context(tempfile.TemporaryFile(dir=cache_dir()))
+
+        arrays = {
+            split: part.read(bar, file()) if isinstance(part, Items) else part
+            for split, part in parts.items()
+        }
+        loaded = stored(arrays, settings, bar) if on_disk else None
+        dataset = loaded or dataset_from_arrays(arrays, settings, NAME, WHERE)
+    ignored = sorted(set().union(*(items.ignored for items in read)))
+    if ignored:
+        text = f"keys of its items that were ignored: {', '.join(map(printable, ignored))}"
+        dataset = dataclasses.replace(dataset, reading=(*dataset.reading, text))
+    return dataset
 
 
-def _pair(data: Any) -> tuple[Any, Any]:
-    """(images, labels or None) of one split."""
+def stored(
+    arrays: Mapping[str, tuple[Any, Any]], settings: SourceConfig, bar: ProgressBar
+) -> Dataset:
+    """The data set of arrays, in a cached file that the hash of their content names."""
+    digest = hashlib.sha256()
+    for split, parts in arrays.items():
+        for array in (to_numpy(part, WHERE, "data") for part in parts if part is not None):
+            digest.update(f"{split} {array.shape} {array.dtype.str}".encode())
+            step = max(1, 2**24 // max(1, array[:1].nbytes))
+            for start in range(0, len(array), step):
+                digest.update(np.ascontiguousarray(array[start : start + step]).data)
+    make = partial(write_arrays, arrays, NAME, WHERE)
+    store = open_store(cached_file(NAME, ["objects", digest.hexdigest()], make, bar), bar)
+    dataset = dataset_from_store(store, settings, NAME, Path(WHERE))
+    return dataclasses.replace(dataset, digest=None)  # that of the same images in memory
+
+
+def as_part(data: Any) -> tuple[Any, Any] | Items:
+    """The images, and labels or None, of one split; or its items, to be read. Raises UserError."""
     if isinstance(data, np.ndarray | Tensor):
         return data, None
-    if isinstance(data, tuple) and len(data) == 2:
-        return data
-    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
-        return _from_items(data)
-    raise UserError(
-        f"no images in an object of type {type(data).__name__}; give an array, a pair (images, labels) or a map-style "
-        "dataset"
-    )
-
-
-def _from_items(data: Any) -> tuple[np.ndarray, np.ndarray | None]:
-    items = [data[i] for i in range(len(data))]
-    require(len(items) >= 1, "the dataset is empty")
-    paired = isinstance(items[0], tuple | list)
-    images = [_item_image(item[0] if paired else item) for item in items]
-    shapes = {image.shape for image in images}
+    if isinstance(data, tuple):
+        require(
+            len(data) in (1, 2),
+            f"a tuple of {len(data)}; give (images, labels), a list of items, or a dict by train, validation and test",
+        )
+        images, labels = (*data, None)[:2]
+        require(
+            isinstance(images, np.ndarray | Tensor | list | tuple) or hasattr(images, "__array__"),
+            f"the images of the pair (images, labels) are of type {type(images).__name__}, not an array; for several "
+            "datasets, give a dict by train, validation and test",
+        )
+        return images, labels
     require(
-        len(shapes) == 1,
-        f"the dataset's images differ in shape ({', '.join(map(str, sorted(shapes)[:3]))} ...); resize them",
+        not isinstance(data, torch_data.IterableDataset),
+        f"{type(data).__name__} is an IterableDataset, whose items have no numbers; give a map-style dataset, or a "
+        "list of the items",
     )
-    labels = to_numpy([item[1] for item in items], "the dataset", "labels") if paired else None
-    return np.stack(images), labels
+    held = held_tensors(data)
+    if held is not None:
+        return held
+    if hasattr(data, "__len__") and hasattr(data, "__getitem__"):
+        return Items(data)
+    hint = "its dataset, or " if isinstance(data, torch_data.DataLoader) else ""
+    raise UserError(
+        f"no images in an object of type {type(data).__name__}; give {hint}an array, a pair (images, labels) or a "
+        "map-style dataset"
+    )
 
 
-def _item_image(image: Any) -> np.ndarray:
-    """A PIL image, array or tensor as an array."""
+def held_tensors(data: Any) -> tuple[Tensor, Tensor | None] | None:
+    """The images and labels of a dataset that has them as tensors, such as a TensorDataset, a Split or a subset of one,
+    as they are; None for other datasets."""
+    if isinstance(data, Split):
+        return data.images[:], data.labels
+    if type(data) is torch_data.TensorDataset and len(data.tensors) <= 2:
+        images, labels = (*data.tensors, None)[:2]
+        return (images, labels) if isinstance(images, Tensor) else None
+    if type(data) is torch_data.Subset:
+        rows = torch.as_tensor(data.indices).long()
+        if isinstance(data.dataset, Split):
+            return held_tensors(data.dataset.take(rows))
+        held = held_tensors(data.dataset)
+        if held is None:
+            return None
+        images, labels = held
+        return images[rows], None if labels is None else labels[rows]
+    if type(data) is torch_data.ConcatDataset:
+        parts = [held_tensors(part) for part in data.datasets]
+        held_parts = [part for part in parts if part is not None]
+        kinds = {(x.dtype, x.shape[1:], y is None) for x, y in held_parts}
+        if len(held_parts) < len(parts) or len(kinds) > 1:
+            return None
+        labelled = [y for _, y in held_parts if y is not None]
+        return torch.cat([x for x, _ in held_parts]), torch.cat(labelled) if labelled else None
+    return None
+
+
+class Items:
+    """The items of a map-style dataset: each an image (PIL, array or tensor), (image,), (image, label), or a dict with
+    one key of IMAGE_KEYS and at most one of LABEL_KEYS; others are `ignored`.
+
+    Raises UserError for an empty dataset, one without a length, and a first item that is none of these.
+    """
+
+    def __init__(self, data: Any) -> None:
+        self.data = data
+        try:
+            self.count = len(data)
+        except Exception as error:  # the user's code
+            raise UserError(
+                f"the dataset of type {type(data).__name__} has no length ({one_line(error)}); give a list of its items"
+            ) from None
+        require(self.count >= 1, "the dataset is empty")
+        self.ignored: set[str] = set()
+        self.first, self.label = self.item(0)
+
+    @property
+    def nbytes(self) -> int:
+        """The size of all images, if all are like the first."""
+        return self.first.nbytes * self.count
+
+    def read(self, bar: ProgressBar, file: IO[bytes] | None) -> tuple[np.ndarray, list[Any] | None]:
+        """All images (N, ...) and labels, read one by one; the images are in `file`, if given. Raises UserError for an
+        item that cannot be read, or differs from the first in shape or type, or in whether it has a label."""
+        shape, dtype, labels = self.first.shape, self.first.dtype, [self.label]
+        images = None if file else np.empty((self.count, *shape), dtype)
+        for i in bar.track(range(self.count), "reading the dataset"):
+            image, label = self.item(i) if i else (self.first, self.label)
+            require(
+                image.shape == shape and image.dtype == dtype,
+                f"items 0 and {i} of the dataset differ in shape or type: {shape}, {dtype} and {image.shape}, "
+                f"{image.dtype}; convert them to one",
+            )
+            require(
+                (label is None) == (self.label is None),
+                f"item {i} of the dataset has {'no' if label is None else 'a'} label, unlike item 0; give all a label, "
+                "or none",
+            )
+            if images is not None:
+                images[i] = image
+            elif file is not None:
+                file.write(image.tobytes())
+            if i:
+                labels.append(label)
+        if file is not None:
+            file.flush()
+            images = np.memmap(file, dtype, "c", shape=(self.count, *shape))
+        assert images is not None
+        return images, None if self.label is None else labels
+
+    def item(self, index: int) -> tuple[np.ndarray, Any]:
+        """The image and the label, or None, of one item. Raises UserError."""
+        try:
+            item = self.data[index]
+        except Exception as error:  # the user's code
+            raise UserError(
+                f"item {index} of the dataset cannot be read: {type(error).__name__}: {one_line(error)}"
+            ) from None
+        where, label = f"item {index} of the dataset", None
+        if isinstance(item, Mapping):
+            item, label = self.from_dict(item, where)
+        elif isinstance(item, tuple | list):
+            require(len(item) in (1, 2), f"{where} has {len(item)} parts; {ITEM_FORMS}")
+            item, label = (*item, None)[:2]
+        return as_image(item, where), plain(label)
+
+    def from_dict(self, item: Mapping[Any, Any], where: str) -> tuple[Any, Any]:
+        """The image and the label, or None, of an item by keys; other keys are ignored. Raises UserError."""
+        images, labels = (
+            [key for key in item if str(key).lower() in keys] for keys in (IMAGE_KEYS, LABEL_KEYS)
+        )
+        require(
+            len(images) == 1 and len(labels) <= 1,
+            f"{where} has the keys {', '.join(map(printable, item)) or '(none)'}; it must have one of "
+            f"{', '.join(IMAGE_KEYS)}, and may have one of {', '.join(LABEL_KEYS)}",
+        )
+        self.ignored |= {str(key) for key in item} - {str(key) for key in images + labels}
+        return item[images[0]], item[labels[0]] if labels else None
+
+
+def as_image(image: Any, where: str) -> np.ndarray:
+    """A PIL image, array or tensor as an array. Raises UserError for other objects."""
     if isinstance(image, Image.Image):
         return upright_array(image)
-    return to_numpy(image, "the dataset", "images")
+    array = to_numpy(image, where, "images") if hasattr(image, "__len__") else np.array(None)
+    require(
+        array.dtype.kind in "buif" and array.ndim in (2, 3),
+        f"{where}: no image in an object of type {type(image).__name__}"
+        + (f" and shape {array.shape}" if array.ndim else "")
+        + f"; {ITEM_FORMS}",
+    )
+    return array
+
+
+def plain(label: Any) -> Any:
+    """A label without its array or tensor, so that a list of many is quick to convert."""
+    if isinstance(label, Tensor | np.ndarray) and label.ndim == 0:
+        return label.item()
+    return label.detach().cpu().numpy() if isinstance(label, Tensor) else label
