@@ -88,7 +88,7 @@ def test_workers_of_a_data_loader_read_a_file_of_images(context):
 
 def test_an_open_file_of_images_is_opened_again_in_another_process():
     split = load((IMAGES, LABELS), in_memory="no").validation
-    copy = pickle.loads(pickle.dumps(split))
+    copy = pickle.loads(pickle.dumps(split))  # noqa: S301
     assert copy.images.file.descriptor != split.images.file.descriptor
     assert torch.equal(copy[:].images, split[:].images)
 

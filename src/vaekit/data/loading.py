@@ -23,10 +23,10 @@ from .sources import catalog
 from .sources.arrays import load_array_file, parse_array_names, split_chunks
 from .sources.files import TAR_EXTENSIONS, open_source
 from .sources.image_files import dataset_from_store, load_images
-from .sources.locations import locate
+from .sources.locations import find_subfolder, locate
 from .sources.named import READERS
 from .sources.objects import dataset_from_objects
-from .splits import complete_splits
+from .splits import complete_splits, take_subsets
 from .stored import open_store, write_store
 from .values import Facts
 
@@ -44,9 +44,10 @@ def load(
 
     A path: a folder of images at any depth, optionally in folders by split and class; a .zip or .tar.gz of one; a .npy
     or .npz file; a folder of four IDX files; a file written by `vaekit data prepare`. In memory: an array or tensor
-    (N, H, W), (N, H, W, C) or (N, C, H, W), a pair of one and labels, a dict of these by train, validation and test, or
-    a map-style dataset. `settings` are the fields of SourceConfig; `channels` is short for `channel_axis`. Class
-    folders are numbered in the order of `classes`, by default by name, or by value where all names are whole numbers.
+    (N, H, W), (N, H, W, C) or (N, C, H, W), a pair of one and labels, a map-style dataset of PyTorch, whose items are
+    images, pairs or dicts, or a dict of any of these by train, validation and test. `settings` are the fields of
+    SourceConfig; `channels` is short for `channel_axis`. Class folders are numbered in the order of `classes`, by default
+    by name, or by value where all names are whole numbers.
 
     A named data set's files are searched in `data_dir` or its subfolder of that name, else likewise in the folder that
     the environment variable VAEKIT_DATA names, else in vaekit's cache; missing files are downloaded.
@@ -63,8 +64,7 @@ def load(
         settings["range"] = ",".join(map(str, settings["range"]))
     if not isinstance(data, str | Path):
         config = with_changes(SourceConfig(), settings, "load_data()")
-        dataset = dataset_from_objects(data, config, bar)
-        return finished(dataset, config, bar)
+        return finished(dataset_from_objects(data, config, bar), config, bar)
     given = {"data": str(data), "data_dir": folder, **settings}
     config = with_changes(SourceConfig(), given, "load_data()")
     by_name = isinstance(data, str) or not data.exists()
@@ -72,18 +72,43 @@ def load(
     if named is None:
         path = find_path(str(data), data_dir)
         config = dataclasses.replace(config, data=str(path.resolve()), data_dir=None)
-        dataset = load_path(path.resolve(), config, bar, classes)
+        dataset = finished(load_path(path.resolve(), config, bar, classes), config, bar)
     else:
-        name, variant = named
-        dataset = READERS[name](locate(name, data_dir, bar), variant, config, bar)
-    return dataclasses.replace(finished(dataset, config, bar), source=config)
+        dataset = load_named(*named, config, data_dir, bar)
+    return dataclasses.replace(dataset, source=config)
 
 
-def finished(dataset: Dataset, config: SourceConfig, bar: ProgressBar) -> Dataset:
-    """The data set in the size, and in memory or on disk, as the settings have it; says how it was read."""
+def load_named(
+    name: str, variant: str, settings: SourceConfig, data_dir: str | Path | None, bar: ProgressBar
+) -> Dataset:
+    """Load a named data set; a variant that is a number is one of training images. Raises UserError."""
+    if variant.isdecimal():
+        count = settings.train_images
+        require(
+            count in (None, int(variant)),
+            f"--data {name}:{variant} and --train-images {count} are different numbers of images; give one of them",
+        )
+        settings, variant = dataclasses.replace(settings, train_images=int(variant)), ""
+    files = locate(name, data_dir, bar)
+    dataset = READERS[name](files, variant, settings, bar)
+    # The name wins over a folder of the same name.
+    folder = find_subfolder(Path(data_dir or "."), name)
+    if folder is not None and folder.resolve() != files.resolve():
+        other = printable(folder.name)
+        text = f"the data set {name}, not the folder {other} here; name that ./{other}"
+        dataset = dataclasses.replace(dataset, reading=(*dataset.reading, text))
+    return finished(dataset, settings, bar, ordered=not catalog.CATALOG[name].seeded)
+
+
+def finished(
+    dataset: Dataset, settings: SourceConfig, bar: ProgressBar, ordered: bool = False
+) -> Dataset:
+    """The data set with the number, size and place of its images that the settings want; says how it was read. Raises
+    UserError."""
     for sentence in dataset.reading:
         bar.log(sentence)
-    return stored_on_disk(resized(dataset, config), config, bar)
+    dataset = take_subsets(dataset, settings, ordered)
+    return stored_on_disk(resized(dataset, settings), settings, bar)
 
 
 def reload(

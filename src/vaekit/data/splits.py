@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import numpy as np
@@ -9,8 +10,8 @@ import torch
 from torch import Tensor
 
 from ..settings.data import SourceConfig
-from ..support.errors import require
-from .dataset import Split
+from ..support.errors import flag_name, printable, require
+from .dataset import Dataset, Split
 from .stored import SPLITS
 
 
@@ -78,6 +79,49 @@ def complete_splits(given: Mapping[str, Split], settings: SourceConfig, where: s
         given[name] if name in given and name != "train" else train.take(rows[i])
         for i, name in enumerate(SPLITS)
     ]
+
+
+def subset_order(labels: Tensor | None, count: int, seed: list[int]) -> Tensor:
+    """The rows 0 ... count - 1 in an order that follows from the seed, of which any number of first ones are a subset:
+    one image of each class, then each class in proportion to its size."""
+    generator = np.random.default_rng(seed)
+    classes = np.zeros(count, np.int64) if labels is None else labels.numpy()
+    order = np.lexsort((generator.random(count), classes))
+    _, starts, number, sizes = np.unique(
+        classes[order], return_index=True, return_inverse=True, return_counts=True
+    )
+    rank = np.arange(count) - starts[number]  # of each image among those of its class
+    position = (rank + generator.random(len(sizes))[number]) / sizes[number]
+    position[rank == 0] -= 1
+    return torch.from_numpy(order[np.argsort(position, kind="stable")])
+
+
+def take_subsets(dataset: Dataset, settings: SourceConfig, ordered: bool) -> Dataset:
+    """The data set with the numbers of training and validation images of the settings: the first ones if `ordered`,
+    else those that the seed chooses, in their order. Raises UserError where there are fewer."""
+    splits, digest = dict(dataset.splits), dataset.digest
+    for name in ("train", "validation"):
+        number, split = getattr(settings, f"{name}_images"), splits[name]
+        if number is None or number == len(split):
+            continue
+        flag, word = flag_name(f"{name}_images"), name.replace("train", "training")
+        require(
+            number < len(split),
+            f"{flag} is {number:,}, but {printable(dataset.name)} has {len(split):,} {word} images; give at most that",
+        )
+        rows = torch.arange(number)
+        if not ordered:
+            classes = 0 if split.labels is None else len(split.labels.unique())
+            require(
+                number >= classes or name != "train",
+                f"{flag} is {number:,}, but there are {classes:,} classes; give at least one image of each",
+            )
+            seed = [settings.split_seed, 3 + SPLITS.index(name)]
+            rows = subset_order(split.labels, len(split), seed)[:number].sort().values
+        splits[name] = split.take(rows)
+        if digest is not None:
+            digest = hashlib.sha256(f"{digest} {name} {rows.tolist()}".encode()).hexdigest()
+    return dataset.with_splits(splits.values(), digest=digest)
 
 
 def evenly_spaced(total: int, count: int) -> Tensor:

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from ..support.errors import flag_name, printable, require, require_seed
+from ..support.errors import flag_name, printable, require, require_count, require_seed
 
 Binarisation = Literal["auto", "dynamic", "threshold", "none"]
 MAX_CLASSES = 2**20
@@ -45,8 +45,8 @@ class LocationConfig:
     """Where the images are."""
 
     data: str = "mnist"
-    """A named data set (`vaekit data list`), or your own images: a folder, a .zip or .tar.gz of one, a .npy or .npz
-    file, or a file of `vaekit data prepare`."""
+    """A named data set (`vaekit data list`; mnist:1000 for 1,000 training images), or your own images: a folder, a .zip
+    or .tar.gz of one, a .npy or .npz file, or a file of `vaekit data prepare`."""
     data_dir: str | None = None
     """Folder with the named data set's files, or to download them to."""
 
@@ -89,6 +89,11 @@ class SourceConfig(PreprocessConfig, LocationConfig):
     """Fraction of all images held out for testing, if the source has no test images."""
     split_seed: int = 0
     """Random seed of the split."""
+    train_images: int | None = None
+    """Number of training images to use: the first of a named data set; of other images, each class in proportion,
+    chosen by --split-seed; default: all."""
+    validation_images: int | None = None
+    """Number of validation images to use, chosen likewise; default: all."""
     in_memory: Literal["auto", "yes", "no"] = "auto"
     """Hold pixels in memory, or read them from a file as needed; auto: in memory up to 2 GB."""
 
@@ -101,6 +106,9 @@ class SourceConfig(PreprocessConfig, LocationConfig):
                 f"{flag_name(name)} is {value}; it must be between 0 and 1, such as 0.1",
             )
         require_seed(self.split_seed, "split_seed")
+        for name in ("train_images", "validation_images"):
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name))
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -25,7 +25,8 @@ class RemoteFile:
 
 @dataclass(frozen=True)
 class CatalogEntry:
-    """A named data set. `alternatives` are groups of files, any of which can replace the downloaded files."""
+    """A named data set. `alternatives` are groups of files, any of which can replace the downloaded files; `seeded`
+    tells that its split follows from the setting split_seed."""
 
     summary: str
     shape: str
@@ -35,6 +36,7 @@ class CatalogEntry:
     files: tuple[RemoteFile, ...]
     alternatives: tuple[tuple[str, ...], ...] = ()
     variants: Mapping[str, str] = field(default_factory=dict)
+    seeded: bool = False
 
 
 def remote_files(
@@ -69,7 +71,6 @@ CATALOG: dict[str, CatalogEntry] = {
             },
         ),
         (IDX,),
-        {"1000": "1,000 / 10,000 / 10,000: only the first 1,000 training images"},
     ),
     "binarizedmnist": CatalogEntry(
         "MNIST with fixed binarisation (Larochelle and Murray 2011)", "28 x 28, 1 bit",
@@ -145,15 +146,18 @@ CATALOG: dict[str, CatalogEntry] = {
         ),
         (("101_ObjectCategories.tar.gz",), ("101_ObjectCategories",)),
         {"background": "with 467 background images as one more class"},
+        seeded=True,
     ),
     "digits": CatalogEntry(
         "handwritten digits of scikit-learn", "8 x 8 grey", "1,797 split by seed", 10, "licence as scikit-learn's", (),
+        seeded=True,
     ),
 }  # fmt: skip
 
 
 def parse_name(text: str) -> tuple[str, str] | None:
-    """Parse a name in CATALOG and its variant ("" for none); None if `text` is not such a name.
+    """Parse a name in CATALOG and its variant ("" for none, or a number of training images); None if `text` is not such
+    a name.
 
     Case, hyphens and underscores are ignored. Raises UserError for an unknown variant.
     """
@@ -162,10 +166,11 @@ def parse_name(text: str) -> tuple[str, str] | None:
     if key not in CATALOG:
         return None
     variants = CATALOG[key].variants
-    if variant and variant not in variants:
-        known = ", ".join(f"{key}:{v}" for v in variants) or "none"
+    if variant and variant not in variants and not variant.isdecimal():
+        known = ", ".join(f"{key}:{v}" for v in (*variants, 1000))
         raise UserError(
-            f"{key} has no variant {variant!r}{did_you_mean(variant, variants)} (variants: {known})"
+            f"{key} has no variant {variant!r}{did_you_mean(variant, variants)} (variants: {known}, the number of "
+            "training images)"
         )
     return key, variant
 

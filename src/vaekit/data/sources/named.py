@@ -77,10 +77,7 @@ def load_idx(folder: Path, name: str) -> Dataset:
 
 
 def mnist(folder: Path, variant: str, settings: SourceConfig, bar: ProgressBar) -> Dataset:
-    dataset = load_idx(folder, "mnist")
-    return (
-        dataclasses.replace(dataset, train=dataset.train[:1000]) if variant == "1000" else dataset
-    )
+    return load_idx(folder, "mnist")
 
 
 def fashionmnist(folder: Path, variant: str, settings: SourceConfig, bar: ProgressBar) -> Dataset:
