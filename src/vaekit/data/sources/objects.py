@@ -185,16 +185,16 @@ class Items:
         images = None if file else np.empty((self.count, *shape), dtype)
         for i in bar.track(range(self.count), "reading the dataset"):
             image, label = self.item(i) if i else (self.first, self.label)
-            require(
-                image.shape == shape and image.dtype == dtype,
-                f"items 0 and {i} of the dataset differ in shape or type: {shape}, {dtype} and {image.shape}, "
-                f"{image.dtype}; convert them to one",
-            )
-            require(
-                (label is None) == (self.label is None),
-                f"item {i} of the dataset has {'no' if label is None else 'a'} label, unlike item 0; give all a label, "
-                "or none",
-            )
+            if image.shape != shape or image.dtype != dtype:
+                raise UserError(
+                    f"items 0 and {i} of the dataset differ in shape or type: {shape}, {dtype} and {image.shape}, "
+                    f"{image.dtype}; convert them to one"
+                )
+            if (label is None) != (self.label is None):
+                raise UserError(
+                    f"item {i} of the dataset has {'no' if label is None else 'a'} label, unlike item 0; give all a "
+                    "label, or none"
+                )
             if images is not None:
                 images[i] = image
             elif file is not None:
@@ -242,12 +242,11 @@ def as_image(image: Any, where: str) -> np.ndarray:
     if isinstance(image, Image.Image):
         return upright_array(image)
     array = to_numpy(image, where, "images") if hasattr(image, "__len__") else np.array(None)
-    require(
-        array.dtype.kind in "buif" and array.ndim in (2, 3),
-        f"{where}: no image in an object of type {type(image).__name__}"
-        + (f" and shape {array.shape}" if array.ndim else "")
-        + f"; {ITEM_FORMS}",
-    )
+    if array.dtype.kind not in "buif" or array.ndim not in (2, 3):
+        shape = f" and shape {array.shape}" if array.ndim else ""
+        raise UserError(
+            f"{where}: no image in an object of type {type(image).__name__}{shape}; {ITEM_FORMS}"
+        )
     return array
 
 
