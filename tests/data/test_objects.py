@@ -1,6 +1,7 @@
 """Objects in memory as data sets and back: datasets of PyTorch in and out, items of any form, streaming into a file."""
 
 import dataclasses
+import io
 import pickle
 
 import numpy as np
@@ -19,6 +20,7 @@ from torch.utils.data import (
 
 from conftest import random_dataset
 from image_folders import all_images, load
+from made_files import png
 from vaekit import UserError, build, train
 from vaekit.data import eval_split
 from vaekit.data.sources import objects
@@ -154,7 +156,7 @@ LABELLED = {
 def test_labelled_items_of_any_form(form):
     data, expected = load(LABELLED[form]), load((IMAGES, LABELS))
     assert data.sha256() == expected.sha256()
-    assert data.reading == expected.reading
+    assert data.likelihood == "logistic"
 
 
 @pytest.mark.parametrize(
@@ -191,6 +193,9 @@ def test_other_keys_of_items_are_ignored_and_said():
     assert r"keys of its items that were ignored: fine_label, id\n" in data.reading
 
 
+PNG = png()
+
+
 class Stream(IterableDataset):
     def __iter__(self):
         yield from IMAGES
@@ -224,6 +229,7 @@ def but(index, item, usual=lambda i: (IMAGES[i], 1)):
         (Items(lambda i: "a.png"), "item 0 of the dataset: no image in an object of type str;"),
         (Items(lambda i: (1, IMAGES[i])), "item 0 of the dataset: no image in an object of type int"),
         (Items(lambda i: IMAGES), r"type ndarray and shape \(40, 3, 7, 6\)"),
+        (Items(lambda i: Image.open(io.BytesIO(PNG[:-25]))), "item 0 of the dataset: its image cannot be read: "),
         (Items(lambda i: {"picture": 1, "label": 2}), "item 0 of the dataset has the keys picture, label; it must"),
         (Items(lambda i: {"image": 1, "x": 2}), "has the keys image, x; it must have one of image"),
         (Items(lambda i: {"image": 1, "y": 2, "label": 2}), "has the keys image, y, label; it must"),
@@ -276,6 +282,8 @@ def test_items_read_into_a_file_are_those_of_memory():
     assert data.sha256() == expected.sha256()
     assert data.describe() == expected.describe()
     assert data.classes == ("7", "9", "20240101", "20240102")
+    with pytest.raises(UserError, match="they must be whole numbers"):
+        load(Items(lambda i: (IMAGES[i], f"c{i}")), in_memory="no")
     bits = load(Items(lambda i: IMAGES[i] > 99), in_memory="no")
     assert bits.likelihood == "bernoulli"
     assert bits.sha256() == load(IMAGES > 99).sha256()
@@ -348,3 +356,59 @@ def test_a_later_change_of_the_arrays_changes_nothing(form, kind):
 
 def test_the_number_of_images_is_kept():
     assert len(all_images(load([*IMAGES]))) == 40
+
+
+# One range of values and one order of axes for all items
+
+
+DEEP = RNG.integers(0, 4096, (40, 7, 6), dtype=np.uint16)
+
+
+@pytest.mark.parametrize("in_memory", ["yes", "no"])
+@pytest.mark.parametrize("form", ["PIL", "array", "TensorDataset", "float"])
+def test_items_of_more_than_8_bits_have_one_range(form, in_memory):
+    deep = DEEP.copy()
+    deep[3] //= 64  # a dark image stays dark
+    items = {
+        "PIL": Items(lambda i: Image.fromarray(deep[i])),
+        "array": Items(lambda i: deep[i]),
+        "TensorDataset": TensorDataset(torch.from_numpy(deep.astype(np.int32))),
+        "float": Items(lambda i: torch.from_numpy(deep[i].astype(np.float32))[None]),
+    }[form]
+    data = load({"train": items}, in_memory=in_memory, range=(0, 4095))
+    assert (data.value_range.low, data.value_range.high, data.value_range.levels) == (0, 4095, 4096)
+    assert data.likelihood == "gaussian"
+    found = sorted(torch.cat([s[:].images for s in data.splits.values()]).flatten(1).tolist())
+    expected = sorted(torch.from_numpy(deep.astype(np.float32) / 4095).flatten(1).tolist())
+    assert np.allclose(found, expected, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("make", "shape"),
+    [
+        (lambda i: Image.fromarray(IMAGES[i, :, :3, :3].transpose(1, 2, 0)), (3, 3, 3)),
+        (lambda i: IMAGES[i, 0, :1], (1, 1, 6)),
+        (lambda i: IMAGES[i, 0], (1, 7, 6)),
+    ],
+    ids=["PIL", "row", "grey"],
+)
+@pytest.mark.parametrize("channels", ["auto", "last"])
+def test_items_whose_axes_are_known_need_no_reading(make, shape, channels):
+    assert load(Items(make, 3), channels=channels).shape == shape
+
+
+def test_three_grey_items_are_not_the_channels_of_one_image():
+    data = load(TensorDataset(T_IMAGES[:3, 0]))
+    assert data.shape == (1, 7, 6)
+    assert len(all_images(data)) == 3
+
+
+def test_items_of_two_readings_are_refused_or_read_as_told():
+    items = Items(lambda i: IMAGES[i, :, :3, :3])
+    with pytest.raises(UserError, match=r"\(40, 3, 3, 3\) can be read as"):
+        load(items)
+    found = all_images(load(items, channels="last"))
+    expected = IMAGES[:, :, :3, :3].transpose(0, 3, 1, 2)
+    assert sorted(map(np.ndarray.tobytes, found)) == sorted(map(np.ndarray.tobytes, expected))
+    part = load({"train": T_IMAGES, "test": T_IMAGES}, channels="first").test
+    assert load(Subset(part, range(9))).shape == (3, 7, 6)  # a split's are known

@@ -24,7 +24,7 @@ BINARISATION_SEED = 777
 
 INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
-HASHED_ROWS = 1000
+HASHED_BYTES = 2**24  # at once
 
 Item = Tensor | tuple[Tensor, int]
 
@@ -263,8 +263,9 @@ class Dataset:
                 if array is None:
                     continue
                 digest.update(str((tuple(array.shape), array.dtype)).encode())
-                for start in range(0, len(array), HASHED_ROWS):  # those in a file are read in parts
-                    digest.update(array[start : start + HASHED_ROWS].contiguous().numpy().data)
+                step = max(1, HASHED_BYTES // max(1, array[:1].nbytes))
+                for start in range(0, len(array), step):  # images in a file are read in parts
+                    digest.update(array[start : start + step].contiguous().numpy().data)
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:

@@ -46,8 +46,8 @@ def load(
     or .npz file; a folder of four IDX files; a file written by `vaekit data prepare`. In memory: an array or tensor
     (N, H, W), (N, H, W, C) or (N, C, H, W), a pair of one and labels, a map-style dataset of PyTorch, whose items are
     images, pairs or dicts, or a dict of any of these by train, validation and test. `settings` are the fields of
-    SourceConfig; `channels` is short for `channel_axis`. Class folders are numbered in the order of `classes`, by default
-    by name, or by value where all names are whole numbers.
+    SourceConfig; `channels` is short for `channel_axis`. Class folders are numbered in the order of `classes`, by
+    default by name, or by value where all names are whole numbers.
 
     A named data set's files are searched in `data_dir` or its subfolder of that name, else likewise in the folder that
     the environment variable VAEKIT_DATA names, else in vaekit's cache; missing files are downloaded.

@@ -87,7 +87,7 @@ class ValueInspector:
     def facts(self, stored: str | None = None) -> Facts:
         """The facts, of values in the type `stored` or the smallest one. Raises UserError for values that float32
         cannot hold."""
-        dtype, low, high = self.dtype, self.low, self.high
+        dtype, low, high = self.dtype, float(self.low), float(self.high)
         bits = self.whole and low >= 0 and high <= 1
         # Numbers of 32 and 64 bits often are 8-bit values that a program has converted.
         eight_bits = (

@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import hashlib
+import math
 import tempfile
 from collections.abc import Mapping
-from functools import partial
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,12 +21,12 @@ from torch.utils import data as torch_data
 from ...settings.data import SourceConfig
 from ...support.console import ProgressBar
 from ...support.errors import UserError, one_line, printable, require
-from ..cache import cache_dir, cached_file
+from ..cache import cache_dir
 from ..dataset import Dataset, Split
 from ..formats.images import upright_array
-from ..stored import SPLITS, open_store
-from .arrays import dataset_from_arrays, to_numpy, write_arrays
-from .image_files import MAX_BYTES_IN_MEMORY, dataset_from_store
+from ..stored import CHUNK_BYTES, SPLITS
+from .arrays import as_array, dataset_from_arrays, dataset_on_disk, to_numpy
+from .image_files import MAX_BYTES_IN_MEMORY
 
 NAME, WHERE = "arrays", "the data"
 IMAGE_KEYS = ("image", "images", "pixel_values", "x", "img")
@@ -35,68 +36,80 @@ ITEM_FORMS = (
 )
 
 
+@dataclass(frozen=True)
+class Part:
+    """The images and labels, or None, of one split; `upright` tells that its images are (N, C, H, W) for sure."""
+
+    images: Any
+    labels: Any
+    upright: bool = False
+
+
 def dataset_from_objects(data: Any, settings: SourceConfig, bar: ProgressBar) -> Dataset:
-    """The data set of objects in memory: an array or tensor of images, a pair of images and labels, a dict of these by
-    split (train, validation, test), or a map-style dataset (see `Items`). Raises UserError.
+    """The data set of objects in memory: an array or tensor of images, a pair of images and labels, a map-style dataset
+    (see `Items`), or a dict of these by split (train, validation, test). Raises UserError.
 
     Map-style datasets too large for memory are read, one item at a time, into a file in the cache.
     """
-    if isinstance(data, Mapping):
-        require(
-            "train" in data and all(split in SPLITS for split in data),
-            f"the dict has the keys {', '.join(map(printable, data)) or '(none)'}; they must be train, and optionally "
-            "validation and test",
-        )
-        parts = {split: as_part(data[split]) for split in SPLITS if split in data}
-    else:
-        parts = {"train": as_part(data)}
-    read = [part for part in parts.values() if isinstance(part, Items)]
-    large = sum(items.nbytes for items in read) > MAX_BYTES_IN_MEMORY
+    given = data
+    if not isinstance(data, Mapping):
+        given = {"train": data}
+    require(
+        "train" in given and all(split in SPLITS for split in given),
+        f"the dict has the keys {', '.join(map(printable, given)) or '(none)'}; they must be train, and optionally "
+        "validation and test",
+    )
+    opened = {split: as_part(given[split]) for split in SPLITS if split in given}
+    items = [part for part in opened.values() if isinstance(part, Items)]
+    large = sum(part.nbytes for part in items) > MAX_BYTES_IN_MEMORY
     unchanged = settings.size is None and settings.colour == "auto"
     wanted = settings.in_memory == "no" and unchanged  # images are resized in memory
-    on_disk = bool(read) and (wanted or (large and settings.in_memory != "yes"))
+    on_disk = bool(items) and (wanted or (large and settings.in_memory != "yes"))
     with contextlib.ExitStack() as stack:
 
-        def file() -> IO[bytes] | None:
-            if not on_disk:
-                return None
+        def file() -> IO[bytes]:
             cache_dir().mkdir(parents=True, exist_ok=True)
             return stack.enter_context(tempfile.TemporaryFile(dir=cache_dir()))
 
-        arrays = {
-            split: part.read(bar, file()) if isinstance(part, Items) else part
-            for split, part in parts.items()
+        parts = {
+            split: part.read(bar, file() if on_disk else None) if isinstance(part, Items) else part
+            for split, part in opened.items()
         }
-        loaded = stored(arrays, settings, bar) if on_disk else None
-        dataset = loaded or dataset_from_arrays(arrays, settings, NAME, WHERE)
-    ignored = sorted(set().union(*(items.ignored for items in read)))
+        if all(part.upright for part in parts.values()):
+            settings = dataclasses.replace(settings, channel_axis="first")
+        arrays = {split: (part.images, part.labels) for split, part in parts.items()}
+        if on_disk:
+            key = ["objects", content_hash(arrays)]
+            dataset = dataset_on_disk(arrays, settings, Path(WHERE), key, bar)
+            # Without a digest, it has that of the same images in memory.
+            dataset = dataclasses.replace(dataset, name=NAME, digest=None)
+        else:
+            dataset = dataset_from_arrays(arrays, settings, NAME, WHERE)
+    ignored = sorted(set().union(*(part.ignored for part in items)))
     if ignored:
         text = f"keys of its items that were ignored: {', '.join(map(printable, ignored))}"
         dataset = dataclasses.replace(dataset, reading=(*dataset.reading, text))
     return dataset
 
 
-def stored(
-    arrays: Mapping[str, tuple[Any, Any]], settings: SourceConfig, bar: ProgressBar
-) -> Dataset:
-    """The data set of arrays, in a cached file that the hash of their content names."""
+def content_hash(arrays: Mapping[str, tuple[Any, Any]]) -> str:
+    """Hash of arrays (images, labels or None) by split, which are read in parts."""
     digest = hashlib.sha256()
-    for split, parts in arrays.items():
-        for array in (to_numpy(part, WHERE, "data") for part in parts if part is not None):
-            digest.update(f"{split} {array.shape} {array.dtype.str}".encode())
-            step = max(1, 2**24 // max(1, array[:1].nbytes))
-            for start in range(0, len(array), step):
-                digest.update(np.ascontiguousarray(array[start : start + step]).data)
-    make = partial(write_arrays, arrays, NAME, WHERE)
-    store = open_store(cached_file(NAME, ["objects", digest.hexdigest()], make, bar), bar)
-    dataset = dataset_from_store(store, settings, NAME, Path(WHERE))
-    return dataclasses.replace(dataset, digest=None)  # that of the same images in memory
+    for split, (images, labels) in arrays.items():
+        array = as_array(images, WHERE)
+        digest.update(f"{split} {tuple(array.shape)} {array.dtype.str}".encode())
+        step = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
+        for start in range(0, len(array), step):
+            digest.update(np.ascontiguousarray(array[start : start + step]).data)
+        if labels is not None:
+            digest.update(str(to_numpy(labels, WHERE, "labels").tolist()).encode())
+    return digest.hexdigest()
 
 
-def as_part(data: Any) -> tuple[Any, Any] | Items:
-    """The images, and labels or None, of one split; or its items, to be read. Raises UserError."""
+def as_part(data: Any) -> Part | Items:
+    """The images and labels of one split; or its items, to be read. Raises UserError."""
     if isinstance(data, np.ndarray | Tensor):
-        return data, None
+        return Part(data, None)
     if isinstance(data, tuple):
         require(
             len(data) in (1, 2),
@@ -108,7 +121,7 @@ def as_part(data: Any) -> tuple[Any, Any] | Items:
             f"the images of the pair (images, labels) are of type {type(images).__name__}, not an array; for several "
             "datasets, give a dict by train, validation and test",
         )
-        return images, labels
+        return Part(images, labels)
     require(
         not isinstance(data, torch_data.IterableDataset),
         f"{type(data).__name__} is an IterableDataset, whose items have no numbers; give a map-style dataset, or a "
@@ -126,14 +139,16 @@ def as_part(data: Any) -> tuple[Any, Any] | Items:
     )
 
 
-def held_tensors(data: Any) -> tuple[Tensor, Tensor | None] | None:
+def held_tensors(data: Any) -> Part | None:
     """The images and labels of a dataset that has them as tensors, such as a TensorDataset, a Split or a subset of one,
     as they are; None for other datasets."""
     if isinstance(data, Split):
-        return data.images[:], data.labels
+        return Part(data.images[:], data.labels, upright=True)
     if type(data) is torch_data.TensorDataset and len(data.tensors) <= 2:
-        images, labels = (*data.tensors, None)[:2]
-        return (images, labels) if isinstance(images, Tensor) else None
+        images, labels = data.tensors[0], data.tensors[1] if len(data.tensors) == 2 else None
+        if images.ndim == 3:  # grey, (N, H, W)
+            return Part(images[:, None], labels, upright=True)
+        return Part(images, labels)
     if type(data) is torch_data.Subset:
         rows = torch.as_tensor(data.indices).long()
         if isinstance(data.dataset, Split):
@@ -141,17 +156,40 @@ def held_tensors(data: Any) -> tuple[Tensor, Tensor | None] | None:
         held = held_tensors(data.dataset)
         if held is None:
             return None
-        images, labels = held
-        return images[rows], None if labels is None else labels[rows]
+        labels = None if held.labels is None else held.labels[rows]
+        return Part(held.images[rows], labels, held.upright)
     if type(data) is torch_data.ConcatDataset:
-        parts = [held_tensors(part) for part in data.datasets]
-        held_parts = [part for part in parts if part is not None]
-        kinds = {(x.dtype, x.shape[1:], y is None) for x, y in held_parts}
-        if len(held_parts) < len(parts) or len(kinds) > 1:
+        every = [held_tensors(part) for part in data.datasets]
+        parts = [part for part in every if part is not None]
+        kinds = {(p.images.dtype, p.images.shape[1:], p.labels is None, p.upright) for p in parts}
+        if len(parts) < len(every) or len(kinds) > 1:
             return None
-        labelled = [y for _, y in held_parts if y is not None]
-        return torch.cat([x for x, _ in held_parts]), torch.cat(labelled) if labelled else None
+        labelled = [part.labels for part in parts if part.labels is not None]
+        return Part(
+            torch.cat([part.images for part in parts]),
+            torch.cat(labelled) if labelled else None,
+            parts[0].upright,
+        )
     return None
+
+
+class ImagesInFile:
+    """Images (N, ...) of one shape and type in an open file; a slice reads some."""
+
+    def __init__(self, file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype) -> None:
+        self.file, self.shape, self.dtype = file, shape, dtype
+        self.ndim = len(shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: slice) -> np.ndarray:
+        start, stop, step = rows.indices(len(self))
+        assert step == 1
+        shape = (max(0, stop - start), *self.shape[1:])
+        self.file.seek(start * math.prod(self.shape[1:]) * self.dtype.itemsize)
+        content = self.file.read(math.prod(shape) * self.dtype.itemsize)
+        return np.frombuffer(content, self.dtype).reshape(shape)
 
 
 class Items:
@@ -171,6 +209,7 @@ class Items:
             ) from None
         require(self.count >= 1, "the dataset is empty")
         self.ignored: set[str] = set()
+        self.upright = True
         self.first, self.label = self.item(0)
 
     @property
@@ -178,11 +217,15 @@ class Items:
         """The size of all images, if all are like the first."""
         return self.first.nbytes * self.count
 
-    def read(self, bar: ProgressBar, file: IO[bytes] | None) -> tuple[np.ndarray, list[Any] | None]:
+    def read(self, bar: ProgressBar, file: IO[bytes] | None) -> Part:
         """All images (N, ...) and labels, read one by one; the images are in `file`, if given. Raises UserError for an
         item that cannot be read, or differs from the first in shape or type, or in whether it has a label."""
         shape, dtype, labels = self.first.shape, self.first.dtype, [self.label]
-        images = None if file else np.empty((self.count, *shape), dtype)
+        images: Any
+        if file is None:
+            images = np.empty((self.count, *shape), dtype)
+        else:
+            images = ImagesInFile(file, (self.count, *shape), dtype)
         for i in bar.track(range(self.count), "reading the dataset"):
             image, label = self.item(i) if i else (self.first, self.label)
             if image.shape != shape or image.dtype != dtype:
@@ -195,17 +238,13 @@ class Items:
                     f"item {i} of the dataset has {'no' if label is None else 'a'} label, unlike item 0; give all a "
                     "label, or none"
                 )
-            if images is not None:
+            if file is None:
                 images[i] = image
-            elif file is not None:
+            else:
                 file.write(image.tobytes())
             if i:
                 labels.append(label)
-        if file is not None:
-            file.flush()
-            images = np.memmap(file, dtype, "c", shape=(self.count, *shape))
-        assert images is not None
-        return images, None if self.label is None else labels
+        return Part(images, None if self.label is None else labels, self.upright)
 
     def item(self, index: int) -> tuple[np.ndarray, Any]:
         """The image and the label, or None, of one item. Raises UserError."""
@@ -221,7 +260,10 @@ class Items:
         elif isinstance(item, tuple | list):
             require(len(item) in (1, 2), f"{where} has {len(item)} parts; {ITEM_FORMS}")
             item, label = (*item, None)[:2]
-        return as_image(item, where), plain(label)
+        image = as_image(item, where)
+        # Of three axes of an array, the first or the last are the channels.
+        self.upright = self.upright and (image.ndim == 2 or isinstance(item, Image.Image))
+        return image[None] if image.ndim == 2 else image, plain(label)
 
     def from_dict(self, item: Mapping[Any, Any], where: str) -> tuple[Any, Any]:
         """The image and the label, or None, of an item by keys; other keys are ignored. Raises UserError."""
@@ -240,7 +282,10 @@ class Items:
 def as_image(image: Any, where: str) -> np.ndarray:
     """A PIL image, array or tensor as an array. Raises UserError for other objects."""
     if isinstance(image, Image.Image):
-        return upright_array(image)
+        try:
+            return upright_array(image)
+        except Exception as error:  # decoders raise anything on damaged files
+            raise UserError(f"{where}: its image cannot be read: {one_line(error)}") from None
     array = to_numpy(image, where, "images") if hasattr(image, "__len__") else np.array(None)
     if array.dtype.kind not in "buif" or array.ndim not in (2, 3):
         shape = f" and shape {array.shape}" if array.ndim else ""
