@@ -21,7 +21,7 @@ from torch.utils.data import (
 from conftest import random_dataset
 from image_folders import all_images, load
 from made_files import png
-from vaekit import UserError, build, train
+from vaekit import UserError
 from vaekit.data import eval_split
 from vaekit.data.sources import objects
 
@@ -310,16 +310,6 @@ def test_a_failure_while_items_are_read_leaves_no_file(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="items 0 and 39"):
         load(but(39, (FLOATS[0], 1)), in_memory="no")
     assert not [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
-
-
-def test_a_training_on_items_in_a_file_is_that_in_memory(tmp_path):
-    runs = []
-    for where in ("yes", "no"):
-        data = load(dict_items("image", "label"), in_memory=where)
-        model = build("vae", data, latent_dim=2, hidden_dim=8)
-        runs.append(train(model, data, out=tmp_path / where, epochs=1, progress=False))
-    first, second = ((run.path / "model.safetensors").read_bytes() for run in runs)
-    assert first == second
 
 
 # A later change of the user's arrays changes nothing
