@@ -92,7 +92,7 @@ def load_named(
     files = locate(name, data_dir, bar)
     dataset = READERS[name](files, variant, settings, bar)
     # The name wins over a folder of the same name.
-    folder = find_subfolder(Path(data_dir or "."), name)
+    folder = find_subfolder(Path(data_dir or ".").expanduser(), name)
     if folder is not None and folder.resolve() != files.resolve():
         other = printable(folder.name)
         text = f"the data set {name}, not the folder {other} here; name that ./{other}"

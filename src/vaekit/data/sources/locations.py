@@ -59,7 +59,7 @@ def find_local(name: str, data_dir: str | Path | None = None) -> Path | None:
 
 def find_subfolder(base: Path, name: str) -> Path | None:
     """The subfolder of `base` with a data set's name; case, hyphens and underscores are ignored."""
-    if not base.is_dir():
+    if not (base.is_dir() and os.access(base, os.R_OK)):
         return None
     matches = [path for path in sorted(base.iterdir()) if catalog.normalise_name(path.name) == name]
     return next((path for path in matches if path.is_dir()), None)
