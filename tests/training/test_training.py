@@ -18,6 +18,7 @@ from vaekit.likelihood.validation import validate
 from vaekit.model.mmd import squared_mmd
 from vaekit.model.objectives import elbo, infovae, iwae
 from vaekit.settings.training import TrainConfig
+from vaekit.support import distributed
 from vaekit.support.console import format_duration
 from vaekit.support.devices import seeded
 from vaekit.training.learner import Learner
@@ -600,3 +601,16 @@ def test_another_objective_is_trained_validated_and_recorded(tmp_path):
     assert run.config["objective"] == "iwae(k=3, gradient='plain')"
     last = run.metrics[-1]
     assert last["validation_objective"] > last["validation_elbo"]
+
+
+def test_each_process_has_noise_of_its_own(monkeypatch):
+    """On the CPU, whose generator takes only the lowest 32 bits of a seed; of nearby seeds too."""
+    data, noise = random_dataset(), []
+    learner = Learner(build("vae", data, latent_dim=2), TrainConfig(), CPU)
+    for rank in range(16):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        for seed in range(4):
+            learner.config = TrainConfig(seed=seed)
+            learner.start()
+            noise.append(tuple(torch.rand(4).tolist()))
+    assert len(set(noise)) == 64

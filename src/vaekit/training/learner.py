@@ -19,7 +19,8 @@ from ..support.devices import epoch_totals
 from ..support.errors import UserError, one_line, require
 from .step import make_optimizer
 
-SEED_STRIDE = 2**40  # from one process to the next
+# From one process to the next; torch's generator of the CPU takes only the lowest 32 bits of a seed.
+SEED_STRIDE = 0x9E3779B1
 DOES_NOT_FIT = "the state does not fit the training; restore it, or train again"
 # What an optimiser keeps for each parameter.
 ADAM = {"step", "exp_avg", "exp_avg_sq"}
