@@ -62,8 +62,9 @@ class VAETransformer(
     samples : importance samples per row for log p(x) (Burda et al. 2016, eq. 8).
     random_state : seed of the weights, the split and all noise.
 
-    Fitted: `model_` (a `vaekit.VAE`, in float64), `objective_curve_` (per epoch, nats), `n_iter_`,
-    `n_features_in_`, `data_min_`, `data_max_`. All methods raise ValueError for bad input.
+    Fitted: `model_` (a `vaekit.VAE`, in float64), `objective_curve_` (per epoch, nats; of augmented rows where
+    `training` has `augment`), `n_iter_`, `n_features_in_`, `data_min_`, `data_max_`. All methods raise ValueError for
+    bad input.
     """
 
     def __init__(

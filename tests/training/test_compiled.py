@@ -11,6 +11,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import vaekit.training.compiled
 from conftest import random_dataset
 from vaekit import UserError, build, load, train
+from vaekit.data.augment import augmentation_of
 from vaekit.model.build import objective_of
 from vaekit.model.objectives import elbo, iwae
 from vaekit.settings.catalog import MODELS
@@ -52,13 +53,20 @@ def trained(data, model, config, objective=None):
 
 @pytest.mark.parametrize("name", ["vae", pytest.param("hvampprior", marks=pytest.mark.long)])
 def test_100_compiled_steps_have_the_loss_of_eager_ones(name):
-    """To 1e-4, with a smaller last batch, dropout, running statistics, gradient clipping and a KL warm-up."""
+    """To 1e-4, with a smaller last batch, dropout, running statistics, gradient clipping, a KL warm-up and
+    augmentation."""
     data, results = grey(), []
     for choice in ("yes", "no"):
         settings = {} if "vamp" in name else {"normalisation": "batch"}
         model = build(name, data, dropout=0.1, **small(name), **settings)
         config = TrainConfig(
-            epochs=12, batch_size=7, kl_warmup=4.0, clip_gradient=5.0, ema=0.9, compile=choice
+            epochs=12,
+            batch_size=7,
+            kl_warmup=4.0,
+            clip_gradient=5.0,
+            ema=0.9,
+            compile=choice,
+            augment="hflip,shift=1",
         )
         assert config.steps(len(data.train)) * config.epochs >= 100
         results.append(trained(data, model, config))
@@ -77,6 +85,42 @@ def test_every_model_is_traced_as_one_graph():
         loss = loss_of(name, data)
         graph, _ = trace(loss, data.train[:8], 1.0)
         assert len(graph.graph.nodes) > 50, name
+
+
+EVERY_AUGMENTATION = (
+    "hflip,vflip,rotate90,shift=2,crop=2,brightness=0.2,contrast=0.2,saturation=0.2"
+)
+
+
+def augmented_loss(kind):
+    """The loss of a convvae with every augmentation, and its data."""
+    data = random_dataset((3, 8, 8), kind)
+    model = build("convvae", data, latent_dim=2, hidden_dim=8, channels=2).train()
+    return Loss(model, elbo(), augment=augmentation_of(EVERY_AUGMENTATION, data)), data
+
+
+@pytest.mark.parametrize("kind", ["grey", "float"])
+def test_a_traced_step_augments_as_the_eager_one(kind):
+    loss, data = augmented_loss(kind)
+    graph, inputs = trace(loss, data.train[:8], 1.0)
+    torch.manual_seed(5)
+    traced = graph(*inputs)[0]
+    torch.manual_seed(5)
+    assert torch.allclose(traced, loss.backward(data.train[:8], 1.0), rtol=1e-5)
+    assert not torch.allclose(traced, loss.backward(data.train[:8], 1.0), rtol=1e-5)  # drawn anew
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", ["grey", "float"])
+def test_every_augmentation_compiles(kind):
+    loss, data = augmented_loss(kind)
+    step = compile_step(loss, data.train[:8], 1.0)
+    assert step != loss.backward  # the gradients were compared
+    results = []
+    for each in (step, loss.backward):
+        torch.manual_seed(5)
+        results.append(each(data.train[:8], 1.0))
+    assert torch.allclose(*results, rtol=1e-4)
 
 
 @pytest.mark.long
@@ -171,6 +215,7 @@ def test_a_step_never_synchronises_and_makes_few_calls():
             data = dataclasses.replace(data, train=data.train[: steps * 2])
             model = build(name, data, **small(name))
             extras = {"kl_warmup": 0.5, "ema": 0.9, "clip_gradient": 1.0}
+            extras["augment"] = "hflip,vflip,shift=1,crop=1"
             config = TrainConfig(epochs=1, batch_size=2, compile="no", **extras)
             learner = Learner(model, config, CPU)
             loop = train_epochs(learner, data, objective_of(model.blueprint), "dynamic")

@@ -31,6 +31,8 @@ CASES = {
         {"channels": 4, "normalisation": "batch", "dropout": 0.2},
         {"ema": 0.9, "kl_warmup": 1.5, "clip_gradient": 5.0, "lr_warmup": 0.5, "skip_spikes": 1.2},
     ),
+    "augmented": ("convvae", {"channels": 4}, {"augment": "hflip,vflip,shift=2,crop=1"}),
+    "augmented gmvae": ("gmvae", {"clusters": 3, "start_epochs": 1}, {"augment": "shift=2"}),
     "rmsprop": ("vae", {}, {"optimizer": "rmsprop", "schedule": "constant"}),
     "adagrad": ("vae", {}, {"optimizer": "adagrad", "weight_decay": 1e-3}),
     "adamw": ("vae", {}, {"optimizer": "adamw", "weight_decay": 1e-2, "patience": 1}),

@@ -19,7 +19,7 @@ WeightsArgument = Annotated[str, tyro.conf.arg(metavar="best|last|EPOCH")]
 
 # Flags of the whole sweep, and flags whose value may contain commas.
 NOT_SWEPT = (
-    *("--out", "--name", "--init", "--preset", "--data-dir"),
+    *("--out", "--name", "--init", "--preset", "--data-dir", "--augment"),
     *("--split", "--metrics", "--nll-samples", "--limit"),
 )
 

@@ -55,6 +55,7 @@ CURVE_KEYS = (
     "kl",
     "validation_kl",
     "validation_objective",
+    "augmented",
 )
 
 

@@ -23,6 +23,12 @@ def values_by_epoch(metrics: Metrics, key: str) -> list[float]:
     return [np.nan if epoch.get(key) is None else epoch[key] for epoch in metrics]
 
 
+def training_label(metrics: Metrics) -> str:
+    """The label of the training values, which may be of augmented images."""
+    augmented = any(epoch.get("augmented") for epoch in metrics)
+    return "training (augmented)" if augmented else "training"
+
+
 def curves(metrics: Metrics, title: str = "") -> Figure:
     """Plot training and validation ELBO, log-likelihood and KL by epoch (the records of metrics.jsonl), and the parts
     of the KL, active units and KL per dimension where recorded; the objective alone where there is no ELBO."""
@@ -42,8 +48,8 @@ def curves(metrics: Metrics, title: str = "") -> Figure:
         axes = figure.add_subplot(grid[0, i * span : (i + 1) * span])
         marker = "." if len(epochs) < MAX_MARKED_EPOCHS else ""
         axes.plot(
-            epochs, values_by_epoch(metrics, train), color=BLUE, label="training", marker=marker
-        )
+            epochs, values_by_epoch(metrics, train), color=BLUE, label=training_label(metrics), marker=marker,
+        )  # fmt: skip
         axes.plot(
             epochs, values_by_epoch(metrics, validation), color=ORANGE, label="validation", marker=marker,
             linestyle="--",
@@ -130,8 +136,8 @@ def samples_seen(metrics: Metrics, images: int, title: str = "") -> Figure:
     axes = figure.subplots()
     seen = [epoch * images for epoch in values_by_epoch(metrics, "epoch")]
     axes.plot(
-        seen, values_by_epoch(metrics, "train_elbo"), color=BLUE, label="training", marker="."
-    )
+        seen, values_by_epoch(metrics, "train_elbo"), color=BLUE, label=training_label(metrics), marker="."
+    )  # fmt: skip
     axes.plot(
         seen, values_by_epoch(metrics, "validation_elbo"), color=ORANGE, label="validation", linestyle="--", marker="."
     )  # fmt: skip
@@ -162,6 +168,8 @@ def comparison(
         style: dict[str, Any] = {"color": colour, "label": escape_math(name) + seeds}
         if training:
             style["marker"] = ("", "s", "^")[cycle]  # groups of one colour
+            if any(epoch.get("augmented") for metrics, _ in runs for epoch in metrics):
+                style["label"] += ", training (augmented)"
             draw_mean(left, right, runs, "train_elbo", {**style, "linestyle": "-"})
             draw_mean(
                 left, right, runs, "validation_elbo", {**style, "linestyle": "--", "label": None}

@@ -67,7 +67,7 @@ OWN_FILES = ("config.json", "metrics.jsonl", "*.safetensors", "evaluation*.json"
 # Defaults, for older runs, of settings of the model and of the training that were added to format 2.
 ADDED_SETTINGS: dict[str, dict[str, Any]] = {
     "settings": {"mean": "linear"},
-    "training": {"state_every": 30.0, "skip_spikes": None, "allow_slow": False},
+    "training": {"state_every": 30.0, "skip_spikes": None, "allow_slow": False, "augment": None},
 }
 MAX_METRICS_BYTES = 2**28
 MAX_PIXELS = 2**26  # of an image, times channels

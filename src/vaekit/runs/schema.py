@@ -70,7 +70,10 @@ class DataSection(DataRecord):
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """A line of metrics.jsonl; null where a number is not finite or does not apply."""
+    """A line of metrics.jsonl; null where a number is not finite or does not apply.
+
+    `augmented`: whether the training values are of augmented images.
+    """
 
     epoch: int
     validation_elbo: float | None
@@ -96,6 +99,7 @@ class EpochRecord:
     components_told_apart: float | None = None
     components: int | None = None
     share_at_floor: float | None = None
+    augmented: bool = False
     warnings: tuple[str, ...] = ()
     recovered: tuple[dict[str, Any], ...] = ()
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from ..support.errors import flag_name, printable, require, require_count, require_seed
+from .augment import parse_augmentation
 from .model import ClusterConfig, ModelConfig
 
 Precision = Literal["float32", "bfloat16"]
@@ -22,6 +23,9 @@ class TrainConfig:
     """Number of epochs."""
     batch_size: int = 100
     """Batch size."""
+    augment: str | None = None
+    """Random changes of the training images at each step, such as hflip,shift=2: hflip, vflip, rotate90, shift=N and
+    crop=N (pixels), brightness=S, contrast=S, saturation=S (0 to 1)."""
     learning_rate: float = 1e-3
     """Peak learning rate."""
     optimizer: Literal["adam", "adamw", "adagrad", "rmsprop"] = "adam"
@@ -96,6 +100,8 @@ class TrainConfig:
             self.precision == "bfloat16" or not self.allow_slow,
             "--allow-slow has no effect without --precision bfloat16; leave it out",
         )
+        if self.augment is not None:
+            parse_augmentation(self.augment)
         require_seed(self.seed)
 
     def steps(self, images: int) -> int:
@@ -113,11 +119,13 @@ class TrainConfig:
         return max(self.kl_warmup or 0.0, self.lr_warmup)
 
     def resolve(self, model: ModelConfig) -> TrainConfig:
-        """The settings with the default KL warm-up of the model, if none is chosen."""
-        if self.kl_warmup is not None:
-            return self
-        clusters = isinstance(model, ClusterConfig)
-        return replace(self, kl_warmup=min(10.0, self.epochs / 2) if clusters else 0.0)
+        """The settings with the default KL warm-up of the model, if none is chosen, and the augmentation in the order
+        in which it is applied."""
+        augment = None if self.augment is None else str(parse_augmentation(self.augment))
+        kl_warmup = self.kl_warmup
+        if kl_warmup is None:
+            kl_warmup = min(10.0, self.epochs / 2) if isinstance(model, ClusterConfig) else 0.0
+        return replace(self, kl_warmup=kl_warmup, augment=augment)
 
 
 @dataclass(frozen=True)

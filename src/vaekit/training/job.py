@@ -33,7 +33,7 @@ from . import cluster_start
 from .checkpoint import Checkpointer, checkpointing
 from .learner import Learner, copy_into, require_same_shapes
 from .monitor import Monitor, check_monitor
-from .preflight import check_training, resolve_binarisation
+from .preflight import check_augmentation, check_training, resolve_binarisation
 from .progress import TrainingProgress
 from .recovery import train_with_recovery
 from .step import kl_warmup_weight
@@ -77,6 +77,7 @@ def train(
     config, monitor = resolve_settings(model, len(data.train), settings)
     requested = with_changes(DataConfig(), {"binarisation": binarisation}, "train()").binarisation
     resolved = resolve_binarisation(model.blueprint, data, requested)
+    check_augmentation(config.augment, data, resolved)
     objective = objective or objective_of(model.blueprint)
     check_training(model, objective, data, config, kl_warmup_weight(model, config, torch.zeros(())))
     if init is not None:
@@ -164,6 +165,7 @@ def resume(
         check_distributed(model, run.path)
         objective = objective or from_text(str(run.config.get("objective")))
         binarisation = resolve_binarisation(model.blueprint, data, run.data.binarisation)
+        check_augmentation(config.augment, data, binarisation)
         job = Job(
             run, model, data, config, check_monitor(run.monitor), objective, binarisation, device
         )
@@ -198,6 +200,11 @@ def run_job(
             f"{model.blueprint.model} on {data.name}, {model.blueprint.settings.likelihood} pixels, "
             f"binarisation {job.binarisation}, on {job.device}, in {run}"
         )
+        if config.augment is not None:
+            bar.log(
+                f"training images are augmented ({config.augment}), and training values are of augmented images; "
+                "validation images stay as they are"
+            )
         if job.binarisation == "dynamic" and not data.black_and_white:
             bar.log(
                 "note: grey pixels are binarised; build the model from the data set itself to keep them"
@@ -269,6 +276,8 @@ def train_and_monitor(
         recovered = [each for each in learner.position.recovered if each["epoch"] == epoch.epoch]
         if recovered:
             monitored = monitored | {"recovered": recovered}
+        if config.augment is not None:
+            monitored = monitored | {"augmented": True}
         run.append_metrics(dataclasses.asdict(epoch) | monitored)
         if finite:
             bar.on_epoch(epoch)

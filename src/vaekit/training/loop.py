@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..data import Dataset, eval_split
+from ..data.augment import augmentation_of
 from ..data.dataset import Batch, ResolvedBinarisation
 from ..data.prefetch import batches
 from ..likelihood.validation import validate
@@ -25,8 +26,8 @@ from .step import Loss, kl_warmup_weight, learning_rate, update_average
 class Epoch:
     """The metrics of one pass over the training images. ELBO and its terms in nats per image.
 
-    The training values are means over the epoch, while the weights changed; `kl` is the training KL. All but the
-    objectives are NaN (null in metrics.jsonl) where the posterior has no density.
+    The training values are means over the epoch, of augmented images if any, while the weights changed; `kl` is the
+    training KL. All but the objectives are NaN (null in metrics.jsonl) where the posterior has no density.
     `validation_objective`, the run's own objective without warm-up, selects the best weights.
     """
 
@@ -68,7 +69,8 @@ def train_epochs(
     validation = eval_split(data.validation.to(learner.device), binarisation)
     steps = config.steps(len(train))
     warmup = kl_warmup_weight(model, config, kl_weight)
-    loss = Loss(model.train(), objective, binarisation, config.precision)
+    augment = augmentation_of(config.augment, data)
+    loss = Loss(model.train(), objective, binarisation, config.precision, augment)
     backward: Callable[[Batch, Weight], Tensor] = loss.backward
     if config.compiles(len(train)) and at.compiled is not False:
         first = train[distributed.local_rows(torch.arange(min(config.batch_size, len(train))))]

@@ -11,6 +11,7 @@ from ..model.distributions import GaussianMixture
 from ..model.graph import VAE
 from ..model.objectives import Objective, Weight, infovae
 from ..model.priors import VampPrior
+from ..settings.augment import COLOURS, PIXELS, parse_augmentation
 from ..settings.data import Binarisation
 from ..settings.model import DISCRETE, Blueprint
 from ..settings.training import Precision, TrainConfig
@@ -75,6 +76,34 @@ def check_labels(blueprint: Blueprint, data: Dataset) -> None:
             bool(((labels >= 0) & (labels < blueprint.classes)).all()),
             f"data set {data.name!r}, {name}: a label is not one of the model's {blueprint.classes} classes",
         )
+
+
+def check_augmentation(text: str | None, data: Dataset, binarisation: ResolvedBinarisation) -> None:
+    """Raises UserError where the images of a data set cannot be augmented so."""
+    if text is None:
+        return
+    chosen, (channels, height, width) = parse_augmentation(text), data.shape
+    require(
+        height == width or not chosen.rotate90,
+        f"--augment rotate90 needs square images, and these are {height} x {width}; leave it out, or choose a --size "
+        "of equal height and width",
+    )
+    for name in PIXELS:
+        value, most = getattr(chosen, name), min(height, width) - 1
+        require(
+            value <= most,
+            f"--augment {name}={value} is more than images of {height} x {width} pixels allow, {most}",
+        )
+    require(
+        channels == 3 or not chosen.saturation,
+        f"--augment saturation needs colour images of 3 channels, and these have {channels}; leave it out",
+    )
+    colours = [name for name in COLOURS if getattr(chosen, name)]
+    require(
+        binarisation == "none" or not colours,
+        f"--augment {', '.join(colours)} would add noise to pixels that are binarised; leave it out, or choose "
+        "--binarisation none",
+    )
 
 
 def check_precision(

@@ -35,6 +35,7 @@ class TrainingProgress:
 
     def __init__(self, config: TrainConfig, images: int, enabled: bool) -> None:
         self.epochs = config.epochs
+        self.train = "train" if config.augment is None else "train (augmented)"
         output = ProgressBar(enabled)
         self.console, self.live, self.log = output.console, output.live, output.log
         columns: list[rich.progress.ProgressColumn] = [TimeLeftColumn()]
@@ -75,12 +76,12 @@ class TrainingProgress:
         line = f"epoch {epoch.epoch}/{self.epochs}  {epoch.images_per_second:,.0f} images/s  "
         if math.isnan(epoch.validation_kl):  # a deterministic posterior has no ELBO
             line += (
-                f"objective train {epoch.train_objective:.{digits}f} "
+                f"objective {self.train} {epoch.train_objective:.{digits}f} "
                 f"valid {epoch.validation_objective:.{digits}f}"
             )
         else:
             line += (
-                f"ELBO train {epoch.train_elbo:.{digits}f} valid {epoch.validation_elbo:.{digits}f} "
+                f"ELBO {self.train} {epoch.train_elbo:.{digits}f} valid {epoch.validation_elbo:.{digits}f} "
                 f"KL {epoch.validation_kl:.{digits}f}"
             )
         if self.live:

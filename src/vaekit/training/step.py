@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,8 +20,8 @@ from ..support.errors import require
 class Loss(nn.Module):
     """A model with its objective: forward returns the loss of a batch and its means (objective, log-likelihood, KL).
 
-    `binarisation` is applied to the images first. Only the networks run in bfloat16; their outputs are converted to
-    float32 before any density is computed (see distributions.Conditional).
+    `augment`, then `binarisation` are applied to the images first. Only the networks run in bfloat16; their outputs are
+    converted to float32 before any density is computed (see distributions.Conditional).
     """
 
     def __init__(
@@ -29,8 +30,10 @@ class Loss(nn.Module):
         objective: Objective,
         binarisation: ResolvedBinarisation = "none",
         precision: Precision = "float32",
+        augment: Callable[[Tensor], Tensor] = lambda images: images,
     ) -> None:
         super().__init__()
+        self.augment = augment
         self.model = model
         self.objective = objective
         self.binarisation: ResolvedBinarisation = binarisation
@@ -39,7 +42,7 @@ class Loss(nn.Module):
     def forward(
         self, images: Tensor, y: Tensor | None = None, warmup: Weight = 1.0
     ) -> tuple[Tensor, Tensor]:
-        x = pixels(images, self.binarisation)
+        x = pixels(self.augment(images), self.binarisation)
         bfloat16 = self.precision == "bfloat16"
         with torch.autocast(images.device.type, torch.bfloat16, enabled=bfloat16):
             inference = self.model(x, y, samples=self.objective.samples)

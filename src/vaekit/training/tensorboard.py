@@ -59,7 +59,7 @@ class TensorBoardLogger:
 
     def __init__(self, run: Run, model: VAE, examples: Batch, epochs: int) -> None:
         """`epochs`: finished epochs of a resumed training; entries of later ones are hidden."""
-        self.examples = examples
+        self.examples, self.augmented = examples, run.training.augment is not None
         purge = epochs + 1 if epochs else None
         self.writer = writer_class()(str(run.inside("tensorboard")), purge_step=purge)
         self.writer.add_text("config", f"```\n{(run.path / 'config.json').read_text()}\n```")
@@ -82,7 +82,8 @@ class TensorBoardLogger:
         for key, tag in SCALARS.items():
             value = values.get(key)
             if value is not None and math.isfinite(value):
-                writer.add_scalar(tag, value, step)
+                augmented = self.augmented and tag.endswith("/train")
+                writer.add_scalar(f"{tag}, augmented" if augmented else tag, value, step)
         if latent_use is None:
             return
         for name, kl in (latent_use.kl_per_dimension or {}).items():
