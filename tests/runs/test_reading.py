@@ -262,7 +262,7 @@ def test_the_schema_has_everything_that_is_written():
         return {f.name for f in dataclasses.fields(kind)}
 
     keys = {KEYS.get(name, name) for name in names(LatentUse)}
-    assert names(Epoch) | keys | {"warnings", "recovered"} == names(EpochRecord)
+    assert names(Epoch) | keys | {"warnings", "recovered", "augmented"} == names(EpochRecord)
     assert names(Position) == names(StateRecord)
     assert {metric.key for metric in METRICS} <= names(EvaluationFile)
     others = ("error_key", "bias_key")

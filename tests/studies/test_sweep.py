@@ -52,6 +52,7 @@ def test_every_combination_once():
     ]
     assert found[1][1] == ["sweep", "vae", "--seed=1", "--latent-dim", "5", "--name", "a,b"]
     assert len(list(expand_grid(["sweep", "vae", "--seed", "1,1, 2,"]))) == 2
+    assert len(list(expand_grid(["sweep", "vae", "--augment", "hflip,shift=2"]))) == 1
     with pytest.raises(UserError, match="seed , has no value"):
         list(expand_grid(["sweep", "vae", "--seed", ","]))
     with pytest.raises(UserError, match="seed is given twice"):
