@@ -17,9 +17,9 @@ from vaekit.inference.tables import (
     flatten_columns,
     join_columns,
     read_table,
-    write_images,
     write_table,
 )
+from vaekit.inference.writing import write_images
 
 
 def fit(out, model="vae", data=None, **settings):

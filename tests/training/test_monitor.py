@@ -90,7 +90,7 @@ def test_pictures_while_training_are_of_validation_images(tmp_path, monkeypatch)
     from vaekit.training import monitor
 
     drawn = []
-    monkeypatch.setattr(monitor, "draw_epoch", lambda run, model, x, epoch: drawn.append(x))
+    monkeypatch.setattr(monitor, "draw_epoch", lambda run, model, x, bands, epoch: drawn.append(x))
     data = random_dataset()
     fit(tmp_path / "run", data=data, pictures_every=1, epochs=1)
     images = eval_split(data.validation, "dynamic")[:].images

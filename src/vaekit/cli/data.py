@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
+from ..settings.analysis import parse_bands
 from ..settings.data import PreprocessConfig
 from .words import print_text
 
@@ -56,6 +57,7 @@ def show(
     form: PreprocessConfig = FORM,
     split: Literal["train", "validation", "test"] = "train",
     count: int = 60,
+    bands: str | None = None,
     data_dir: str | None = None,
     out: str | None = None,
 ) -> None:
@@ -69,20 +71,26 @@ def show(
         data: Name of a data set, or a path.
         split: Split to show images of.
         count: Number of images to show.
+        bands: Bands (channels) to show as red, green and blue, as 3,2,1; one is grey, two are magenta and green; by
+            default, of more than 3 the principal components.
         data_dir: Folder with the named data set's files.
         out: Picture to write, PNG, PDF or SVG; <data>-images.png by default.
     """
     from ..data import load, summary
-    from ..pictures import contact_sheet, save
+    from ..inference.picture_data import training_examples
+    from ..pictures import choose_bands, contact_sheet, save
     from ..support.console import PlainConsole
     from .images import check_picture
 
     check_picture(out)
+    chosen = parse_bands(bands)
     dataset = load(data, data_dir, **asdict(form))
+    # Fitted to the same images as those of a run.
+    shown = choose_bands(training_examples(dataset.train, "none").images, chosen)
     PlainConsole().print(summary.as_table(dataset))
     images, names = summary.sample_images(dataset, split, count)
     path = Path(out) if out else Path(f"{summary.file_name(dataset)}-images.png")
-    print_text(save(contact_sheet(images, names), path))
+    print_text(save(contact_sheet(images, names, bands=shown), path))
 
 
 def prepare(

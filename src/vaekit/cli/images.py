@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
+from ..settings.analysis import parse_bands
 from ..support.errors import UserError, require
 from .words import RunArgument, WeightsArgument, print_text
 
@@ -30,6 +31,7 @@ def generate(
     temperature: float = 1.0,
     seed: int = 0,
     latent: str | None = None,
+    bands: str | None = None,
     weights: WeightsArgument = "best",
     data_dir: str | None = None,
     out: str | None = None,
@@ -54,6 +56,8 @@ def generate(
         temperature: Below 1, closer to the prior's mean: cleaner and less varied.
         seed: Seed of the samples.
         latent: One latent point to decode, numbers separated by commas.
+        bands: Bands (channels) to show as red, green and blue, as 3,2,1; one is grey, two are magenta and green; by
+            default, of more than 3 the principal components.
         weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
         data_dir: Folder with the data set's files, where images are completed.
         out: Picture to write, PNG, PDF or SVG; in RUN/pictures by default, named by these settings.
@@ -61,12 +65,14 @@ def generate(
     """
     from .. import pictures
     from ..inference import generation
+    from ..inference.picture_data import run_bands
     from ..runs.directory import Run
     from ..runs.load import load
     from ..support.console import ProgressBar
 
     place, bar = Run(run, weights), ProgressBar(True)
     check_picture(out)
+    parse_bands(bands)
     model = load(place)
     columns, names = 0, list[str]()
     in_row = 10 if count is None else count
@@ -91,8 +97,10 @@ def generate(
         images = generation.generate(
             model, 64 if count is None else count, temperature, seed, number, cluster
         )
-    figure = pictures.image_grid(images, columns or max(1, round(len(images) ** 0.5)), names)
-    chosen = {"count": count, "label": label, "cluster": cluster, "latent": latent}
+    columns = columns or max(1, round(len(images) ** 0.5))
+    shown = run_bands(place, bands, images)
+    figure = pictures.image_grid(images, columns, names, bands=shown)
+    chosen = {"count": count, "label": label, "cluster": cluster, "latent": latent, "bands": bands}
     chosen["temperature"] = None if temperature == 1 else f"{temperature:g}"
     chosen["seed"] = seed if latent is None else None
     save_picture(figure, place, out, overwrite, "generated", chosen)
@@ -132,6 +140,7 @@ def reconstruct(
     count: int | None = None,
     label: str | None = None,
     analogies: bool = False,
+    bands: str | None = None,
     weights: WeightsArgument = "best",
     data_dir: str | None = None,
     out: str | None = None,
@@ -155,6 +164,8 @@ def reconstruct(
         label: Class of your own images, by name or number; by default that of their folders (only for models
             conditional on labels).
         analogies: Decode with every label instead.
+        bands: Bands (channels) to show as red, green and blue, as 3,2,1; one is grey, two are magenta and green; by
+            default, of more than 3 the principal components.
         weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
         data_dir: Folder that holds the data set's files.
         out: Picture to write, PNG, PDF or SVG; in RUN/pictures by default, named by the images.
@@ -162,30 +173,33 @@ def reconstruct(
     """
     from .. import pictures
     from ..inference import generation
+    from ..inference.picture_data import run_bands
     from ..runs.directory import Run
     from ..runs.load import load
     from ..support.console import ProgressBar
 
     place, bar = Run(run, weights), ProgressBar(True)
     check_picture(out)
+    parse_bands(bands)
     model = load(place)
     if label is not None and not images:
         raise UserError(
             "--label is only for your own image files; images of the data set have labels"
         )
     given = generation.load_inputs(place, images, split, count, data_dir, bar, label)
+    shown = run_bands(place, bands, given.images)
     if analogies:
         rows = generation.analogies(model, given.images, given.labels)
         columns = ["image", *place.class_names[: model.blueprint.classes]]
-        figure = pictures.image_grid(rows, len(columns), column_names=columns)
+        figure = pictures.image_grid(rows, len(columns), column_names=columns, bands=shown)
     else:
         found = generation.reconstruct(model, given.images, given.labels)
-        figure = pictures.pairs(given.images, found)
+        figure = pictures.pairs(given.images, found, bands=shown)
     verb, source = "analogies" if analogies else "reconstructed", str(split)
     if images:
         more = f"-and-{len(images) - 1}" if len(images) > 1 else ""
         source = (images[0].stem or "images") + more
-    chosen = {"count": count, "label": label}
+    chosen = {"count": count, "label": label, "bands": bands}
     save_picture(figure, place, out, overwrite, f"{verb}-{source}", chosen)
 
 
@@ -248,36 +262,53 @@ def decode(
     out: str | None = None,
     column: Literal["mean", "sample"] = "mean",
     label: str | None = None,
+    dtype: Literal["uint8", "uint16", "int16", "int32", "float32"] | None = None,
+    bands: str | None = None,
     weights: WeightsArgument = "best",
 ) -> None:
     """Decode latents from a file: a table of `vaekit encode`, or one of your own with columns z_0, z_1, ...
+
+    Arrays and image files are in the units of the run's data, which `vaekit encode` reads again.
 
     For example:
       vaekit decode runs/vae-mnist-1 codes.csv --out images/
       vaekit decode runs/vae-mnist-1 codes.npz --column sample --out images.npz
       vaekit decode runs/cvae-mnist-1 mine.csv --label 3 --out grid.png
+      vaekit decode runs/vae-cells-1 codes.npz --dtype uint16 --out images/
 
     Args:
         run: Run directory.
         file: Latents: .npz, .csv or .parquet.
-        out: Folder for one PNG per image; or a .npz file with `images` (N, C, H, W) in [0, 1]; or a grid of all, .png,
-            .pdf or .svg; or an animated .gif.
+        out: Folder for a file per image, PNG or TIFF; or a .npz (`images`) or .npy file, (N, C, H, W); or a .tif file
+            with a page per image; or a grid of all, .png, .pdf or .svg; or an animated .gif.
         column: Columns to decode, where the file has both.
         label: Class to decode with, by name or number, where the model is conditional on labels, instead of the
             column label.
+        dtype: Type of the written values; by default that of the data for image files, float32 for arrays (in [0, 1]
+            for 8-bit data).
+        bands: Bands (channels) to show as red, green and blue, as 3,2,1; one is grey, two are magenta and green; by
+            default, of more than 3 the principal components.
         weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
     """
     from ..inference.encoding import decode as decoded
-    from ..inference.tables import check_images_output, read_table, write_images
+    from ..inference.picture_data import run_bands
+    from ..inference.tables import read_table
+    from ..inference.writing import check_images_output, describe, write_images
     from ..runs.directory import Run
 
     if out is None:
         raise UserError(
             "`vaekit decode` lacks --out: a folder, or a file such as images.npz or grid.png"
         )
-    check_images_output(Path(out))
-    images = decoded(Run(run, weights), read_table(file), column, label)
-    print_text(write_images(images, Path(out)))
+    place, path = Run(run, weights), Path(out)
+    parse_bands(bands)
+    value_range, channels = place.data.value_range, place.blueprint.shape[0]
+    check_images_output(path, value_range, dtype, channels, bands is not None)
+    images = decoded(place, read_table(file), column, label)
+    shown = run_bands(place, bands, images)
+    print_text(
+        f"{write_images(images, path, value_range, dtype, shown)}: {describe(path, value_range, dtype)}"
+    )
 
 
 def export(

@@ -229,6 +229,7 @@ def explore(
     runs: RunsArgument,
     port: int = 0,
     browser: bool = True,
+    bands: str | None = None,
     weights: WeightsArgument = "best",
     data_dir: str | None = None,
 ) -> None:
@@ -244,6 +245,8 @@ def explore(
         runs: Run directories.
         port: Port to serve on; 0 is a free one.
         browser: Open the page in the browser.
+        bands: Bands (channels) to show as red, green and blue, as 3,2,1; one is grey, two are magenta and green; by
+            default, of more than 3 the principal components.
         weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
         data_dir: Folder that holds the data set's files.
     """
@@ -253,7 +256,7 @@ def explore(
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install 'vaekit[explore]'") from None
     chosen = [Run(run, weights) for run in runs]
-    serve(chosen, port, browser, data_dir, print_text)
+    serve(chosen, port, browser, data_dir, print_text, bands)
 
 
 VERBS: dict[str, Callable[..., None]] = {

@@ -204,12 +204,16 @@ def curves(session: Session) -> list[dict[str, Any]]:
 @router.get("/runs/{run}/test/{position}")
 def test_image(session: Session, position: Annotated[int, Field(ge=0, le=2**40)]) -> dict[str, Any]:
     images, description = session.test_image(position)
-    return {**description, **encode_pixels(images), "latents": as_lists(session.codes(position))}
+    return {
+        **description,
+        **encode_pixels(session, images),
+        "latents": as_lists(session.codes(position)),
+    }
 
 
 @router.post("/runs/{run}/decode")
 def decode(session: Session, body: LatentsBody) -> dict[str, Any]:
-    return encode_pixels(session.decode(session.to_tensors(body.latents), body.label))
+    return encode_pixels(session, session.decode(session.to_tensors(body.latents), body.label))
 
 
 @router.post("/runs/{run}/move")
@@ -232,7 +236,7 @@ def locate(session: Session, body: LocateBody) -> dict[str, Any]:
 @router.post("/runs/{run}/nearest")
 def nearest(session: Session, body: LatentsBody) -> dict[str, Any]:
     images, neighbours = session.nearest(single_point(session.to_tensors(body.latents)))
-    return {"neighbours": neighbours, **encode_pixels(images)}
+    return {"neighbours": neighbours, **encode_pixels(session, images)}
 
 
 @router.post("/runs/{run}/sample")
@@ -253,7 +257,7 @@ def analogies(session: Session, body: LatentsBody) -> dict[str, Any]:
     require(session.context.condition == "label", "the model is not conditional on labels")
     latents = single_point(session.to_tensors(body.latents))
     classes = range(session.model.blueprint.classes)
-    return encode_pixels(torch.cat([session.decode(latents, label) for label in classes]))
+    return encode_pixels(session, torch.cat([session.decode(latents, label) for label in classes]))
 
 
 @router.post("/runs/{run}/encode")
@@ -267,8 +271,8 @@ def encode(session: Session, body: ImageBody) -> dict[str, Any]:
     return {
         **result,
         "latents": as_lists(result["latents"]),
-        "input": encode_pixels(result["input"])["pixels"],
-        "reconstruction": encode_pixels(result["reconstruction"])["pixels"],
+        "input": encode_pixels(session, result["input"])["pixels"],
+        "reconstruction": encode_pixels(session, result["reconstruction"])["pixels"],
     }
 
 
@@ -280,7 +284,7 @@ def save(session: Session, body: SaveBody) -> dict[str, str]:
 def decoded(
     session: ExplorerSession, latents: dict[str, Tensor], label: int | None
 ) -> dict[str, Any]:
-    return {"latents": as_lists(latents), **encode_pixels(session.decode(latents, label))}
+    return {"latents": as_lists(latents), **encode_pixels(session, session.decode(latents, label))}
 
 
 def single_point(latents: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -292,9 +296,9 @@ def as_lists(latents: dict[str, Tensor]) -> dict[str, Any]:
     return {name: [[round(v, 5) for v in row] for row in z.tolist()] for name, z in latents.items()}
 
 
-def encode_pixels(images: Tensor) -> dict[str, Any]:
-    """Images (N, C, H, W) in [0, 1] as 8-bit levels in base64."""
-    levels = (images.clamp(0, 1).nan_to_num(0) * 255).round().to(torch.uint8)
+def encode_pixels(session: ExplorerSession, images: Tensor) -> dict[str, Any]:
+    """Images (N, C, H, W) in [0, 1] as they are shown, grey or colour: 8-bit levels in base64."""
+    levels = (session.context.bands(images).clamp(0, 1).nan_to_num(0) * 255).round().to(torch.uint8)
     return {
         "count": len(images),
         "pixels": base64.b64encode(levels.contiguous().numpy().tobytes()).decode(),
@@ -338,14 +342,17 @@ def end_process(signal_number: int, sessions: Sequence[ExplorerSession]) -> NoRe
 
 
 def open_sessions(
-    runs: Sequence[Run | str | Path], data_dir: str | Path | None, log: Callable[[str], None]
+    runs: Sequence[Run | str | Path],
+    data_dir: str | Path | None,
+    log: Callable[[str], None],
+    bands: str | None = None,
 ) -> list[ExplorerSession]:
     """The sessions of the runs that can be read; a line is logged for each other. Raises UserError if there is none."""
     sessions: list[ExplorerSession] = []
     problems: list[str] = []
     for run in runs:
         try:
-            session = ExplorerSession(run, data_dir)
+            session = ExplorerSession(run, data_dir, bands)
             session.describe()
             sessions.append(session)
         except (UserError, OSError) as error:
@@ -362,8 +369,10 @@ def explore(
     browser: bool = True,
     data_dir: str | Path | None = None,
     log: Callable[[str], None] = print,
+    bands: str | None = None,
 ) -> None:
-    """Serve the page for some runs on 127.0.0.1 until interrupted; `port` 0 picks a free one.
+    """Serve the page for some runs on 127.0.0.1 until interrupted; `port` 0 picks a free one. `bands` are those of
+    PlotConfig.
 
     Ctrl-C ends the process. Raises UserError.
     """
@@ -379,7 +388,7 @@ def explore(
                 f"--port {port} is not available ({error}); leave it out to use a free port"
             ) from None
         try:
-            sessions += open_sessions(runs, data_dir, log)
+            sessions += open_sessions(runs, data_dir, log, bands)
             serve(make_app(sessions), listener, browser, log)
         except KeyboardInterrupt:
             end_process(signal.SIGINT, sessions)

@@ -31,14 +31,15 @@ from ..gallery.latents import dimension_information, require_decodable, traversa
 from ..inference.generation import class_labels, repeat_label
 from ..inference.latent_space import decode_latents, decoder_latents, interpolate
 from ..inference.picture_data import MAX_CODES
-from ..inference.tables import Table, write_images, write_table
+from ..inference.tables import Table, write_table
+from ..inference.writing import write_images
 from ..likelihood.elbo import ELBO_SAMPLES
 from ..likelihood.latent_use import batch_size
 from ..model.distributions import stddev
 from ..runs.data import load_run_data
 from ..runs.directory import Run
 from ..runs.load import epoch_of_weights
-from ..settings.analysis import PlotConfig
+from ..settings.analysis import PlotConfig, parse_bands
 from ..settings.model import ClusterConfig
 from ..support.devices import eval_mode, seeded
 from ..support.errors import UserError, require
@@ -62,10 +63,17 @@ CURVE_KEYS = (
 class ExplorerSession:
     """A run in the explorer. Its methods may be called from several threads."""
 
-    def __init__(self, run: Run | str | Path, data_dir: str | Path | None = None) -> None:
+    def __init__(
+        self,
+        run: Run | str | Path,
+        data_dir: str | Path | None = None,
+        bands: str | None = None,
+    ) -> None:
         """Load the run. Raises UserError if it has no weights, or neither picture data nor a data set."""
-        self.context = PictureContext.of(run, PlotConfig(), data_dir)
+        self.context = PictureContext.of(run, PlotConfig(bands=bands), data_dir)
         self.run, self.model = self.context.run, self.context.model
+        chosen = ",".join(map(str, parse_bands(bands)))
+        self.arguments = self.run.arguments + f" --bands {chosen}" * bool(chosen)
         self.latents = decoder_latents(self.model)
         self.unfinished: Path | None = None  # what a save under way writes, without ending
         self.executor = ThreadPoolExecutor(1)
@@ -138,10 +146,13 @@ class ExplorerSession:
         best = {k: v for k, v in self.epoch.items() if isinstance(v, int | float)}
         return {
             "name": str(self.run),
-            "argument": self.run.arguments,
+            "argument": self.arguments,
             "model": blueprint.model,
             "data": self.run.data.name,
             "shape": list(blueprint.shape),
+            "shown_shape": [len(self.context.bands.weights), *blueprint.shape[1:]],
+            "bands": self.context.bands.text,
+            "unreadable": self.unreadable,
             "latents": latents,
             "classes": self.context.classes,
             "conditional": conditional,
@@ -204,8 +215,22 @@ class ExplorerSession:
             values = self.model.sample_latents(count, labels, temperature, clusters)
         return {name: values[name] for name in self.latents}
 
+    @property
+    def unreadable(self) -> str:
+        """Why the page takes no images for this run: image files of a browser are grey or colour, of 8 bits; "" if it
+        does."""
+        channels, values = self.model.blueprint.shape[0], self.run.data.value_range
+        if channels not in (1, 3):
+            what = f"images of {channels} channels"
+        elif (values.low, values.high) not in ((0, 1), (0, 255)):
+            what = f"values from {values.low:g} to {values.high:g}"
+        else:
+            return ""
+        return f"the model takes {what}, but the page reads 8-bit grey or colour images; use `vaekit encode`"
+
     def read_image(self, content: bytes, invert: bool, centre: bool) -> Tensor:
         """An image file as model input (1, C, H, W); `centre` places it as in MNIST. Raises UserError."""
+        require(not self.unreadable, self.unreadable)
         channels, height, width = self.model.blueprint.shape
         value_range = self.run.data.value_range
         depth = run_depth(value_range)
@@ -299,12 +324,12 @@ class ExplorerSession:
             try:
                 table: Table = {name: latents[name].numpy() for name in self.latents}
                 codes = write_table(table, stem.with_suffix(".csv"))
-                path = write_images(images, stem.with_suffix(f".{kind}"))
+                path = write_images(images, stem.with_suffix(f".{kind}"), bands=self.context.bands)
             except BaseException:
                 self.remove_unfinished()
                 raise
             self.unfinished = None
-        command = ["vaekit", "decode", *shlex.split(self.run.arguments), str(codes)]
+        command = ["vaekit", "decode", *shlex.split(self.arguments), str(codes)]
         command += ["--out", str(path)]
         if self.context.condition == "label":
             command += ["--label", self.context.classes[label or 0]]

@@ -15,11 +15,11 @@ from ..inference.generation import repeat_label
 from ..inference.latent_space import ANCESTRAL_SAMPLES, PriorMixture, prior_mixture
 from ..inference.picture_data import PictureData, load_or_create
 from ..model.graph import VAE
-from ..pictures import Movie
+from ..pictures import Bands, Movie, choose_bands
 from ..runs.data import evaluation_images
 from ..runs.directory import Run, pad_with_numbers
 from ..runs.load import load_trained
-from ..settings.analysis import PlotConfig
+from ..settings.analysis import PlotConfig, parse_bands
 from ..support.errors import UserError, printable, require
 
 Figures = dict[str, Figure | Movie]  # by file name without ending
@@ -34,6 +34,7 @@ class PictureContext:
     sha256: str  # of the model's weights
     picture_data: PictureData
     settings: PlotConfig
+    bands: Bands  # that show images of any number of channels
     data_dir: str | Path | None = None
 
     @classmethod
@@ -46,7 +47,8 @@ class PictureContext:
             settings = replace(settings, label=run.label_number(settings.label))
         trained = load_trained(run)
         picture_data = load_or_create(run, trained, data_dir)
-        return cls(run, trained.model, trained.sha256, picture_data, settings, data_dir)
+        bands = choose_bands(picture_data.batches["train"].images, parse_bands(settings.bands))
+        return cls(run, trained.model, trained.sha256, picture_data, settings, bands, data_dir)
 
     @property
     def condition(self) -> str:

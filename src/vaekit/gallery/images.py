@@ -26,7 +26,9 @@ def reconstructions(context: PictureContext) -> Figures:
         reconstructed = generation.reconstruct(context.model, shown.images, shown.labels)
         name = "reconstructions" if split == "test" else f"reconstructions-{split}"
         title = f"{split} images (framed) and their reconstructions"
-        figures[name] = pictures.pairs(shown.images, reconstructed, title=title)
+        figures[name] = pictures.pairs(
+            shown.images, reconstructed, title=title, bands=context.bands
+        )
 
     batch = context.picture_data.batches["test"]
     if batch.labels is not None:
@@ -38,23 +40,25 @@ def reconstructions(context: PictureContext) -> Figures:
             reconstructed = generation.reconstruct(context.model, shown.images, shown.labels)
             names = [context.classes[k] for k in labels.tolist()]
             figures["reconstructions-classes"] = inputs_beside_outputs(
-                shown.images, reconstructed, per_class, names
+                context, shown.images, reconstructed, per_class, names
             )
     return figures
 
 
 def inputs_beside_outputs(
-    inputs: Tensor, outputs: Tensor, columns: int, names: list[str]
+    context: PictureContext, inputs: Tensor, outputs: Tensor, columns: int, names: list[str]
 ) -> Figure:
     """Draw named rows of `columns` inputs, a gap, and as many outputs."""
-    shape = inputs.shape[1:]
-    gap = inputs.new_ones(len(names), 1, *shape)
+    gap = inputs.new_zeros(len(names), 1, *inputs.shape[1:])
     rows = [inputs.unflatten(0, (-1, columns)), gap, outputs.unflatten(0, (-1, columns))]
     headings = [""] * (2 * columns + 1)
     middle = (columns - 1) // 2
     headings[middle], headings[columns + 1 + middle] = "test images", "reconstructions"
     images = torch.cat(rows, dim=1).flatten(0, 1)
-    return pictures.image_grid(images, 2 * columns + 1, names, headings)
+    blank = range(columns, len(images), 2 * columns + 1)
+    return pictures.image_grid(
+        images, 2 * columns + 1, names, headings, bands=context.bands, blank=blank
+    )
 
 
 def samples(context: PictureContext) -> Figures:
@@ -68,14 +72,17 @@ def samples(context: PictureContext) -> Figures:
             for k in range(model.blueprint.classes)
         ]
         title = "samples from the prior by label, the same noise in each column"
-        grid = pictures.image_grid(torch.cat(rows), IMAGES_PER_ROW, context.classes, title=title)
+        grid = pictures.image_grid(
+            torch.cat(rows), IMAGES_PER_ROW, context.classes, title=title, bands=context.bands
+        )
         return {"samples": grid}
 
     prior = model.blueprint.settings.prior
     prior_name = "" if prior in (None, "standard") else f" ({prior})"
     images = generation.generate(model, 100, seed=seed)
     title = f"samples from the prior{prior_name}"
-    figures: Figures = {"samples": pictures.image_grid(images, 10, title=title)}
+    grid = pictures.image_grid(images, 10, title=title, bands=context.bands)
+    figures: Figures = {"samples": grid}
     clusters = context.picture_data.clusters
     if clusters is not None and clusters.shape[1] <= 2 * MAX_ROWS:
         figures["samples-clusters"] = cluster_samples(context, clusters)
@@ -90,7 +97,7 @@ def completion_grid(context: PictureContext) -> Figure:
     rows = generation.completions(context.model, images, count, seed=context.settings.seed)
     headings = ["given", *[""] * count, "image"]
     headings[IMAGES_PER_ROW // 2] = "completed"
-    return pictures.image_grid(rows, IMAGES_PER_ROW, column_names=headings)
+    return pictures.image_grid(rows, IMAGES_PER_ROW, column_names=headings, bands=context.bands)
 
 
 def cluster_samples(context: PictureContext, clusters: Tensor) -> Figure:
@@ -105,7 +112,9 @@ def cluster_samples(context: PictureContext, clusters: Tensor) -> Figure:
         f"cluster {k}  p = {weights[k]:.2f}, {share:.0%} of test" for k, share in enumerate(shares)
     ]
     title = "samples by cluster, with its prior probability and share of the test images"
-    return pictures.image_grid(torch.cat(rows), IMAGES_PER_ROW, names, title=title)
+    return pictures.image_grid(
+        torch.cat(rows), IMAGES_PER_ROW, names, title=title, bands=context.bands
+    )
 
 
 def component_weights(context: PictureContext, count: int) -> list[float]:
@@ -133,7 +142,7 @@ def analogies(context: PictureContext) -> Figures:
         "analogies": pictures.image_grid(
             grid, columns, column_names=["image", *context.classes],
             title="test images (framed), and their latents decoded with each label",
-            marked=range(0, len(grid), columns),
+            marked=range(0, len(grid), columns), bands=context.bands,
         )
     }  # fmt: skip
 
@@ -149,7 +158,8 @@ def pseudo_inputs(context: PictureContext) -> Figures:
     order = shares.argsort(descending=True)[:100]
     which = "all" if len(order) == len(shares) else f"the {len(order)} most used of"
     title = f"{which} {len(shares)} pseudo-inputs, by share of the test images"
-    return {"pseudo-inputs": pictures.image_grid(images[order], 10, title=title)}
+    grid = pictures.image_grid(images[order], 10, title=title, bands=context.bands)
+    return {"pseudo-inputs": grid}
 
 
 def clusters(context: PictureContext) -> Figures:
@@ -160,7 +170,9 @@ def clusters(context: PictureContext) -> Figures:
     shown = batch[positions]
     reconstructed = generation.reconstruct(context.model, shown.images, shown.labels)
     at = context.picture_data.positions(context.picture_data.rows["test"][positions])
-    bars = pictures.cluster_bars(shown.images, reconstructed, probabilities[at].numpy())
+    bars = pictures.cluster_bars(
+        shown.images, reconstructed, probabilities[at].numpy(), bands=context.bands
+    )
     return {"clusters": most_confident_images(context, probabilities), "clusters-bars": bars}
 
 
@@ -175,10 +187,12 @@ def most_confident_images(context: PictureContext, probabilities: Tensor) -> Fig
     columns = max(1, int(stored.int().cumprod(0).sum()))  # fewer are stored of many clusters
     images = context.images(rows[:columns].T.flatten())
     elsewhere = probabilities.argmax(1)[best[:columns].T] != torch.arange(shown)[:, None]
-    images[elsewhere.flatten()] = 1.0  # white: it belongs to another cluster
     names = [f"cluster {k}: {int(sizes[k]):,} images" for k in range(shown)]
     title = "most confident test images of each cluster"
-    return pictures.image_grid(images, columns, names, title=title)
+    blank = elsewhere.flatten().nonzero()[:, 0].tolist()  # they belong to another cluster
+    return pictures.image_grid(
+        images, columns, names, title=title, bands=context.bands, blank=blank
+    )
 
 
 def cluster_probabilities(context: PictureContext) -> Tensor:

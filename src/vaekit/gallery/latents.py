@@ -276,6 +276,7 @@ def grid_figure(
         tick_labels(x),
         title,
         invert=context.inverted,
+        bands=context.bands,
     )
 
 
@@ -290,15 +291,16 @@ def grids_side_by_side(
 ) -> Figure:
     """Draw square grids of images (side^2, C, H, W) side by side, each below its heading."""
     side = round(len(grids[0]) ** 0.5)
-    white = 0.0 if context.inverted else 1.0
-    gap = torch.full((side, 1, *grids[0].shape[1:]), white)
+    gap = torch.zeros(side, 1, *grids[0].shape[1:])
     parts = [part for grid in grids for part in (grid.unflatten(0, (side, side)), gap)][:-1]
     names = [""] * (len(grids) * (side + 1) - 1)
     for i, heading in enumerate(headings):
         names[i * (side + 1) + side // 2] = heading
+    images = torch.cat(parts, dim=1).flatten(0, 1)
+    blank = [i for i in range(len(images)) if i % len(names) % (side + 1) == side]
     return pictures.image_grid(
-        torch.cat(parts, dim=1).flatten(0, 1), len(names), (), names, title, invert=context.inverted
-    )
+        images, len(names), (), names, title, invert=context.inverted, bands=context.bands, blank=blank
+    )  # fmt: skip
 
 
 def slice_frames(
@@ -338,7 +340,7 @@ def plane_of_images(context: PictureContext, count: int) -> Figure:
     ]
     numbers = ", ".join(map(str, rows.tolist()))
     return pictures.image_grid(
-        images, count, marked=corners, invert=context.inverted,
+        images, count, marked=corners, invert=context.inverted, bands=context.bands,
         title=f"plane through the latents of test images {numbers} (framed){label_text(context)}",
     )  # fmt: skip
 
@@ -372,7 +374,10 @@ def traversals(context: PictureContext) -> Figures:
     if len(shown) < len(dimensions):
         which = f"each of the {len(shown)} most informative of {len(dimensions)} dimensions"
     title = f"test image {int(rows[0])} with {which} varied {span}"
-    return {"traversals": pictures.image_grid(torch.cat(images), STEPS, row_names, title=title)}
+    grid = pictures.image_grid(
+        torch.cat(images), STEPS, row_names, title=title, bands=context.bands
+    )
+    return {"traversals": grid}
 
 
 def traversal_range(context: PictureContext, name: str, labels: Tensor | None) -> Tensor:
@@ -423,5 +428,7 @@ def interpolations(context: PictureContext) -> Figures:
     if labels is not None:
         chosen = context.settings.label is not None
         title += label_text(context) if chosen else ", label of the first image"
-    grid = pictures.image_grid(torch.cat(images), columns, names, title=title, marked=marked)
+    grid = pictures.image_grid(
+        torch.cat(images), columns, names, title=title, marked=marked, bands=context.bands
+    )
     return {"interpolations": grid}

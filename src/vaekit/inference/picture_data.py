@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import safetensors
 import torch
@@ -22,10 +24,14 @@ from ..runs.directory import Run
 from ..runs.load import TrainedModel
 from ..runs.schema import check_picture_tensors
 from ..runs.weights import DAMAGE, read_header
+from ..settings.analysis import parse_bands
 from ..settings.data import MAX_CLASSES
 from ..support.atomic import write_bytes
 from ..support.devices import fast_float32, seeded
 from ..support.errors import UserError, one_line, require
+
+if TYPE_CHECKING:
+    from ..pictures import Bands
 
 FILE_NAME = "picture_data.safetensors"
 OLD_FILE_NAME = "exhibits.safetensors"  # in runs from before November 2026
@@ -138,11 +144,9 @@ def collect(
         per_cluster = max(1, min(IMAGES_PER_CLASS, len(code_rows), fitting))
         most_confident = clusters.topk(per_cluster, dim=0).indices.flatten()
         chosen = torch.cat([chosen, most_confident]).unique()
-    rows = {"train": evenly_spaced(len(train), count), "test": code_rows[chosen]}
-    # The rows are taken before binarisation, so that a large training split is not read for a few images.
-    train_batch = eval_split(train.take(rows["train"]), binarisation)[:]
+    rows = {"train": training_rows(train), "test": code_rows[chosen]}
     return PictureData(
-        batches={"train": train_batch, "test": test[rows["test"]]},
+        batches={"train": training_examples(train, binarisation), "test": test[rows["test"]]},
         rows=rows,
         code_rows=code_rows,
         code_labels=labels,
@@ -152,6 +156,41 @@ def collect(
         component_shares=component_shares,
         clusters=clusters,
     )
+
+
+def training_rows(train: Split) -> Tensor:
+    """The rows of the training images that are stored."""
+    return evenly_spaced(len(train), num_images(train))
+
+
+def training_examples(train: Split, binarisation: ResolvedBinarisation) -> Batch:
+    """The training images that are stored, as the model sees them."""
+    # The rows are taken before binarisation, so that a large training split is not read for a few images.
+    return eval_split(train.take(training_rows(train)), binarisation)[:]
+
+
+def run_bands(run: Run, chosen: str | None, images: Tensor) -> Bands:
+    """How to show `images` of a run: the bands `chosen`, or by default the same for all pictures of the run, fitted to
+    the training images that it stores (to these where it stores none). Raises UserError."""
+    from ..pictures import choose_bands
+
+    return choose_bands(stored_examples(run, images), parse_bands(chosen))
+
+
+def stored_examples(run: Run, default: Tensor) -> Tensor:
+    """The stored training images of a run (n, C, H, W), which are the same for all its weights, or `default`."""
+    shape = run.blueprint.shape
+    for path in (run.file(FILE_NAME), run.inside(FILE_NAME)) if shape[0] > 3 else ():
+        with contextlib.suppress(*DAMAGE, KeyError), safetensors.safe_open(path, "pt") as file:
+            sizes = read_header(path)["images.train"][1]
+            if sizes[1:] == shape:
+                return as_pixels(file.get_tensor("images.train"))
+    return default
+
+
+def as_pixels(stored: Tensor) -> Tensor:
+    """Stored images as floats in [0, 1]."""
+    return stored if stored.is_floating_point() else stored.float().div_(255)
 
 
 def num_images(images: Split) -> int:
@@ -203,10 +242,7 @@ def read(path: Path, weights: str, model: VAE) -> PictureData | None:
         labels = parts.get("labels", {})
         images = {split: parts["images"][split] for split in SPLITS}
         return PictureData(
-            batches={
-                split: Batch(x if x.is_floating_point() else x.float().div_(255), labels.get(split))
-                for split, x in images.items()
-            },
+            batches={split: Batch(as_pixels(x), labels.get(split)) for split, x in images.items()},
             rows={split: parts["rows"][split] for split in SPLITS},
             code_rows=tensors["code_rows"],
             code_labels=tensors.get("code_labels"),

@@ -1,4 +1,4 @@
-"""Reading and writing tables (.npz, .csv, .parquet), and writing images."""
+"""Reading and writing tables (.npz, .csv, .parquet)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from ..data.sources.arrays import check_unpacked_size
 from ..runs.directory import require_output
@@ -42,17 +40,6 @@ def check_output(path: Path) -> str:
     extension = check_extension(path)
     require_output(path, EXTENSIONS)
     return extension
-
-
-def check_images_output(out: Path) -> None:
-    """Raise UserError where `write_images` could not write: a new folder, or a file by its extension."""
-    if out.suffix:
-        from ..pictures.writing import IMAGE_FORMATS
-
-        require_output(out, (".npz", ".gif", *(f".{kind}" for kind in IMAGE_FORMATS)))
-    else:
-        empty = not out.exists() or (out.is_dir() and not any(out.iterdir()))
-        require(empty, f"{out} is a file or a folder that is not empty; name a new folder")
 
 
 def import_pyarrow() -> Any:
@@ -161,32 +148,3 @@ def join_columns(columns: Table) -> Table:
         else:  # a name that only ends in a number, such as run_7
             table |= {f"{name}_{i}": values for i, values in parts.items()}
     return table
-
-
-def write_images(images: Tensor, out: Path) -> Path:
-    """Write images (N, C, H, W) in [0, 1]: to a new folder as PNG files, or to one .npz file, picture (a grid) or .gif
-    (an animation), by the extension of `out`. Raises UserError."""
-    check_images_output(out)
-    extension = out.suffix.lower()
-    if extension == ".npz":
-        return write_table({"images": images.numpy()}, out)
-    if extension:
-        from ..pictures import Movie, image_grid, save
-
-        if extension == ".gif":
-            return save(Movie([image_grid(image[None], 1) for image in images], 0.1), out)
-        return save(image_grid(images, max(1, round(len(images) ** 0.5))), out)
-    require(
-        images.shape[1] in (1, 3),
-        f"images of {images.shape[1]} channels cannot be PNG files; name a .npz file",
-    )
-    from PIL import Image
-
-    out.mkdir(parents=True, exist_ok=True)
-    levels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    digits = len(str(len(levels) - 1))
-    for i, image in enumerate(levels):
-        picture = Image.fromarray(image if image.shape[2] == 3 else image[..., 0])
-        with atomic_write(out / f"{i:0{digits}d}.png") as file:
-            picture.save(file, "PNG")
-    return out

@@ -1,13 +1,16 @@
 """Plotting functions: arrays in, a matplotlib Figure out. They need no display."""
 
+from .bands import Bands, choose_bands
 from .charts import cluster_bars, comparison, confusion, curves, samples_seen
 from .grids import contact_sheet, image_grid, pairs
 from .scatters import Panel, scatter, scatter_3d
 from .writing import Movie, save
 
 __all__ = [
+    "Bands",
     "Movie",
     "Panel",
+    "choose_bands",
     "cluster_bars",
     "comparison",
     "confusion",

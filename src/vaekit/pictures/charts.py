@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from .bands import Bands, choose_bands
 from .grids import draw_image
 from .style import BLUE, ORANGE, PALETTE, escape_math
 
@@ -212,14 +213,20 @@ def draw_mean(
 
 
 def cluster_bars(
-    inputs: Tensor, reconstructions: Tensor, probabilities: np.ndarray, title: str = ""
+    inputs: Tensor,
+    reconstructions: Tensor,
+    probabilities: np.ndarray,
+    title: str = "",
+    bands: Bands | None = None,
 ) -> Figure:
-    """Draw one row per image (N, C, H, W): input, reconstruction, and p(cluster | x) (N, K) as bars."""
+    """Draw one row per image (N, C, H, W): input, reconstruction, and p(cluster | x) (N, K) as bars; `bands` shows the
+    channels, by default fitted to the inputs."""
     count, clusters = probabilities.shape
+    bands = bands or choose_bands(inputs)
     figure = Figure(figsize=(6, 0.75 * count + 0.6), dpi=100, layout="constrained")
     rows = figure.subplots(count, 3, width_ratios=[1, 1, 5], squeeze=False)
     for (left, middle, right), x, reconstruction, p in zip(
-        rows, inputs, reconstructions, probabilities, strict=True
+        rows, bands(inputs), bands(reconstructions), probabilities, strict=True
     ):
         draw_image(left, x)
         draw_image(middle, reconstruction)
@@ -232,7 +239,7 @@ def cluster_bars(
     step = -(-clusters // 20)
     rows[-1, 2].set_xticks(range(0, clusters, step))
     rows[-1, 2].set_xlabel("cluster", fontsize=8)
-    figure.suptitle(escape_math(title), fontsize=11)
+    figure.suptitle(escape_math(bands.title(title)), fontsize=11)
     return figure
 
 

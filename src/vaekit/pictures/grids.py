@@ -13,6 +13,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import text_to_path
 from torch import Tensor
 
+from .bands import Bands, choose_bands
 from .style import ORANGE, escape_math, ignore_missing_glyphs, shorten
 
 GAP = 2  # pixels between images
@@ -31,13 +32,18 @@ def image_grid(
     title: str = "",
     marked: Collection[int] = (),
     invert: bool = False,
+    bands: Bands | None = None,
+    blank: Collection[int] = (),
 ) -> Figure:
     """Draw images (N, C, H, W) in [0, 1] row by row, with `row_names` at the left and `column_names` above.
 
-    Images whose indices are `marked` get a coloured frame. `invert` shows black as white.
+    Images whose indices are `marked` get a coloured frame; the places of those that are `blank` stay white. `invert`
+    shows black as white. `bands` shows the channels, as colours that the title names; by default fitted to the images.
     """
     height, width = images.shape[-2:]
-    pixels = canvas(1 - images if invert else images, columns, marked)
+    bands = bands or choose_bands(images)
+    shown, title = bands(images), bands.title(title)
+    pixels = canvas(1 - shown if invert else shown, columns, marked, blank)
     edge = GAP if marked else 0
     zoom = zoom_factor(max(height, width), max(pixels.shape[:2]))
 
@@ -80,20 +86,25 @@ def zoom_factor(image_side: int, canvas_side: int) -> float:
     return scale if scale >= 1 else min(1.0, MAX_FIGURE_PIXELS / canvas_side)
 
 
-def canvas(images: Tensor, columns: int, marked: Collection[int] = ()) -> np.ndarray:
-    """Arrange images (N, C, H, W) in rows on a white canvas (height, width, 3), with frames around the marked ones."""
-    count, channels, height, width = images.shape
+def canvas(
+    images: Tensor, columns: int, marked: Collection[int] = (), blank: Collection[int] = ()
+) -> np.ndarray:
+    """Arrange grey or colour images (N, 1 or 3, H, W) in rows on a white canvas (height, width, 3), with frames around
+    the marked ones and without the blank ones."""
+    count, _, height, width = images.shape
     edge, rows = GAP if marked else 0, -(-count // columns)
     drawn = np.ones(
         (rows * (height + GAP) - GAP + 2 * edge, columns * (width + GAP) - GAP + 2 * edge, 3)
     )
     pixels = images.detach().float().cpu().clamp(0, 1).permute(0, 2, 3, 1).numpy()
     for i, image in enumerate(pixels):
+        if i in blank:
+            continue
         top, left = edge + i // columns * (height + GAP), edge + i % columns * (width + GAP)
         if i in marked:
             frame = drawn[top - 1 : top + height + 1, left - 1 : left + width + 1]
             frame[:] = to_rgb(ORANGE)
-        drawn[top : top + height, left : left + width] = image if channels == 3 else image[..., :1]
+        drawn[top : top + height, left : left + width] = image
     return drawn
 
 
@@ -106,8 +117,11 @@ def text_width(text: str) -> float:
     return width * DPI / 72
 
 
-def contact_sheet(images: Tensor, names: Sequence[str], columns: int = 10) -> Figure:
-    """Draw images (N, C, H, W) in [0, 1], each above its name."""
+def contact_sheet(
+    images: Tensor, names: Sequence[str], columns: int = 10, bands: Bands | None = None
+) -> Figure:
+    """Draw images (N, C, H, W) in [0, 1], each above its name; `bands` as in `image_grid`."""
+    bands = bands or choose_bands(images)
     columns = min(columns, len(images))
     rows = -(-len(images) // columns)
     height, width = images.shape[-2:]
@@ -117,29 +131,40 @@ def contact_sheet(images: Tensor, names: Sequence[str], columns: int = 10) -> Fi
     )
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.set_axis_off()
-    for axes, image, name in zip(figure.axes, images, names, strict=False):
+    for axes, image, name in zip(figure.axes, bands(images), names, strict=False):
         draw_image(axes, image)
         axes.text(
             0.5, -0.04, escape_math(name[:16]), ha="center", va="top", fontsize=7, transform=axes.transAxes
         )  # fmt: skip
+    if bands.text:
+        figure.suptitle(bands.text, fontsize=FONT_SIZE)
     return figure
 
 
 def draw_image(axes: Axes, image: Tensor) -> None:
-    """Draw an image (C, H, W) in [0, 1] without axes."""
+    """Draw a grey or colour image (1 or 3, H, W) in [0, 1] without axes."""
     pixels = image.detach().float().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
-    pixels = pixels if len(image) == 3 else pixels[..., 0]
     axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     axes.set_axis_off()
 
 
-def pairs(inputs: Tensor, reconstructions: Tensor, columns: int = 10, title: str = "") -> Figure:
-    """Draw each input, in a coloured frame, above its reconstruction, both (N, C, H, W)."""
+def pairs(
+    inputs: Tensor,
+    reconstructions: Tensor,
+    columns: int = 10,
+    title: str = "",
+    bands: Bands | None = None,
+) -> Figure:
+    """Draw each input, in a coloured frame, above its reconstruction, both (N, C, H, W); `bands` as in `image_grid`,
+    by default fitted to the inputs."""
     columns = min(columns, len(inputs))
+    bands = bands or choose_bands(inputs)
     images = alternate_rows(inputs, reconstructions, columns)
     names = ["input", "reconstruction"] * (len(images) // columns // 2)
     marked = [n + n // columns * columns for n in range(len(inputs))]
-    return image_grid(images, columns, names, title=title, marked=marked)
+    shown = {*marked, *(n + columns for n in marked)}
+    blank = {*range(len(images))} - shown
+    return image_grid(images, columns, names, title=title, marked=marked, bands=bands, blank=blank)
 
 
 def alternate_rows(above: Tensor, below: Tensor, columns: int) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..support.errors import parse_memory, require, require_count, require_seed
+from ..support.errors import parse_memory, printable, require, require_count, require_seed
 from .training import Precision
 
 MetricGroup = Literal[
@@ -107,13 +107,31 @@ class PlotConfig:
     """Class to decode with, by name or number, where the model is conditional on labels."""
     invert: Literal["auto", "yes", "no"] = "auto"
     """Invert the manifold (dark on white); auto: for binarised images."""
+    bands: str | None = None
+    """Bands (channels) to show as red, green and blue, as 3,2,1; one is grey, two are magenta and green; default: of
+    more than 3 the principal components."""
     seed: int = 0
     """Random seed of samples and of t-SNE."""
 
     def __post_init__(self) -> None:
+        parse_bands(self.bands)
         require(2 <= self.grid <= 100, f"--grid is {self.grid}; it must be 2 to 100")
         require(
             self.range is None or 0 < self.range <= 1e6,
             f"--range is {self.range}; it must be a positive number, at most a million",
         )
         require_seed(self.seed)
+
+
+def parse_bands(text: str | None) -> tuple[int, ...]:
+    """The bands of "3,2,1", counted from 1; () of None. Raises UserError."""
+    if text is None:
+        return ()
+    parts = [part.strip() for part in text.split(",")]
+    good = 1 <= len(parts) <= 3 and all(p.isascii() and p.isdecimal() for p in parts)
+    bands = tuple(int(p) for p in parts if len(p) < 10) if good else ()
+    require(
+        len(bands) == len(parts) == len(set(bands)) and min(bands) >= 1,
+        f"--bands {printable(text)[:40]} are not one to three different bands, counted from 1, such as 3,2,1",
+    )
+    return bands

@@ -14,6 +14,7 @@ from ..data import Dataset, eval_split
 from ..data.dataset import Batch, ResolvedBinarisation
 from ..data.splits import balanced_rows, evenly_spaced
 from ..inference import generation
+from ..inference.picture_data import training_examples
 from ..likelihood.elbo import modelled_pixels
 from ..likelihood.latent_use import MAX_IMAGES, LatentWarnings, measure_latent_use, metrics_record
 from ..model.graph import VAE
@@ -25,7 +26,7 @@ from .learner import Position
 from .recovery import smaller_steps
 
 if TYPE_CHECKING:
-    from ..pictures import Movie
+    from ..pictures import Bands, Movie
     from .loop import Epoch
 
 MOVIE_FRAMES = 24
@@ -65,8 +66,14 @@ class Monitor:
         self.untrained = untrained_log_likelihood(model, self.examples.images)
         self.pixels = modelled_pixels(model)
         self.interval = max(1, MIN_STEPS_BETWEEN // steps)
+        self.bands: Bands | None = None
+        if settings.pictures_every or settings.record or settings.tensorboard:
+            from ..pictures import choose_bands
+
+            # Fitted to the same images as those of the finished run.
+            self.bands = choose_bands(training_examples(data.train, binarisation).images)
         self.movie = (
-            MovieRecorder(run, model, self.examples, steps * config.epochs, steps_done)
+            MovieRecorder(run, model, self.examples, self.bands, steps * config.epochs, steps_done)
             if settings.record
             else None
         )
@@ -74,7 +81,10 @@ class Monitor:
         if settings.tensorboard:
             from .tensorboard import TensorBoardLogger
 
-            self.tensorboard = TensorBoardLogger(run, model, self.examples, len(history))
+            assert self.bands is not None
+            self.tensorboard = TensorBoardLogger(
+                run, model, self.examples, self.bands, len(history)
+            )
             self.rows, self.classes = evenly_spaced(len(data.test), MAX_IMAGES), data.classes
             self.test = eval_split(data.test, binarisation).take(self.rows)
             self.invert = data.black_and_white and data.shape[0] == 1
@@ -93,7 +103,7 @@ class Monitor:
         longer than training."""
         pictures_every, number = self.settings.pictures_every, epoch.epoch
         if pictures_every and number % pictures_every == 0:
-            draw_epoch(self.run, model, self.examples, number)
+            draw_epoch(self.run, model, self.examples, self.bands, number)
         due = number % self.interval == 0 or number in (1, self.config.epochs)
         latent_use = measure_latent_use(model, self.sample) if due else None
         if self.tensorboard is not None:
@@ -155,8 +165,16 @@ def untrained_log_likelihood(model: VAE, images: Tensor) -> float:
 class MovieRecorder:
     """Records samples of the same prior noise while a model trains, often at first, then ever more rarely."""
 
-    def __init__(self, run: Run, model: VAE, examples: Batch, steps: int, steps_done: int) -> None:
-        self.run, self.model, self.examples = run, model, examples
+    def __init__(
+        self,
+        run: Run,
+        model: VAE,
+        examples: Batch,
+        bands: Bands | None,
+        steps: int,
+        steps_done: int,
+    ) -> None:
+        self.run, self.model, self.examples, self.bands = run, model, examples, bands
         self.steps, self.step = frame_steps(steps), steps_done
 
     def track(self, batches: Iterable[Batch]) -> Iterator[Batch]:
@@ -175,6 +193,7 @@ class MovieRecorder:
             generation.fixed_samples(self.model, 25, self.examples.images),
             columns=5,
             title=f"step {self.step:,}",
+            bands=self.bands,
         )
         folder = self.run.picture_folder(MOVIE_FOLDER)
         pictures.save(figure, folder / f"step-{self.step:09d}.png")
@@ -209,23 +228,20 @@ def movie_frames(run: Run) -> list[Path]:
     return [run.inside(f"pictures/{MOVIE_FOLDER}/{name}") for name in names]
 
 
-def draw_epoch(run: Run, model: VAE, examples: Batch, epoch: int) -> None:
+def draw_epoch(run: Run, model: VAE, examples: Batch, bands: Bands | None, epoch: int) -> None:
     """Save pictures of validation images above their reconstructions, and of samples, after an epoch."""
     from .. import pictures
 
     folder = run.picture_folder(EPOCHS_FOLDER)
     with eval_mode(model):
         reconstructions = generation.reconstruct(model, examples.images, examples.labels)
-    for name, figure in [
-        (
-            "reconstructions",
-            pictures.pairs(examples.images, reconstructions, title=f"epoch {epoch}"),
+    samples = generation.fixed_samples(model, 40, examples.images)
+    title = f"epoch {epoch}"
+    figures = {
+        "reconstructions": pictures.pairs(
+            examples.images, reconstructions, title=title, bands=bands
         ),
-        (
-            "samples",
-            pictures.image_grid(
-                generation.fixed_samples(model, 40, examples.images), 10, title=f"epoch {epoch}"
-            ),
-        ),
-    ]:
+        "samples": pictures.image_grid(samples, 10, title=title, bands=bands),
+    }
+    for name, figure in figures.items():
         pictures.save(figure, folder / f"{name}-{epoch:04d}.png")

@@ -17,6 +17,7 @@ from ..inference import generation
 from ..likelihood.latent_use import LatentUse, batch_size
 from ..model.distributions import stddev
 from ..model.graph import VAE
+from ..pictures.bands import Bands
 from ..pictures.grids import alternate_rows, canvas
 from ..runs.directory import Run
 from ..support.devices import eval_mode
@@ -57,12 +58,15 @@ def writer_class() -> Any:
 class TensorBoardLogger:
     """Writes scalars, histograms and images in `on_epoch`, and the projector in `finish`."""
 
-    def __init__(self, run: Run, model: VAE, examples: Batch, epochs: int) -> None:
+    def __init__(self, run: Run, model: VAE, examples: Batch, bands: Bands, epochs: int) -> None:
         """`epochs`: finished epochs of a resumed training; entries of later ones are hidden."""
-        self.examples, self.augmented = examples, run.training.augment is not None
+        self.examples, self.bands = examples, bands
+        self.augmented = run.training.augment is not None
         purge = epochs + 1 if epochs else None
         self.writer = writer_class()(str(run.inside("tensorboard")), purge_step=purge)
         self.writer.add_text("config", f"```\n{(run.path / 'config.json').read_text()}\n```")
+        if bands.text:
+            self.writer.add_text("images", bands.text)
         self.add_graph(model)
 
     def add_graph(self, model: VAE) -> None:
@@ -101,12 +105,14 @@ class TensorBoardLogger:
                 writer.add_histogram(f"latents/{name} scales", stddev(q), step)
             x, y = self.examples.images, self.examples.labels
             reconstructions = generation.reconstruct(model, x, y)
-            self.add_grid("reconstructions", alternate_rows(x, reconstructions, 10), step)
-            self.add_grid("samples", generation.fixed_samples(model, 40, x), step)
+            pairs = alternate_rows(self.bands(x), self.bands(reconstructions), 10)
+            self.add_grid("reconstructions", pairs, step)
+            samples = generation.fixed_samples(model, 40, x)
+            self.add_grid("samples", self.bands(samples), step)
         writer.flush()
 
     def add_grid(self, tag: str, images: Tensor, step: int) -> None:
-        """Write images as a grid of ten columns."""
+        """Write grey or colour images as a grid of ten columns."""
         self.writer.add_image(tag, canvas(images, 10), step, dataformats="HWC")
 
     @torch.no_grad()
@@ -121,7 +127,8 @@ class TensorBoardLogger:
             label = "" if batch.labels is None else int(batch.labels[i])
             name = classes[label] if classes and isinstance(label, int) else str(label)
             metadata.append([name, str(row)])
-        images = sprites(1 - batch.images if invert else batch.images)
+        shown = self.bands(batch.images)
+        images = sprites(1 - shown if invert else shown)
         for name, q in model.posteriors(model.given(batch.images, batch.labels)).items():
             # The projector needs at least three dimensions.
             points = nn.functional.pad(q.mean, (0, max(0, 3 - q.mean.shape[1])))
@@ -132,11 +139,9 @@ class TensorBoardLogger:
 
 
 def sprites(images: Tensor) -> Tensor:
-    """Images (N, C, H, W) as the projector needs them: square, with one or three channels."""
+    """Grey or colour images (N, 1 or 3, H, W) as the projector needs them: square."""
     height, width = images.shape[-2:]
     side = max(height, width)
-    if images.shape[1] not in (1, 3):
-        images = images[:, :1]
     return nn.functional.pad(images, (0, side - width, 0, side - height), value=1.0)
 
 

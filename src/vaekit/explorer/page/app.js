@@ -85,7 +85,7 @@ function paintImage(canvas, levels, number, shape) {
   const [channels, height, width] = shape, size = height * width;
   canvas.width = width; canvas.height = height;
   const picture = canvas.getContext("2d").createImageData(width, height);
-  const first = number * channels * size, colour = channels >= 3;
+  const first = number * channels * size, colour = channels === 3;
   for (let i = 0; i < size; i++) {
     for (let c = 0; c < 3; c++) {
       picture.data[4 * i + c] = levels[first + (colour ? c * size : 0) + i];
@@ -123,7 +123,7 @@ const row = (latents, i) => Object.fromEntries(Object.entries(latents).map(([k, 
 const format = (v) => Number(v.toFixed(3)).toString();
 
 function showImage(result, text) {
-  paintImage($("image"), decodeBase64(result.pixels), 0, currentRun().shape);
+  paintImage($("image"), decodeBase64(result.pixels), 0, currentRun().shown_shape);
   S.frames += 1;
   $("caption").textContent = text;
 }
@@ -167,7 +167,7 @@ const updateNearest = debounce(async () => {
   const result = await request(`${base()}/nearest`, { latents: S.latents }).catch(() => null);
   if (!result || run !== S.run) return;
   const name = (n) => (n.label === null ? "" : `, class ${currentRun().classes[n.label]}`);
-  fillRow($("nearest"), result, currentRun().shape,
+  fillRow($("nearest"), result, currentRun().shown_shape,
     (i) => `training image ${result.neighbours[i].row}${name(result.neighbours[i])}, distance ${result.neighbours[i].distance}`);
 }, 80);
 
@@ -465,7 +465,7 @@ const hover = latestOnly(async (x, y) => {
   const i = S.map && S.view ? closest(x, y, 8) : -1;
   if (i < 0) { $("tooltip").hidden = true; return; }
   const result = await testImage(S.map.positions[i]), tip = $("tooltip");
-  paintImage(tip.querySelector("canvas"), decodeBase64(result.pixels), 0, currentRun().shape);
+  paintImage(tip.querySelector("canvas"), decodeBase64(result.pixels), 0, currentRun().shown_shape);
   const name = result.label === null ? "" : `: ${currentRun().classes[result.label]}`;
   tip.querySelector("span").textContent = `test ${result.kind} ${result.row}${name}`;
   tip.style.left = `${Math.min(x + 14, S.box.width - 130)}px`;
@@ -553,7 +553,7 @@ function setUpMap() {
 
 function showStrip(result, title) {
   S.strip = result.latents ? { latents: result.latents, label: label() } : null;
-  fillRow($("strip"), result, currentRun().shape, title,
+  fillRow($("strip"), result, currentRun().shown_shape, title,
     result.latents ? (i) => setLatents(row(result.latents, i)) : null);
 }
 
@@ -610,12 +610,13 @@ async function encode(image, centre) {
   box.replaceChildren();
   for (let i = 0; i < S.runs.length; i++) {
     const run = S.runs[i];
+    if (run.unreadable) continue;
     const result = await request(`api/runs/${i}/encode`, { image, invert, centre });
     const figure = document.createElement("figure"), pair = document.createElement("div"), caption = document.createElement("figcaption");
     pair.className = "images";
     for (const [pixels, text] of [[result.input, "input as the model sees it"], [result.reconstruction, "reconstruction"]]) {
       const canvas = document.createElement("canvas");
-      paintImage(canvas, decodeBase64(pixels), 0, run.shape);
+      paintImage(canvas, decodeBase64(pixels), 0, run.shown_shape);
       canvas.setAttribute("role", "img");
       canvas.setAttribute("aria-label", `${run.name}: ${text}`);
       pair.append(canvas);
@@ -632,6 +633,7 @@ async function encode(image, centre) {
 
 async function encodeFile(file) {
   if (!file) return;
+  if (currentRun().unreadable) return showError(currentRun().unreadable);
   if (file.size > 3e6) return showError("the image file is larger than 3 MB");
   const content = new Uint8Array(await file.arrayBuffer());
   let raw = "";
@@ -736,7 +738,10 @@ async function openRun(number) {
   S.map = S.point = S.start = S.end = S.strip = S.scales = null;
   S.hidden.clear();
   const run = currentRun(), names = run.latents.map((each) => each.name);
-  $("run-info").textContent = `${run.model} on ${run.data}, ${run.shape.join(" × ")}, ${run.test_images.toLocaleString("en")} test images`;
+  $("run-info").textContent = `${run.model} on ${run.data}, ${run.shape.join(" × ")}, ${run.test_images.toLocaleString("en")} test images`
+    + (run.bands ? `; shown: ${run.bands}` : "");
+  $("input").hidden = run.unreadable !== "";
+  $("unreadable").textContent = run.unreadable && `No input: ${run.unreadable}.`;
   options($("latent"), names);
   $("latent-label").hidden = names.length < 2;
   const methodNames = { dims: "dimensions", pca: "PCA", tsne: "t-SNE", umap: "UMAP" };
