@@ -25,7 +25,7 @@ from ..data.formats.images import BadImage, ImageSpec
 from ..data.formats.images import decode as decode_image
 from ..data.sources.inputs import run_depth
 from ..data.splits import evenly_spaced
-from ..data.values import to_pixels
+from ..data.values import is_plain, to_pixels
 from ..gallery.context import PictureContext
 from ..gallery.latents import dimension_information, require_decodable, traversal_range
 from ..inference.generation import class_labels, repeat_label
@@ -222,7 +222,7 @@ class ExplorerSession:
         channels, values = self.model.blueprint.shape[0], self.run.data.value_range
         if channels not in (1, 3):
             what = f"images of {channels} channels"
-        elif (values.low, values.high) not in ((0, 1), (0, 255)):
+        elif not is_plain(values):
             what = f"values from {values.low:g} to {values.high:g}"
         else:
             return ""

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from ..data.values import is_plain
 from ..runs.directory import require_output
 from ..settings.data import EIGHT_BITS, ValueRange
 from ..support.atomic import atomic_write, write_bytes
@@ -51,7 +52,7 @@ def check_pixel_type(value_range: ValueRange, dtype: PixelType) -> None:
     )
     limits: Any = np.finfo(dtype) if dtype == "float32" else np.iinfo(dtype)
     require(
-        limits.min <= low and high <= limits.max,
+        float(limits.min) <= low and high <= float(limits.max),
         f"--dtype {dtype} cannot hold the values of the data, {low:g} to {high:g}; choose another of "
         + ", ".join(PIXEL_TYPES),
     )
@@ -106,13 +107,14 @@ def check_images_output(
 def written_as(
     out: Path, value_range: ValueRange, dtype: PixelType | None
 ) -> tuple[ValueRange, PixelType]:
-    """The range and the type in which images are written to `out`: without a type, arrays are floats, those of 8-bit
-    data in [0, 1], and files have the type of the data."""
+    """The range and the type in which images are written to `out`. Without a type, arrays are floats, in [0, 1] where
+    `vaekit encode` takes these; files have the type of the data, and are of 8 bits for bits."""
     if dtype is not None:
         return value_range, dtype
-    eight_bits = value_range == EIGHT_BITS or value_range.levels == 2
+    plain = is_plain(value_range)
     if out.suffix.lower() in ARRAYS:
-        return (UNITS if eight_bits else value_range), "float32"
+        return (UNITS if plain else value_range), "float32"
+    eight_bits = plain and value_range.levels in (2, 256)
     return (EIGHT_BITS, "uint8") if eight_bits else (value_range, default_pixel_type(value_range))
 
 
