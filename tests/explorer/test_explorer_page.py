@@ -27,7 +27,7 @@ RUNS = {
     "gmvae": {"latent_dim": 2, "clusters": 3, "start_epochs": 1},
     "hvampprior": {"latent_dim": 4, "top_dim": 3, "components": 6},
 }
-VAE, CONVVAE, CVAE, GMVAE, HVAMPPRIOR = range(5)
+VAE, CONVVAE, CVAE, GMVAE, HVAMPPRIOR, BANDS = range(6)  # BANDS: a run of four channels
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +37,12 @@ def address(tmp_path_factory):
     for name, settings in RUNS.items():
         model = build(name, data, hidden_dim=16, **settings)
         train(model, data, out=folder / name, epochs=3, batch_size=20, progress=False)
-    app = server.make_app([ExplorerSession(folder / name) for name in RUNS], "secret")
+    data = random_dataset(shape=(4, 16, 16), kind="float")
+    model = build("vae", data, hidden_dim=16, latent_dim=2)
+    train(model, data, out=folder / "bands", epochs=1, progress=False)
+    sessions = [ExplorerSession(folder / name) for name in RUNS]
+    sessions.append(ExplorerSession(folder / "bands", bands="4,1"))
+    app = server.make_app(sessions, "secret")
     listener = socket.create_server(("127.0.0.1", 0))
     running = server.Server(app)
     thread = threading.Thread(target=running.run, args=[[listener]], daemon=True)
@@ -365,7 +370,7 @@ def test_interpolations_are_shown_and_saved(page):
 
 def test_training_curves_and_metrics_of_all_runs(page):
     page.wait_for_selector("#metrics table")
-    assert page.locator("#metrics tr").count() == len(RUNS) + 1
+    assert page.locator("#metrics tr").count() == len(RUNS) + 2
     blank = page.evaluate(
         "(() => { const c = document.createElement('canvas'); c.width = 600; c.height = 260; return c.toDataURL(); })()"
     )
@@ -392,3 +397,23 @@ def test_dark_mode(page):
 def test_phone_layout(page):
     changes(page, lambda: page.touchscreen.tap(*on_map(page, 0.6, 0.6)))
     assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+
+
+def test_images_of_four_channels_are_shown_by_their_bands_and_none_is_taken(page, tmp_path):
+    choose_run(page, BANDS)
+    shown = "4 × 16 × 16, 20 test images; shown: bands 4, 1 of 4 as magenta, green"
+    assert page.locator("#run-info").inner_text().endswith(shown)
+    with Image.open(io.BytesIO(base64.b64decode(picture(page).partition(",")[2]))) as image:
+        pixels = np.asarray(image.convert("RGB")).astype(int)
+    assert pixels.shape == (16, 16, 3)
+    assert np.array_equal(pixels[..., 0], pixels[..., 2])
+    assert np.abs(pixels[..., 0] - pixels[..., 1]).max() > 10
+    assert (
+        page.locator("#unreadable")
+        .inner_text()
+        .startswith("No input: the model takes images of 4 channels")
+    )
+    assert not page.locator("#pad").is_visible()
+    choose_run(page, VAE)
+    assert page.locator("#pad").is_visible()
+    assert page.locator("#unreadable").inner_text() == ""

@@ -741,6 +741,8 @@ async function openRun(number) {
   $("run-info").textContent = `${run.model} on ${run.data}, ${run.shape.join(" × ")}, ${run.test_images.toLocaleString("en")} test images`
     + (run.bands ? `; shown: ${run.bands}` : "");
   $("input").hidden = run.unreadable !== "";
+  $("pad").hidden = $("clear").hidden = run.shape[0] !== 1;
+  $("input-title").textContent = run.unreadable ? "Your own images" : run.shape[0] === 1 ? "Draw a digit, or drop an image" : "Drop an image";
   $("unreadable").textContent = run.unreadable && `No input: ${run.unreadable}.`;
   options($("latent"), names);
   $("latent-label").hidden = names.length < 2;
