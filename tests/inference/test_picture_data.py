@@ -10,7 +10,7 @@ from conftest import random_dataset
 from vaekit import Run, UserError, build, load, train
 from vaekit.data import Split, eval_split
 from vaekit.data.splits import balanced_rows, evenly_spaced
-from vaekit.inference.picture_data import FILE_NAME, create, load_or_create
+from vaekit.inference.picture_data import FILE_NAME, create, load_or_create, num_images
 from vaekit.runs.load import load_trained, weights_sha256
 
 
@@ -182,3 +182,18 @@ def test_responsibilities_are_means_over_samples(tmp_path):
         exact = latent.prior.log_responsibilities(latent.z).exp()
     error = ((found - exact.mean(0)) ** 2).mean() / exact.var(0).mean()
     assert 0.03 < error < 0.3
+
+
+@pytest.mark.parametrize(
+    ("shape", "kind", "count"),
+    [
+        ((1, 28, 28), "grey", 200),
+        ((12, 64, 64), "float", 42),
+        ((12, 128, 128), "float", 10),
+        ((12, 512, 512), "float", 3),
+    ],
+)
+def test_as_many_images_are_stored_as_fit(shape, kind, count):
+    dtype = torch.float32 if kind == "float" else torch.uint8
+    images = torch.zeros(1, *shape, dtype=dtype).expand(300, -1, -1, -1)
+    assert num_images(Split(images)) == count

@@ -38,6 +38,7 @@ OLD_FILE_NAME = "exhibits.safetensors"  # in runs from before November 2026
 SPLITS = ("train", "test")
 MAX_IMAGES = 200  # stored per split, fewer where they exceed MAX_BYTES
 MAX_BYTES = 2**23
+MIN_IMAGES = 3
 IMAGES_PER_CLASS = 10  # and per cluster
 MAX_CODES = 10_000  # test images whose latents are stored
 MAX_CLUSTERS = 100  # with more components, p(cluster | x) is not stored
@@ -194,8 +195,11 @@ def as_pixels(stored: Tensor) -> Tensor:
 
 
 def num_images(images: Split) -> int:
-    """How many images of a split to store: fewer of large ones."""
-    return max(IMAGES_PER_CLASS, min(MAX_IMAGES, MAX_BYTES // bytes_per_image(images)))
+    """How many images of a split to store: up to MAX_IMAGES in MAX_BYTES; of large images ten in four times as many
+    bytes, and of larger ones fewer, but at least MIN_IMAGES."""
+    size = bytes_per_image(images)
+    few = min(IMAGES_PER_CLASS, 4 * MAX_BYTES // size)
+    return max(MIN_IMAGES, few, min(MAX_IMAGES, MAX_BYTES // size))
 
 
 def bytes_per_image(images: Split) -> int:

@@ -46,8 +46,7 @@ def choose_bands(images: Tensor, chosen: Sequence[int] = ()) -> Bands:
     channels = images.shape[1]
     require(
         len(chosen) <= 3 and all(1 <= band <= channels for band in chosen),
-        f"--bands {','.join(map(str, chosen))}: the images have {channels} band{'s' * (channels > 1)}; choose one to "
-        f"three of 1 to {channels}",
+        f"--bands {','.join(map(str, chosen))}: the images have {channels} band{'s' * (channels > 1)}, counted from 1",
     )
     if not chosen and channels in (1, 3):
         return Bands(torch.eye(channels), torch.zeros(channels))
