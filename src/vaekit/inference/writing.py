@@ -50,11 +50,11 @@ def check_pixel_type(value_range: ValueRange, dtype: PixelType) -> None:
         dtype in PIXEL_TYPES,
         f"--dtype {dtype!r} is none of {', '.join(PIXEL_TYPES)}",
     )
-    limits: Any = np.finfo(dtype) if dtype == "float32" else np.iinfo(dtype)
+    fitting = [each for each in PIXEL_TYPES if holds(each, low, high)]
     require(
-        float(limits.min) <= low and high <= float(limits.max),
-        f"--dtype {dtype} cannot hold the values of the data, {low:g} to {high:g}; choose another of "
-        + ", ".join(PIXEL_TYPES),
+        dtype in fitting,
+        f"--dtype {dtype} cannot hold the values of the data, {low:g} to {high:g}; choose "
+        + (" or ".join(fitting) or "a picture"),
     )
     numbers = math.floor(high) - math.ceil(low) + 1
     require(
@@ -62,6 +62,12 @@ def check_pixel_type(value_range: ValueRange, dtype: PixelType) -> None:
         f"--dtype {dtype}: the data are fractions from {low:g} to {high:g}, between which there "
         f"{'is' if numbers == 1 else 'are'} only {numbers} whole number{'s' * (numbers != 1)}; choose float32",
     )
+
+
+def holds(dtype: PixelType, low: float, high: float) -> bool:
+    """Whether a type can hold the values from low to high."""
+    limits: Any = np.finfo(dtype) if dtype == "float32" else np.iinfo(dtype)
+    return float(limits.min) <= low and high <= float(limits.max)
 
 
 def default_pixel_type(value_range: ValueRange) -> PixelType:
