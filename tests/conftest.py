@@ -19,6 +19,7 @@ from vaekit.data import Dataset, Split
 from vaekit.data.sources.named import READERS
 from vaekit.runs.directory import Run
 from vaekit.settings.catalog import MODELS
+from vaekit.settings.data import ValueRange
 
 # The models here are tiny: a second thread would cost them more than it gives; so in the processes that tests start.
 torch.set_num_threads(1)
@@ -77,7 +78,7 @@ def small_settings(name: str, **more: Any) -> dict[str, Any]:
 
 
 def random_dataset(shape=(1, 6, 5), kind="bits", count=60, name="random") -> Dataset:
-    """Images of noise around a few patterns; `kind` is bits, grey (uint8) or float."""
+    """Images of noise around a few patterns; `kind` is bits, grey (uint8), float or deep (float of 4,096 levels)."""
     generator = torch.Generator().manual_seed(0)
     patterns = torch.rand(3, *shape, generator=generator)
     labels = torch.randint(3, (count,), generator=generator)
@@ -86,6 +87,8 @@ def random_dataset(shape=(1, 6, 5), kind="bits", count=60, name="random") -> Dat
         images = ((images > 0.5) * 255).to(torch.uint8)
     elif kind == "grey":
         images = (images * 255).to(torch.uint8)
+    elif kind == "deep":
+        images = (images * 4095).round() / 4095
     part = count // 3
     split = Split(images, labels)
     return Dataset(
@@ -94,6 +97,7 @@ def random_dataset(shape=(1, 6, 5), kind="bits", count=60, name="random") -> Dat
         split[part : 2 * part],
         split[2 * part :],
         black_and_white=kind == "bits",
+        value_range=ValueRange(0, 4095, 4096, "uint16") if kind == "deep" else ValueRange(),
     )
 
 

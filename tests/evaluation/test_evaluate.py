@@ -139,7 +139,7 @@ def test_the_expected_time_is_logged(run, capsys):
     assert "NLL (10 samples per image): 200 of 200 images, about 0 s" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["grey", "float"])
+@pytest.mark.parametrize("kind", ["grey", "float", "deep"])
 def test_bits_per_dim_is_null_for_a_density_only(tmp_path, kind):
     data = random_dataset(kind=kind)
     model = build("vae", data, latent_dim=2, hidden_dim=8)

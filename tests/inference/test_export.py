@@ -9,8 +9,8 @@ import torch
 
 from conftest import random_dataset, small_settings
 from vaekit import UserError, build, export, load, train
+from vaekit.inference.export import EXPORTED_PARTS, run_onnx
 from vaekit.inference.export import prior as prior_of
-from vaekit.inference.export import run_onnx
 from vaekit.settings.catalog import MODELS
 
 SHORT = ["vampprior"]
@@ -22,8 +22,8 @@ def seeds():
     torch.manual_seed(0)
 
 
-def trained(out, name, **more):
-    data = random_dataset(shape=(1, 8, 8))
+def trained(out, name, kind="bits", **more):
+    data = random_dataset(shape=(1, 8, 8), kind=kind)
     model = build(name, data, **small_settings(name, **more))
     return train(model, data, out=out, epochs=1, batch_size=20, progress=False)
 
@@ -94,6 +94,20 @@ def test_torch_export_computes_the_same_as_the_model(tmp_path):
         close(pixels, model.decode(None, z1=z1, z2=z2).mean)
     assert list(about["decoder.pt2"]["inputs"]) == ["z1", "z2"]
     assert about["prior.pt2"]["inputs"] == {"z2_noise": ["batch", 3], "z1_noise": ["batch", 2]}
+
+
+@pytest.mark.long
+def test_the_mean_of_pixels_of_4096_levels_is_exported(tmp_path, monkeypatch):
+    """A few operations, not one for each level."""
+    parts = {"decoder": EXPORTED_PARTS["decoder"]}
+    monkeypatch.setattr("vaekit.inference.export.EXPORTED_PARTS", parts)
+    run = trained(tmp_path / "run", "vae", kind="deep")
+    export(run, tmp_path / "onnx")
+    assert (tmp_path / "onnx" / "decoder.onnx").stat().st_size < 100_000
+    z = torch.randn(5, 2)
+    session = onnxruntime.InferenceSession(tmp_path / "onnx" / "decoder.onnx")
+    (pixels,) = session.run(None, {"z": z.numpy()})
+    close(pixels, load(run).decode(None, z=z).mean)
 
 
 @pytest.mark.parametrize("model", ["cvae", pytest.param("convvae", marks=pytest.mark.long)])

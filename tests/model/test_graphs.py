@@ -38,7 +38,6 @@ from vaekit.model.graph import VAE, Inference, Latent
 from vaekit.model.mmd import Kernel, squared_mmd
 from vaekit.model.objectives import capacity, elbo, from_text, infovae, iwae, weighted_kl
 from vaekit.model.pixels import (
-    CategoricalPixels,
     DiscretisedLogistic,
     MaskedPixels,
     likelihood_head,
@@ -686,7 +685,7 @@ def test_infovae_refuses_learned_priors(name):
 def test_categorical_probabilities_sum_to_one_and_are_the_softmax():
     output = torch.randn(2, 3 * 256, 4, 5)
     head = likelihood_head(ModelConfig(likelihood="categorical"))
-    assert head.outputs == CategoricalPixels.levels == 256
+    assert head.outputs == 256
     p = head(output)
     assert p.event_shape == (3, 4, 5)
     each = torch.stack([p.base_dist.log_prob(torch.full((2, 3, 4, 5), float(x))) for x in LEVELS])
@@ -783,6 +782,11 @@ def test_the_continuous_bernoulli_has_its_closed_form_mean_and_variance():
         ("gmvae", {"clusters": 0}, "clusters is 0"),
         ("hvae", {"top_layers": "3@3"}, "dense layers alone"),
         ("vae", {"likelihood": "categorical", "scale": 0.1}, "no effect for a categorical"),
+        ("vae", {"levels": 256}, "levels has no effect for a bernoulli likelihood"),
+        ("vae", {"levels": 256, "likelihood": "gaussian"}, "levels has no effect for a gaussian"),
+        ("vae", {"levels": 2000, "likelihood": "categorical"}, "at most 1,024 levels, not 2,000"),
+        ("vae", {"levels": 1, "likelihood": "logistic"}, "levels is 1; it must be at least 2"),
+        ("vae", {"levels": 2**17, "likelihood": "logistic"}, "it must be at most 65,536"),
     ],
 )
 def test_models_that_make_no_sense(name, settings, message):

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from conftest import random_dataset
-from vaekit import Run, UserError, load
+from vaekit import Run, UserError, build, load, resume, train
 from vaekit.settings.training import TrainConfig
+from vaekit.studies.curves import run_settings
 from vaekit.support.atomic import write_bytes, write_json
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -256,3 +257,19 @@ def test_settings_of_the_training_are_checked_except_those_added_later(copy):
         with pytest.raises(UserError, match=message):
             _ = Run(copy).training
     assert Run(GOLDEN / "format-2" / "vae").training.state_every == 30
+
+
+@pytest.mark.parametrize(("likelihood", "levels"), [("logistic", 256), ("gaussian", None)])
+def test_discrete_pixels_of_older_runs_have_256_levels(likelihood, levels, tmp_path):
+    data = random_dataset(kind="grey")
+    model = build("vae", data, latent_dim=2, hidden_dim=8, likelihood=likelihood)
+    run = train(model, data, out=tmp_path / "run", epochs=1, progress=False)
+    config = json.loads((run.path / "config.json").read_text())
+    assert config["model"]["settings"].pop("levels") == levels
+    older = shutil.copytree(run.path, tmp_path / "older")
+    (older / "config.json").write_text(json.dumps(config))
+    assert Run(older).blueprint == run.blueprint
+    assert run_settings(Run(older)) == run_settings(run)
+    z = torch.randn(3, 2)
+    assert torch.equal(load(older).decode(None, z=z).mean, load(run).decode(None, z=z).mean)
+    resume(older, epochs=2, data=data, progress=False)

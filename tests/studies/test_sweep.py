@@ -174,9 +174,10 @@ def test_a_sweep_of_an_earlier_version_is_resumed(tmp_path):
     old_keys = {"monitor": "watch", "default_objective": "own"}
     runs = {
         name: {old_keys.get(key, key): value for key, value in plan.items()}
-        for name, plan in current["runs"].items()
+        for name, plan in json.loads(file.read_text())["runs"].items()
     }
     assert all({"watch", "own"} <= plan.keys() for plan in runs.values())
+    assert all(plan["settings"].pop("levels", 0) is None for plan in runs.values())
     file.write_text(json.dumps({"runs": runs}))
     weights = sorted(tmp_path.glob("*/model.safetensors"))
     before = [path.stat().st_mtime_ns for path in weights]

@@ -78,6 +78,21 @@ def test_100_compiled_steps_have_the_loss_of_eager_ones(name):
         assert (a - b).norm() <= 1e-2 * b.norm() + 1e-4
 
 
+@pytest.mark.long
+def test_a_compiled_step_of_4096_levels_has_the_loss_of_an_eager_one():
+    data = random_dataset(kind="deep", count=60)
+    results = []
+    for choice in ("yes", "no"):
+        model = build("vae", data, **small("vae"))
+        assert model.blueprint.settings.levels == 4096
+        learner = Learner(model, TrainConfig(epochs=2, batch_size=10, compile=choice), CPU)
+        lines = []
+        epochs = train_epochs(learner, data, elbo(), "none", log=lines.append)
+        results.append([epoch.train_objective for epoch, _ in epochs])
+        assert not any("not compiled" in line for line in lines)
+    assert results[0] == pytest.approx(results[1], rel=1e-4)
+
+
 def test_every_model_is_traced_as_one_graph():
     """Tracing with fake tensors fails where a value would be read back."""
     data = grey()
@@ -85,6 +100,8 @@ def test_every_model_is_traced_as_one_graph():
         loss = loss_of(name, data)
         graph, _ = trace(loss, data.train[:8], 1.0)
         assert len(graph.graph.nodes) > 50, name
+    deep = random_dataset(kind="deep")
+    trace(loss_of("vae", deep), deep.train[:8], 1.0)
 
 
 EVERY_AUGMENTATION = (

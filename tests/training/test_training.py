@@ -385,7 +385,32 @@ def test_a_model_and_data_that_do_not_fit_are_refused(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("kind", ["bits", "grey", "float"])
+def test_discrete_pixels_need_data_of_the_model_s_levels(tmp_path):
+    deep, grey = random_dataset(kind="deep"), random_dataset(kind="grey")
+    between = dataclasses.replace(random_dataset(kind="float"), value_range=deep.value_range)
+    for data, levels, message in (
+        (
+            deep,
+            256,
+            "pixels of 256 levels, but those of 'random' have 4,096; build it with levels=4096",
+        ),
+        (
+            grey,
+            4096,
+            "pixels of 4,096 levels, but those of 'random' have 256; build it with levels=256",
+        ),
+        (between, 4096, "its pixels lie between its 4,096 levels"),
+    ):
+        model = build("vae", data, likelihood="logistic", levels=levels)
+        with pytest.raises(UserError, match=message) as caught:
+            train(model, data, out=tmp_path / "a")
+        assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match="too few for pixels of 4,096 levels"):
+        train(build("vae", deep), deep, out=tmp_path / "a", precision="bfloat16")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", ["bits", "grey", "float", "deep"])
 def test_every_kind_of_pixel_trains(tmp_path, kind):
     run = fit(tmp_path / "a", random_dataset(kind=kind))
     assert run.section("data")["binarisation"] == ("dynamic" if kind == "bits" else "none")

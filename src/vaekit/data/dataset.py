@@ -241,7 +241,15 @@ class Dataset:
         """The default likelihood of these pixels."""
         if self.black_and_white:
             return "bernoulli"
-        return "gaussian" if self.train.images.dtype == torch.float32 else "logistic"
+        return "gaussian" if self.levels is None else "logistic"
+
+    @property
+    def levels(self) -> int | None:
+        """Number L of values k / (L - 1) of a pixel; None where pixels are not discrete."""
+        if self.train.images.dtype == torch.uint8:
+            return EIGHT_BITS.levels
+        # Floats without a range of their own are not 8-bit values.
+        return None if self.value_range == EIGHT_BITS else self.value_range.levels
 
     def binarisation(self, requested: Binarisation, likelihood: str) -> ResolvedBinarisation:
         """Resolve the requested binarisation for a likelihood. Raises UserError where they do not fit together."""

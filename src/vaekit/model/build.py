@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +13,7 @@ from ..data import Dataset
 from ..data.dataset import pixels
 from ..settings.catalog import MODELS, ModelEntry, model_entry
 from ..settings.data import MAX_CLASSES
-from ..settings.model import Blueprint, ClusterConfig, HierarchyConfig, Likelihood, ModelConfig
+from ..settings.model import Blueprint, ClusterConfig, HierarchyConfig, ModelConfig
 from ..settings.objective import ObjectiveConfig
 from ..support.devices import seeded
 from ..support.errors import UserError, is_whole, require, require_seed, with_changes
@@ -60,9 +59,9 @@ def build(
 ) -> VAE:
     """A model by its name in MODELS, with its settings (fields of ModelConfig) and weights initialised from `seed`.
 
-    `data` is a data set, which also gives the likelihood, the number of `classes` and a VampPrior's pseudo-inputs; or
-    an image shape (C, H, W), whose likelihood is bernoulli for one channel and logistic for more. Raises UserError for
-    an unknown name or setting, or a setting out of range.
+    `data` is a data set, which also gives the likelihood and its levels, the number of `classes` and a VampPrior's
+    pseudo-inputs; or an image shape (C, H, W), whose likelihood is bernoulli for one channel and logistic, of 256
+    levels, for more. Raises UserError for an unknown name or setting, or a setting out of range.
     """
     config = with_changes(model_entry(name).settings, settings, f"model {name!r}").resolve()
     dataset = data if isinstance(data, Dataset) else None
@@ -73,10 +72,10 @@ def build(
         f"the image shape is {shape}; it must be (channels, height, width), such as (1, 28, 28)",
     )
     channels, height, width = map(int, sizes)
-    if config.likelihood == "auto":
-        by_channels: Likelihood = "bernoulli" if channels == 1 else "logistic"
-        likelihood = dataset.likelihood if dataset else by_channels
-        config = dataclasses.replace(config, likelihood=likelihood)
+    config = config.resolve_pixels(
+        dataset.likelihood if dataset else "bernoulli" if channels == 1 else "logistic",
+        (dataset and dataset.levels) or 256,
+    )
     require_seed(seed)
     if classes is None:
         classes = dataset.class_count if dataset else 0

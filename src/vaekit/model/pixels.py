@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import torch
@@ -26,10 +27,11 @@ def likelihood_head(settings: ModelConfig) -> Head | LocationScaleHead:
         return Head(continuous_bernoulli, 3)
     if settings.likelihood == "gaussian":
         return gaussian_head(settings.scale or "shared", settings.mean)
+    levels = settings.levels or 256
     if settings.likelihood == "logistic":
-        return logistic_head(settings.scale or "each", settings.mean)
+        return logistic_head(settings.scale or "each", settings.mean, levels)
     if settings.likelihood == "categorical":
-        return Head(categorical, 3, outputs=CategoricalPixels.levels)
+        return Head(partial(categorical, levels=levels), 3, levels)
     raise UserError("the likelihood is 'auto'; make the model with `build`, which chooses one")
 
 
@@ -45,9 +47,9 @@ def continuous_bernoulli(logits: Tensor) -> Distribution:
     return StableContinuousBernoulli(logits=logits, validate_args=False)
 
 
-def categorical(output: Tensor) -> Distribution:
-    """A softmax over the 256 levels of each pixel: (..., 256 C, H, W) -> (..., C, H, W)."""
-    return CategoricalPixels(output.unflatten(-3, (-1, CategoricalPixels.levels)).movedim(-3, -1))
+def categorical(output: Tensor, levels: int) -> Distribution:
+    """A softmax over the L levels of each pixel: (..., L C, H, W) -> (..., C, H, W)."""
+    return CategoricalPixels(output.unflatten(-3, (-1, levels)).movedim(-3, -1))
 
 
 def gaussian_head(scale: Scale, mean: Mean = "linear") -> LocationScaleHead:
@@ -55,10 +57,11 @@ def gaussian_head(scale: Scale, mean: Mean = "linear") -> LocationScaleHead:
     return LocationScaleHead(gaussian, 3, scale, 0.25, SCALE_FLOOR, CENTERS[mean])
 
 
-def logistic_head(scale: Scale, mean: Mean = "linear") -> LocationScaleHead:
+def logistic_head(scale: Scale, mean: Mean = "linear", levels: int = 256) -> LocationScaleHead:
     """Discretised logistic pixels. The floor of a learned scale, a quarter of a level, is for float32: at any scale the
     probabilities are at most 1."""
-    return LocationScaleHead(DiscretisedLogistic, 3, scale, 0.1, 1e-3, CENTERS[mean])
+    family, floor = partial(DiscretisedLogistic, levels=levels), 0.255 / (levels - 1)
+    return LocationScaleHead(family, 3, scale, max(0.1, 2 * floor), floor, CENTERS[mean])
 
 
 class StableContinuousBernoulli(torch.distributions.ContinuousBernoulli):
@@ -119,20 +122,19 @@ class MaskedPixels(Distribution):
 
 
 class CategoricalPixels(Distribution):
-    """A variable on 0/255, 1/255 ... 255/255 with logits (..., 256)."""
+    """A variable on the L levels k / (L - 1), from 0 to 1, with logits (..., L)."""
 
     arg_constraints = {"logits": constraints.real_vector}  # noqa: RUF012
-    levels = 256
 
     def __init__(self, logits: Tensor) -> None:
-        self.logits = logits
+        self.logits, self.levels = logits, logits.shape[-1]
         super().__init__(logits.shape[:-1], validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> CategoricalPixels:
         return CategoricalPixels(self.logits.expand(*batch_shape, self.levels))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Nats; value on the levels k/255."""
+        """Nats; value on the levels."""
         level = (value * (self.levels - 1)).round().long().expand(self.batch_shape)
         log_p = self.logits.log_softmax(-1)
         return log_p.gather(-1, level.unsqueeze(-1)).squeeze(-1)
@@ -149,30 +151,38 @@ class CategoricalPixels(Distribution):
 
 
 class DiscretisedLogistic(Distribution):
-    """A logistic variable rounded to 0/255, 1/255 ... 255/255; the end levels include the tails.
+    """A logistic variable rounded to the L levels k / (L - 1), from 0 to 1; the end levels include the tails.
 
-    P(x) = sigmoid((x + 1/510 - loc) / scale) - sigmoid((x - 1/510 - loc) / scale).
+    P(x) = sigmoid((x + half - loc) / scale) - sigmoid((x - half - loc) / scale), half = 1 / (2 L - 2).
     Kingma et al. 2016 (IAF), eq. 18; Salimans et al. 2017 (PixelCNN++), section 2.1.
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
-    levels = 256
 
-    def __init__(self, loc: Tensor, scale: Tensor) -> None:
+    def __init__(self, loc: Tensor, scale: Tensor, levels: int = 256) -> None:
         self.loc, self.scale = torch.broadcast_tensors(loc, scale)
+        self.levels = levels
         super().__init__(self.loc.shape, validate_args=False)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretisedLogistic:
-        return DiscretisedLogistic(self.loc.expand(batch_shape), self.scale.expand(batch_shape))
+        loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
+        return DiscretisedLogistic(loc, scale, self.levels)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        """Nats; value on the levels k/255."""
-        half = 0.5 / (self.levels - 1)
-        upper = (value + half - self.loc) / self.scale
-        lower = (value - half - self.loc) / self.scale
+        """Nats; value on the levels."""
+        steps, loc = self.levels - 1, self.loc
+        half = 0.5 / steps
+        first, last = value < half, value > 1 - half
+        if self.levels > 256:
+            # Float32 has too few digits for value + half, so take value - loc: first the whole level minus a number of
+            # few digits, which is exact, then the small rest of loc.
+            coarse = (loc.detach() * 128).round() / 128
+            value = ((value * steps).round() - coarse * steps - (loc - coarse) * steps) / steps
+            loc = torch.zeros_like(loc)
+        upper = (value + half - loc) / self.scale
+        lower = (value - half - loc) / self.scale
         # log(sigmoid(b) - sigmoid(a)) = log sigmoid(b) + log sigmoid(-a) + log(1 - e^(a - b)) is exact far out in the
         # tails too; b - a is the width of a level, not a difference of floats.
-        first, last = value < half, value > 1 - half
         log_upper = torch.where(last, 0.0, F.logsigmoid(upper))
         log_lower = torch.where(first, 0.0, F.logsigmoid(-lower))
         width = torch.where(first | last, 0.0, torch.log(-torch.expm1(-2 * half / self.scale)))
@@ -188,7 +198,11 @@ class DiscretisedLogistic(Distribution):
 
     @property
     def mean(self) -> Tensor:
-        """E[x] = sum over levels of P(x >= level) / 255."""
+        """E[x] = sum over levels of P(x >= level) / (L - 1). Above 256 levels, the integral of P(x >= t) over t: off by
+        at most half a level, and by 0.056 of one at scales from a quarter of a level."""
+        if self.levels > 256:
+            low, high = -self.loc.abs() / self.scale, -(self.loc - 1).abs() / self.scale
+            return self.loc.clamp(0, 1) + self.scale * (F.softplus(low) - F.softplus(high))
         total = torch.zeros_like(self.loc)
         for level in range(1, self.levels):
             total += torch.sigmoid((self.loc - (level - 0.5) / (self.levels - 1)) / self.scale)

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from ..settings.catalog import model_entry
 from ..settings.data import MAX_CLASSES, DataRecord, SourceConfig
-from ..settings.model import Blueprint
+from ..settings.model import DISCRETE, Blueprint
 from ..settings.training import MonitorConfig, TrainConfig
 from ..support.atomic import json_bytes, parse_json, write_bytes, write_json
 from ..support.errors import (
@@ -66,7 +66,7 @@ STATE = "state.safetensors"
 OWN_FILES = ("config.json", "metrics.jsonl", "*.safetensors", "evaluation*.json", "clusters-*")
 # Defaults, for older runs, of settings of the model and of the training that were added to format 2.
 ADDED_SETTINGS: dict[str, dict[str, Any]] = {
-    "settings": {"mean": "linear"},
+    "settings": {"mean": "linear", "levels": None},
     "training": {"state_every": 30.0, "skip_spikes": None, "allow_slow": False, "augment": None},
 }
 MAX_METRICS_BYTES = 2**28
@@ -245,7 +245,7 @@ class Run:
             f"the model's classes are {shown(classes)}; they must be a whole number up to {MAX_CLASSES:,}",
         )
         config = settings_from_dict(
-            type(model_entry(name).settings), with_added("settings", settings), "the model"
+            type(model_entry(name).settings), model_settings(settings), "the model"
         )
         return Blueprint(name, (shape[0], shape[1], shape[2]), config, section["seed"], classes)
 
@@ -466,6 +466,12 @@ def require_output(path: Path, endings: Iterable[str]) -> None:
 def with_added(part: str, settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings of an older run, "settings" of the model or "training", with those that were added since."""
     return {**ADDED_SETTINGS[part], **settings}
+
+
+def model_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of the model of an older run, with those that were added since: its discrete pixels had 8 bits."""
+    levels = {"levels": 256} if settings.get("likelihood") in DISCRETE else {}
+    return with_added("settings", {**levels, **settings})
 
 
 def pad_with_numbers(names: Sequence[str], count: int) -> list[str]:

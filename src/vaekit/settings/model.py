@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 from ..support.errors import flag_name, require, require_count
+from .data import MAX_LEVELS
 
 Activation = Literal["relu", "silu", "gelu", "elu", "leaky-relu", "softplus", "tanh", "gated"]
 Likelihood = Literal[
@@ -16,8 +17,9 @@ Prior = Literal["standard", "mixture", "learned-mixture", "vampprior", "conditio
 Condition = Literal["none", "label", "quadrants:1", "quadrants:2", "quadrants:3"]
 Scale = Literal["shared", "each"] | float
 Mean = Literal["linear", "sigmoid"]
-# Likelihoods of discrete pixels, the 256 levels of an 8-bit image.
+# Likelihoods of discrete pixels, such as the 256 levels of an 8-bit image.
 DISCRETE = ("logistic", "categorical")
+MAX_CATEGORIES = 1024  # of a categorical pixel, which has an output for each
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,13 @@ class ModelConfig:
     """Dropout probability of the units of dense hidden layers."""
     likelihood: Likelihood = "auto"
     """Distribution of the pixels; auto follows the data: bernoulli for MNIST and similar sets, logistic
-    (discretised, 256 levels) for other 8-bit images, gaussian for float arrays."""
+    (discretised) for other 8-bit images and whole numbers of up to 65,536 levels, gaussian for float arrays."""
+    levels: int | None = None
+    """Number of values of a pixel of the likelihoods logistic and categorical; by default that of the data."""
     scale: Scale | None = None
     """Standard deviation of a gaussian (scale of a logistic) pixel: a number fixes it, shared learns one for all
     pixels, each one per pixel by the decoder; default: shared for gaussian, each for logistic. Learned scales stay
-    above 1/256 for gaussian, 0.001 for logistic."""
+    above 1/256 for gaussian, a quarter of a level (0.001 of 8 bits) for logistic."""
     mean: Mean = "linear"
     """Mean of a gaussian (location of a logistic) pixel: the decoder's output itself, or its sigmoid, in [0, 1]."""
 
@@ -86,6 +90,18 @@ class ModelConfig:
         require(
             0 <= self.dropout < 1, f"--dropout is {self.dropout}; it must be at least 0 and below 1"
         )
+        if self.levels is not None:
+            require_count("levels", self.levels, smallest=2, largest=MAX_LEVELS)
+            require(
+                self.likelihood in ("auto", *DISCRETE),
+                f"--levels has no effect for a {self.likelihood} likelihood; leave it out, or choose --likelihood "
+                "logistic",
+            )
+            require(
+                self.likelihood != "categorical" or self.levels <= MAX_CATEGORIES,
+                f"a categorical likelihood has at most {MAX_CATEGORIES:,} levels, not {self.levels:,}; choose "
+                "--likelihood logistic",
+            )
         if isinstance(self.scale, float):
             require(
                 0 < self.scale < math.inf, f"--scale is {self.scale}; it must be a positive number"
@@ -145,6 +161,12 @@ class ModelConfig:
             return self
         given = self.condition.startswith("quadrants")
         return replace(self, prior="conditional" if given else "standard")
+
+    def resolve_pixels(self, likelihood: Likelihood, levels: int) -> Self:
+        """The settings with `likelihood` for auto, and with `levels` where a discrete likelihood has none chosen."""
+        likelihood = likelihood if self.likelihood == "auto" else self.likelihood
+        chosen = self.levels or (levels if likelihood in DISCRETE else None)
+        return replace(self, likelihood=likelihood, levels=chosen)
 
     @property
     def has_other_layers(self) -> bool:

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from .. import pictures
-from ..runs.directory import Run, with_added
+from ..runs.directory import Run, model_settings, with_added
 from ..settings.catalog import MODELS
 from ..support.errors import require
 
@@ -90,7 +90,7 @@ def run_settings(run: Run) -> dict[str, Any]:
         "model": run.blueprint.model,
         "objective": run.config.get("objective"),
         "init": run.config.get("init"),
-        **with_added("settings", run.section("model")["settings"]),
+        **model_settings(run.section("model")["settings"]),
         **with_added("training", run.section("training")),
     }
     return {key: value for key, value in settings.items() if key not in NOT_SETTINGS}

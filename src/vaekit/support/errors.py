@@ -111,10 +111,10 @@ def is_whole(value: Any) -> bool:
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
-def require_count(name: str, value: Any, largest: int = 2**31) -> None:
-    """Raise UserError unless `value` is a whole number from 1 to `largest`."""
+def require_count(name: str, value: Any, largest: int = 2**31, smallest: int = 1) -> None:
+    """Raise UserError unless `value` is a whole number from `smallest` to `largest`."""
     require(is_whole(value), f"{flag_name(name)} is {shown(value)}; it must be a whole number")
-    require(value >= 1, f"{flag_name(name)} is {value}; it must be at least 1")
+    require(value >= smallest, f"{flag_name(name)} is {value}; it must be at least {smallest}")
     require(value <= largest, f"{flag_name(name)} is {value}; it must be at most {largest:,}")
 
 

@@ -33,12 +33,30 @@ def resolve_binarisation(
         f"the model is for images of shape {blueprint.shape}, but those of {data.name!r} have shape {data.shape}",
     )
     likelihood = blueprint.settings.likelihood
+    if likelihood in DISCRETE:
+        check_levels(blueprint, data)
+    return data.binarisation(requested, likelihood)
+
+
+def check_levels(blueprint: Blueprint, data: Dataset) -> None:
+    """Raises UserError where the pixels do not have the levels of the model."""
+    likelihood, levels = blueprint.settings.likelihood, blueprint.settings.levels or 256
     require(
-        likelihood not in DISCRETE or data.train.images.dtype == torch.uint8,
-        f"the {likelihood} likelihood needs pixels of 256 levels, and these are floats; build the model with "
+        data.levels is not None,
+        f"the {likelihood} likelihood needs pixels of {levels:,} levels, and these are floats; build the model with "
         "likelihood='gaussian'",
     )
-    return data.binarisation(requested, likelihood)
+    require(
+        data.levels == levels,
+        f"the model is for pixels of {levels:,} levels, but those of {data.name!r} have {data.levels:,}; build it "
+        f"with levels={data.levels}",
+    )
+    position = pixels(data.train[:10].images, "none") * (levels - 1)
+    require(
+        bool(((position - position.round()).abs() < 0.1).all()),
+        f"data set {data.name!r}: its pixels lie between its {levels:,} levels; build the model with "
+        "likelihood='gaussian'",
+    )
 
 
 def check_training(
@@ -112,6 +130,12 @@ def check_precision(
     """Raises UserError where the loss of a batch in bfloat16 differs from that in float32, or takes longer."""
     if config.precision == "float32":
         return
+    levels = model.blueprint.settings.levels or 0
+    require(
+        levels <= 256,
+        f"in bfloat16 the decoder's outputs have 8 bits, too few for pixels of {levels:,} levels; leave out "
+        "--precision bfloat16",
+    )
     if resolve_device(config.device).type == "cpu" and not config.allow_slow:
         slowdown = bfloat16_slowdown()
         require(
