@@ -170,19 +170,19 @@ class DiscretisedLogistic(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Nats; value on the levels."""
-        steps, loc = self.levels - 1, self.loc
+        x, loc, steps = value, self.loc, self.levels - 1
         half = 0.5 / steps
-        first, last = value < half, value > 1 - half
         if self.levels > 256:
             # Float32 has too few digits for value + half, so take value - loc: first the whole level minus a number of
             # few digits, which is exact, then the small rest of loc.
             coarse = (loc.detach() * 128).round() / 128
-            value = ((value * steps).round() - coarse * steps - (loc - coarse) * steps) / steps
+            x = ((x * steps).round() - coarse * steps - (loc - coarse) * steps) / steps
             loc = torch.zeros_like(loc)
-        upper = (value + half - loc) / self.scale
-        lower = (value - half - loc) / self.scale
+        upper = (x + half - loc) / self.scale
+        lower = (x - half - loc) / self.scale
         # log(sigmoid(b) - sigmoid(a)) = log sigmoid(b) + log sigmoid(-a) + log(1 - e^(a - b)) is exact far out in the
         # tails too; b - a is the width of a level, not a difference of floats.
+        first, last = value < half, value > 1 - half
         log_upper = torch.where(last, 0.0, F.logsigmoid(upper))
         log_lower = torch.where(first, 0.0, F.logsigmoid(-lower))
         width = torch.where(first | last, 0.0, torch.log(-torch.expm1(-2 * half / self.scale)))
