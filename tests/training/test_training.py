@@ -392,12 +392,12 @@ def test_discrete_pixels_need_data_of_the_model_s_levels(tmp_path):
         (
             deep,
             256,
-            "pixels of 256 levels, but those of 'random' have 4,096; build it with levels=4096",
+            "pixels of 256 levels, but those of 'random' have 4,096; build it with (--)?levels 4096",
         ),
         (
             grey,
             4096,
-            "pixels of 4,096 levels, but those of 'random' have 256; build it with levels=256",
+            "pixels of 4,096 levels, but those of 'random' have 256; build it with (--)?levels 256",
         ),
         (between, 4096, "its pixels lie between its 4,096 levels"),
     ):

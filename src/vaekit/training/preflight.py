@@ -49,7 +49,7 @@ def check_levels(blueprint: Blueprint, data: Dataset) -> None:
     require(
         data.levels == levels,
         f"the model is for pixels of {levels:,} levels, but those of {data.name!r} have {data.levels:,}; build it "
-        f"with levels={data.levels}",
+        f"with --levels {data.levels}",
     )
     position = pixels(data.train[:10].images, "none") * (levels - 1)
     require(
