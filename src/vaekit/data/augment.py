@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from ..settings.augment import Augmentation, parse_augmentation
-from ..settings.data import EIGHT_BITS
 from .dataset import Dataset
 
 
@@ -47,9 +46,7 @@ def augmentation_of(text: str | None, data: Dataset) -> Callable[[Tensor], Tenso
     """The function that augments training images of a data set, by the text of the setting; None is the identity."""
     if text is None:
         return lambda images: images
-    # Float images made without a range have that of 8 bits, but any values.
-    levels = None if data.value_range == EIGHT_BITS else data.value_range.levels
-    return partial(augment, augmentation=parse_augmentation(text), levels=levels)
+    return partial(augment, augmentation=parse_augmentation(text), levels=data.levels)
 
 
 def augment(images: Tensor, augmentation: Augmentation, levels: int | None = None) -> Tensor:
