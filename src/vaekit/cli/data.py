@@ -58,6 +58,7 @@ def show(
     split: Literal["train", "validation", "test"] = "train",
     count: int = 60,
     bands: str | None = None,
+    group_by: str | None = None,
     data_dir: str | None = None,
     out: str | None = None,
 ) -> None:
@@ -73,10 +74,12 @@ def show(
         count: Number of images to show.
         bands: Bands (channels) to show as red, green and blue, as 3,2,1; one is grey, two are magenta and green; by
             default, of more than 3 the principal components.
+        group_by: Keep images of one folder (by its level from 1) or metadata column together, as `vaekit train` does.
         data_dir: Folder with the named data set's files.
         out: Picture to write, PNG, PDF or SVG; <data>-images.png by default.
     """
     from ..data import load, summary
+    from ..data.duplicates import find_duplicates
     from ..inference.picture_data import training_examples
     from ..pictures import choose_bands, contact_sheet, save
     from ..support.console import PlainConsole
@@ -84,10 +87,12 @@ def show(
 
     check_picture(out)
     chosen = parse_bands(bands)
-    dataset = load(data, data_dir, **asdict(form))
+    dataset = load(data, data_dir, group_by=group_by, **asdict(form))
     # Fitted to the same images as those of a run.
     shown = choose_bands(training_examples(dataset.train, "none").images, chosen)
     PlainConsole().print(summary.as_table(dataset))
+    for sentence in find_duplicates(dataset):
+        print_text(sentence)
     images, names = summary.sample_images(dataset, split, count)
     path = Path(out) if out else Path(f"{summary.file_name(dataset)}-images.png")
     print_text(save(contact_sheet(images, names, bands=shown), path))

@@ -15,6 +15,7 @@ from torch.utils import data as torch_data
 
 from ..settings.data import EIGHT_BITS, MAX_CLASSES, Binarisation, SourceConfig, ValueRange
 from ..support.errors import UserError, require
+from .image_table import ImageTable
 from .stored import StoredImages
 
 ResolvedBinarisation = Literal["dynamic", "threshold", "none"]
@@ -35,11 +36,13 @@ class Split(torch_data.Dataset[Item]):
 
     Images too large for memory are `StoredImages` in a file; indexing reads them. A slice or a tensor of rows gives a
     Batch of images as they are stored. It is also a dataset of PyTorch, for a DataLoader: a whole number gives one
-    item, (image, label), or the image alone without labels; the image is (C, H, W), float in [0, 1].
+    item, (image, label), or the image alone without labels; the image is (C, H, W), float in [0, 1]. `table` has the
+    names of image files and their metadata.
     """
 
     images: Tensor | StoredImages
     labels: Tensor | None = None
+    table: ImageTable | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.labels, Tensor) and self.labels.dtype in INTEGER_DTYPES:
@@ -76,13 +79,14 @@ class Split(torch_data.Dataset[Item]):
         labels = self.labels
         if labels is not None:
             labels = labels.index_select(0, rows.to(labels.device))
+        table = None if self.table is None else self.table.take(rows)
         if isinstance(self.images, StoredImages):
-            return Split(self.images.take(rows.cpu()), labels)
-        return Split(self.images.index_select(0, rows.to(self.images.device)), labels)
+            return Split(self.images.take(rows.cpu()), labels, table)
+        return Split(self.images.index_select(0, rows.to(self.images.device)), labels, table)
 
     def to(self, device: torch.device) -> Split:
         labels = None if self.labels is None else self.labels.to(device)
-        return Split(self.images.to(device), labels)
+        return Split(self.images.to(device), labels, self.table)
 
 
 @dataclass(frozen=True)

@@ -105,6 +105,7 @@ def finished(
 ) -> Dataset:
     """The data set with the number, size and place of its images that the settings want; says how it was read. Raises
     UserError."""
+    check_grouped(dataset, settings)
     for sentence in dataset.reading:
         bar.log(sentence)
     dataset = take_subsets(dataset, settings, ordered)
@@ -179,6 +180,15 @@ def load_path(
     return load_images(open_source(path), settings, name, bar, classes=classes)
 
 
+def check_grouped(dataset: Dataset, settings: SourceConfig) -> None:
+    """Raise UserError where images are to be split by groups, but have neither files nor metadata."""
+    require(
+        settings.group_by is None or dataset.train.table is not None,
+        f"--group-by {printable(settings.group_by)} needs image files in folders, or with metadata; {dataset.name!r} "
+        "has none",
+    )
+
+
 def resized(dataset: Dataset, settings: SourceConfig) -> Dataset:
     """The data set with its images in the size and colour of the settings. Raises UserError."""
     channels, height, width = dataset.shape
@@ -202,7 +212,7 @@ def resized(dataset: Dataset, settings: SourceConfig) -> Dataset:
         levels = dataset.value_range.levels
         if images.is_floating_point() and levels is not None:
             images = images.mul_(levels - 1).round_().div_(levels - 1)
-        splits.append(Split(images, split.labels))
+        splits.append(Split(images, split.labels, split.table))
     return dataset.with_splits(splits, digest=None)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -41,14 +41,80 @@ def held_out_mask(
     return held_out
 
 
+def held_out_groups(
+    groups: np.ndarray,
+    labels: np.ndarray | None,
+    share: float,
+    seed: list[int],
+    parts: int,
+    where: str,
+) -> np.ndarray:
+    """Mask of the images to hold out, (N,), bool: whole `groups` (N,), numbered from 0, chosen at random until they
+    have about a share of the images, but not the last images of a class. One group at least is left for each of the
+    other `parts`. Raises UserError where that cannot be.
+    """
+    labels = np.zeros(len(groups), np.int64) if labels is None else labels
+    sizes = np.bincount(groups)
+    remaining = np.bincount(labels)
+    pairs, counts = np.unique(np.stack([groups, labels]), axis=1, return_counts=True)
+    starts = np.searchsorted(pairs[0], np.arange(len(sizes) + 1))
+    order = np.random.default_rng(seed).permutation(len(sizes))
+    target, taken, size = share * len(groups), list[int](), 0
+
+    def take(group: int) -> bool:
+        """Hold a group out, if some images of its classes remain."""
+        own = slice(starts[group], starts[group + 1])
+        rest = remaining[pairs[1, own]] - counts[own]
+        if (rest <= 0).any() or len(taken) + 1 + parts > len(sizes):
+            return False
+        remaining[pairs[1, own]] = rest
+        taken.append(group)
+        return True
+
+    for group in order.tolist():
+        closer = abs(size + sizes[group] - target) < abs(size - target)
+        if closer and take(group):
+            size += int(sizes[group])
+    if not taken:  # all groups are larger than the share: the smallest
+        any(take(group) for group in order[np.argsort(sizes[order], kind="stable")].tolist())
+    require(
+        bool(taken),
+        f"{where} has too few groups ({len(sizes):,}) to hold some out, and to leave {parts} and images of every class "
+        "in training; choose other groups than --group-by has",
+    )
+    return np.isin(groups, taken)
+
+
+def check_groups(
+    groups: Sequence[str], index: np.ndarray, settings: SourceConfig, where: str
+) -> None:
+    """Raise UserError where the source itself has a group in two splits."""
+    first: dict[str, int] = {}
+    for group, split in zip(groups, index.tolist(), strict=True):
+        require(
+            first.setdefault(group, split) == split,
+            f"--group-by {settings.group_by}: {where} has the group {printable(group)!r} in its {SPLITS[split]} and "
+            f"its {SPLITS[first[group]]} images; move them together",
+        )
+
+
 def split_rows(
-    split_index: np.ndarray, labels: Tensor | None, settings: SourceConfig, where: str
+    split_index: np.ndarray,
+    labels: Tensor | None,
+    settings: SourceConfig,
+    where: str,
+    groups: Sequence[str] | None = None,
 ) -> list[Tensor]:
     """The rows of the training, validation and test images, given each image's index into SPLITS, (N,).
 
-    A split without images is held out from training. Raises UserError for too few training images.
+    A split without images is held out from training: images at random, in proportion to their classes, or whole
+    `groups` of images. Raises UserError for too few training images or groups.
     """
     index = split_index.copy()
+    numbers = None
+    if groups is not None:
+        check_groups(groups, index, settings, where)
+        numbers = np.unique(np.array(groups, object).astype(str), return_inverse=True)[1]
     classes = None if labels is None else labels.numpy()
     for split, share in ((2, settings.test_share), (1, settings.validation_share)):
         if not (index == split).any():
@@ -60,7 +126,12 @@ def split_rows(
                 f"held out for {'validation' if missing == 1 else 'validation and test'}",
             )
             strata = None if classes is None else classes[rows]
-            mask = held_out_mask(strata, len(rows), share, [settings.split_seed, split])
+            seed = [settings.split_seed, split]
+            if numbers is None:
+                mask = held_out_mask(strata, len(rows), share, seed)
+            else:
+                own = np.unique(numbers[rows], return_inverse=True)[1]
+                mask = held_out_groups(own, strata, share, seed, missing, where)
             index[rows[mask]] = split
     return [torch.from_numpy(np.flatnonzero(index == split)) for split in range(3)]
 

@@ -2,7 +2,9 @@
 
 Tensors: `images` (N, C, H, W), values of a type in STORED; `labels` (N,), int64, optional; `parts` (N,), uint8: the
 split of each image in its source, an index into SPLITS; `extents` (N, 2), float64, where the values are not uint8: the
-smallest and largest value of each image. The metadata entry "vaekit" is a JSON object, the fields of StoreMetadata.
+smallest and largest value of each image. Of image files also `hashes` (N, 16), uint8, of the values of each image, and
+`table`, JSON as uint8: file names and metadata (image_table.py). The metadata entry "vaekit" is a JSON object, the
+fields of StoreMetadata.
 """
 
 from __future__ import annotations
@@ -13,8 +15,8 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,18 +29,20 @@ from ..settings.data import EIGHT_BITS, ValueRange
 from ..support.atomic import atomic_write
 from ..support.console import ProgressBar
 from ..support.errors import UserError, one_line, printable, record_from_dict, require
+from .image_table import ImageTable, TableContent
 from .values import STORED, Facts, is_plain, to_pixels
 
 CHUNK_BYTES = 2**24
 Chunk = tuple[np.ndarray, np.ndarray | None, np.ndarray]  # images, labels, split indices
 SPLITS = ("train", "validation", "test")
+HASH_BYTES = 16
 FORMAT = 1
 
 
 @dataclass(frozen=True)
 class StoreMetadata:
     """Metadata of an image store. `sha256` is of the values, in order; `bad` is the number of unreadable images left
-    out, `bad_names` the first of them; `facts` is what the values are."""
+    out, `bad_names` the first of them; `facts` is what the values are; `reading` as in Dataset."""
 
     name: str
     classes: list[str] | None
@@ -48,6 +52,7 @@ class StoreMetadata:
     bad_names: list[str]
     format: int = FORMAT
     facts: Facts = Facts()  # noqa: RUF009
+    reading: list[str] = field(default_factory=list)
 
 
 class OpenFile:
@@ -193,7 +198,7 @@ class StoredImages:
 @dataclass(frozen=True)
 class ImageStore:
     """An opened file of images; `split_index` (N,) is each image's index into SPLITS. `extents` (N, 2) are the smallest
-    and largest value of each image, None where the values are uint8."""
+    and largest value of each image, None where the values are uint8; `table` names the files."""
 
     path: Path
     images: StoredImages
@@ -201,6 +206,7 @@ class ImageStore:
     split_index: Tensor
     metadata: StoreMetadata
     extents: np.ndarray | None = None
+    table: ImageTable | None = None
 
     def extents_of(self, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """The smallest and the largest value of each of these images, (n,)."""
@@ -237,6 +243,7 @@ def open_store(path: Path, bar: ProgressBar | None = None) -> ImageStore:
             labels = file.get_tensor("labels") if "labels" in keys else None
             split_index = file.get_tensor("parts")
             extents = file.get_tensor("extents").numpy() if "extents" in keys else None
+            table = read_table(file, len(split_index), printable(path))
         with path.open("rb") as content:
             (length,) = struct.unpack("<Q", content.read(8))
             entry = json.loads(content.read(length))["images"]
@@ -259,7 +266,24 @@ def open_store(path: Path, bar: ProgressBar | None = None) -> ImageStore:
         images.sha256(bar or ProgressBar(False)) == metadata.sha256,
         f"{printable(path)} is damaged (the hash of its pixels differs); remove it, and create it again",
     )
-    return ImageStore(path, images, labels, split_index, metadata, extents)
+    return ImageStore(path, images, labels, split_index, metadata, extents, table)
+
+
+def read_table(file: Any, count: int, where: str) -> ImageTable | None:
+    """The table of an open file of `count` images; None without one. Raises ValueError for one of another form."""
+    if not {"hashes", "table"} <= set(file.keys()):
+        return None
+    hashes, content = file.get_tensor("hashes"), file.get_tensor("table")
+    if hashes.shape != (count, HASH_BYTES) or not hashes.dtype == content.dtype == torch.uint8:
+        raise ValueError("unexpected hashes")
+    return ImageTable(TableContent(content, count, where), torch.arange(count), hashes)
+
+
+def pixel_hashes(images: np.ndarray) -> np.ndarray:
+    """A hash of the pixels of each image (N, 16), uint8."""
+    content = np.ascontiguousarray(images).reshape(len(images), -1).view(np.uint8)
+    digests = [hashlib.blake2b(row.data, digest_size=HASH_BYTES).digest() for row in content]
+    return np.frombuffer(b"".join(digests), np.uint8).reshape(-1, HASH_BYTES)
 
 
 def write_store(
@@ -271,18 +295,22 @@ def write_store(
     bad: list[str],
     stored: str = "uint8",
     facts: Callable[[], Facts] = Facts,
+    table: Callable[[], np.ndarray] | None = None,
+    reading: Sequence[str] = (),
 ) -> None:
     """Write chunks of images (n, C, H, W) of the type `stored`, labels (n,) and split indices (n,) in bounded memory,
     atomically.
 
-    `bad` names the images left out; it and `facts` are read after the last chunk. Raises OSError (a full disk) and
-    leaves no file.
+    `bad` names the images left out, and `table` gives their names and columns as bytes; they and `facts` are read after
+    the last chunk. Raises OSError (a full disk) and leaves no file.
     """
-    header_size = 2**16 + 2 * len(json.dumps(classes)) // 8 * 8  # reserved, written last
+    size = len(json.dumps([classes, list(reading)]))
+    header_size = 2**16 + 2 * size // 8 * 8  # reserved, written last
     digest, binary = hashlib.sha256(), stored == "uint8"
     extents: list[np.ndarray] = []
     labels: list[np.ndarray] = []
     split_indices: list[np.ndarray] = []
+    hashes: list[np.ndarray] = []
     with atomic_write(path) as file:
         file.write(bytes(header_size))
         for images, chunk_labels, split_index in chunks:
@@ -294,6 +322,8 @@ def write_store(
             if stored != "uint8":
                 extents.append(image_extents(content))
             split_indices.append(split_index.astype(np.uint8))
+            if table is not None:
+                hashes.append(pixel_hashes(content))
             if chunk_labels is not None:
                 labels.append(chunk_labels.astype("<i8"))
         assert not labels or len(labels) == len(split_indices)  # all have labels, or none
@@ -301,6 +331,8 @@ def write_store(
         if extents:
             tensors["extents"] = np.concatenate(extents)
         tensors["parts"] = np.concatenate(split_indices)
+        if table is not None:
+            tensors |= {"hashes": np.concatenate(hashes), "table": table()}
         count, found = len(tensors["parts"]), facts()
         binary = binary or found.bits
         metadata = StoreMetadata(
@@ -311,6 +343,7 @@ def write_store(
             len(bad),
             [b[:200] for b in bad[:5]],
             facts=found,
+            reading=list(reading),
         )
         end = count * math.prod(shape) * np.dtype(stored).itemsize
         header: dict[str, Any] = {
@@ -319,7 +352,7 @@ def write_store(
         }
         for key, array in tensors.items():
             file.write(array.data)
-            dtype = {"labels": "I64", "extents": "F64", "parts": "U8"}[key]
+            dtype = {"labels": "I64", "extents": "F64"}.get(key, "U8")
             offsets = [end, end + array.nbytes]
             header[key] = {"dtype": dtype, "shape": [*array.shape], "data_offsets": offsets}
             end += array.nbytes

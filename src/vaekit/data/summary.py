@@ -14,7 +14,8 @@ from ..settings.data import PreprocessConfig
 from ..support.console import ProgressBar
 from ..support.errors import printable, require, require_count
 from .dataset import Dataset, get_split, pixels
-from .sources.files import open_source
+from .duplicates import given_duplicates
+from .sources.files import leave_out_broken_links, open_source
 from .sources.image_files import prepare
 from .splits import sorted_random_rows
 from .stored import open_store
@@ -96,8 +97,12 @@ def prepare_file(folder: Path, settings: PreprocessConfig, out: Path) -> str:
         f"--out {printable(out)} exists already; remove it, or choose another name",
     )
     require(out.parent.is_dir(), f"--out {printable(out)}: its folder does not exist")
-    prepare(open_source(folder), settings, folder.name, out, ProgressBar(True))
+    source, bar = open_source(folder), ProgressBar(True)
+    leave_out_broken_links(source, settings.skip_bad, bar)
+    prepare(source, settings, folder.name, out, bar)
     store = open_store(out)
+    for sentence in (*store.metadata.reading, *given_duplicates(store)):
+        bar.log(sentence)
     count, channels, height, width = store.images.shape
     size = math.prod(store.images.shape) / 1e6
     return (

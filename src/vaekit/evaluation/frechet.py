@@ -86,6 +86,11 @@ def load_or_train_classifier(data: Dataset, device: torch.device, bar: ProgressB
         count_classes(data) > 1,
         f"data set {data.name!r} has no labels or only one, but a classifier needs 2; give its images classes",
     )
+    assert data.train.labels is not None
+    require(
+        len(data.train.labels.unique()) > 1,
+        f"the training images of {data.name!r} have only one label, but a classifier needs 2",
+    )
     name = re.sub(r"[^\w.-]+", "-", data.name).encode()[:120].decode(errors="ignore")
     path = cache_dir() / "classifiers" / f"{name}-{data.sha256()[:16]}-{FORMAT}.safetensors"
     with contextlib.ExitStack() as stack:

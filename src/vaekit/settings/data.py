@@ -94,6 +94,9 @@ class SourceConfig(PreprocessConfig, LocationConfig):
     chosen by --split-seed; default: all."""
     validation_images: int | None = None
     """Number of validation images to use, chosen likewise; default: all."""
+    group_by: str | None = None
+    """Keep images of one group in one part of a random split: those of one folder, by its level (1 is the first below
+    the data, train or test), or of one value in a column of metadata.csv, such as patient."""
     in_memory: Literal["auto", "yes", "no"] = "auto"
     """Hold pixels in memory, or read them from a file as needed; auto: in memory up to 2 GB."""
 
@@ -109,6 +112,11 @@ class SourceConfig(PreprocessConfig, LocationConfig):
         for name in ("train_images", "validation_images"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name))
+        group_by = self.group_by
+        require(
+            group_by is None or (group_by.strip() != "" and group_by.strip("0") != ""),
+            f"--group-by is {group_by!r}; it must be the level of a folder, from 1, or the name of a metadata column",
+        )
 
 
 def parse_size(text: str) -> tuple[int, int]:

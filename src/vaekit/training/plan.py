@@ -12,6 +12,7 @@ from ..settings.model import ModelConfig
 from ..settings.objective import ObjectiveConfig
 from ..settings.presets import preset as named_preset
 from ..settings.training import MonitorConfig, TrainConfig
+from ..support.console import ProgressBar
 from ..support.errors import UserError, did_you_mean, with_changes
 
 if TYPE_CHECKING:
@@ -73,11 +74,14 @@ class Plan:
     def train(self, out: str | None = None, name: str = "", progress: bool = True) -> Run:
         """Build the model and train it. Raises UserError as `vaekit.train` does."""
         from ..data import load
+        from ..data.duplicates import duplicates_at_hand
         from ..model.build import build, make_objective
         from .job import train
 
         source = {f.name: getattr(self.data, f.name) for f in fields(SourceConfig)}
         data = load(**source, progress=progress)
+        for sentence in duplicates_at_hand(data):
+            ProgressBar(progress).log(sentence)
         built = build(self.model, data, seed=self.training.seed, **asdict(self.settings))
         return train(
             built,

@@ -16,7 +16,7 @@ from ..settings.data import Binarisation
 from ..settings.model import DISCRETE, Blueprint
 from ..settings.training import Precision, TrainConfig
 from ..support.devices import bfloat16_slowdown, eval_mode, resolve_device, seeded
-from ..support.errors import require
+from ..support.errors import UserError, printable, require
 from . import cluster_start
 from .step import Loss
 
@@ -94,6 +94,14 @@ def check_labels(blueprint: Blueprint, data: Dataset) -> None:
             bool(((labels >= 0) & (labels < blueprint.classes)).all()),
             f"data set {data.name!r}, {name}: a label is not one of the model's {blueprint.classes} classes",
         )
+        assert data.train.labels is not None
+        new = labels[~torch.isin(labels, data.train.labels)].tolist()
+        if new:
+            wanted = printable(data.classes[new[0]]) if data.classes else str(new[0])
+            raise UserError(
+                f"data set {data.name!r}: {name} has the class {wanted}, which --condition label cannot learn, "
+                "as train has none; choose a model without a condition"
+            )
 
 
 def check_augmentation(text: str | None, data: Dataset, binarisation: ResolvedBinarisation) -> None:

@@ -15,12 +15,16 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
+from ...support.console import ProgressBar
 from ...support.errors import UserError, one_line, printable, require
 from ..formats.images import MAX_FILE_BYTES, extensions
 
 MAX_DEPTH = 100  # folders in folders
 MAX_VISITS = 100  # of a folder, by different links
 TAR_EXTENSIONS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+TABLES = ("metadata.csv", "metadata.jsonl", "labels.csv", "labels.tsv")  # tables of images
+TABLE_NAMES = (*TABLES, "metadata.parquet")  # of which the last is only named
+WINDOWS = (0, 10, 11)  # systems of zip archives: MS-DOS, NTFS, VFAT
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,11 @@ class ImageSource(Protocol):
     def entries(self) -> list[Entry]: ...
 
     @property
+    def tables(self) -> list[Entry]:
+        """The files beside the images that may tell their labels, by their names."""
+        ...
+
+    @property
     def folders(self) -> set[str]: ...
 
     @property
@@ -49,7 +58,8 @@ class ImageSource(Protocol):
         ...
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
-        """Yield (name, content) of these files, in the order of the entries; None for one over MAX_FILE_BYTES."""
+        """Yield (name, content) of these files, in the order of the entries and tables; None for one over
+        MAX_FILE_BYTES."""
         ...
 
 
@@ -74,6 +84,12 @@ def is_image(name: str) -> bool:
 
 def has_image_extension(name: str) -> bool:
     return name[name.rfind(".") :].lower() in extensions()
+
+
+def is_table(name: str) -> bool:
+    """Whether a name is that of a table of images, such as metadata.csv, without a hidden part."""
+    base = name[name.rfind("/") + 1 :].lower()
+    return base in TABLE_NAMES and not is_hidden(name)
 
 
 def is_hidden(name: str) -> bool:
@@ -105,11 +121,13 @@ def check_unique_names(archive: Path, entries: list[Entry]) -> None:
 
 
 class Folder:
-    """Image files at any depth below a folder, in order of name."""
+    """Image files at any depth below a folder, in order of name; `broken` names the links to nothing."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries: list[Entry] = []
+        self.tables: list[Entry] = []
+        self.broken: list[str] = []
         self.folders: set[str] = set()
         self.visits: Counter[tuple[int, int]] = Counter()  # of each folder, by device and inode
         self._walk(path, "", set())
@@ -135,38 +153,58 @@ class Folder:
             if child.name.startswith(".") or child.name == "__MACOSX":
                 continue  # as is_hidden, but faster: there may be a million files
             name = prefix + child.name
+            if child.is_symlink() and not os.path.exists(child.path):
+                self.broken.append(name)
+                continue
             if child.is_dir():
                 self.folders.add(name)
                 self._walk(Path(child.path), name + "/", ancestors | {key})
-            elif has_image_extension(name) and child.is_file():
+                continue
+            image = has_image_extension(name)
+            if (image or child.name.lower() in TABLE_NAMES) and child.is_file():
                 status = child.stat()
                 # Programs often set the modification time; they cannot set the change time.
                 stamp = f"{status.st_mtime_ns} {status.st_ctime_ns}"
-                self.entries.append(Entry(name, status.st_size, stamp))
+                entry = Entry(name, status.st_size, stamp)
+                (self.entries if image else self.tables).append(entry)
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
-        for entry in self.entries:
+        for entry in (*self.entries, *self.tables):
             if entry.name in names:
                 large = entry.size > MAX_FILE_BYTES
                 yield entry.name, None if large else (self.path / entry.name).read_bytes()
 
 
 class Zip:
-    """Image files in a .zip archive, read in place."""
+    """Image files in a .zip archive, read in place.
+
+    Windows PowerShell writes backslashes between folders: they are folders in archives of Windows, and where no member
+    has a slash.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.entries: list[Entry] = []
+        self.tables: list[Entry] = []
         self.folders: set[str] = set()
+        self.members: dict[str, zipfile.ZipInfo] = {}  # by name, with "/" between folders
         with archive_errors(path), zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
+            members = archive.infolist()
+            no_slashes = not any("/" in member.filename for member in members)
+            for member in members:
                 check_member(path, member.filename, stat.S_ISLNK(member.external_attr >> 16))
-                if member.is_dir():
-                    self.folders.add(member.filename.rstrip("/"))
-                elif is_image(member.filename):
-                    entry = Entry(member.filename, member.file_size, str(member.CRC))
-                    self.entries.append(entry)
-        check_unique_names(path, self.entries)
+                name = member.filename
+                if no_slashes or member.create_system in WINDOWS:
+                    name = name.replace("\\", "/")
+                if name.endswith("/"):
+                    self.folders.add(name.rstrip("/"))
+                    continue
+                image = is_image(name)
+                if image or is_table(name):
+                    entry = Entry(name, member.file_size, str(member.CRC))
+                    (self.entries if image else self.tables).append(entry)
+                    self.members[name] = member
+        check_unique_names(path, [*self.entries, *self.tables])
         self.folders = with_parents(self.folders, self.entries)
 
     @property
@@ -175,12 +213,10 @@ class Zip:
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
         with archive_errors(self.path), zipfile.ZipFile(self.path) as archive:
-            for entry in self.entries:
+            for entry in (*self.entries, *self.tables):
                 if entry.name in names:
-                    yield (
-                        entry.name,
-                        None if entry.size > MAX_FILE_BYTES else archive.read(entry.name),
-                    )
+                    large = entry.size > MAX_FILE_BYTES
+                    yield entry.name, None if large else archive.read(self.members[entry.name])
 
 
 class Tar:
@@ -200,21 +236,28 @@ class Tar:
         return self._listed[0]
 
     @property
-    def folders(self) -> set[str]:
+    def tables(self) -> list[Entry]:
         return self._listed[1]
 
+    @property
+    def folders(self) -> set[str]:
+        return self._listed[2]
+
     @cached_property
-    def _listed(self) -> tuple[list[Entry], set[str]]:
-        entries, folders = [], set()
+    def _listed(self) -> tuple[list[Entry], list[Entry], set[str]]:
+        entries: list[Entry] = []
+        tables: list[Entry] = []
+        folders = set()
         with self._members() as (_, members):
             for member in members:
                 check_member(self.path, member.name, member.issym() or member.islnk())
                 if member.isdir():
                     folders.add(member.name)
-                elif member.isreg() and is_image(member.name):
-                    entries.append(Entry(member.name, member.size, str(member.mtime)))
-        check_unique_names(self.path, entries)
-        return entries, with_parents(folders, entries)
+                elif member.isreg() and ((image := is_image(member.name)) or is_table(member.name)):
+                    entry = Entry(member.name, member.size, str(member.mtime))
+                    (entries if image else tables).append(entry)
+        check_unique_names(self.path, [*entries, *tables])
+        return entries, tables, with_parents(folders, entries)
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
         with self._members() as (archive, members):
@@ -243,8 +286,23 @@ def complete_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
 
 
 def entries_key(source: ImageSource) -> Any:
-    """A key that changes with the entries and folders of a source."""
-    return [[[e.name, e.size, e.stamp] for e in source.entries], sorted(source.folders)]
+    """A key that changes with the entries, tables and folders of a source."""
+    files = [[e.name, e.size, e.stamp] for e in (*source.entries, *source.tables)]
+    return [files, sorted(source.folders)]
+
+
+def leave_out_broken_links(source: ImageSource, skip_bad: bool, bar: ProgressBar) -> None:
+    """Log the links of a folder that lead nowhere. Raises UserError where there are, unless `skip_bad`."""
+    broken = getattr(source, "broken", [])
+    if not broken:
+        return
+    first, count = printable(broken[0]), len(broken)
+    others = f" ({count:,} are)" if count > 1 else ""
+    require(
+        skip_bad,
+        f"{printable(source.path)}: {first} is a broken link{others}; remove it, or leave it out with --skip-bad",
+    )
+    bar.log(f"left out {count:,} broken link{'s' if count > 1 else ''}, first {first}")
 
 
 def with_parents(folders: set[str], entries: list[Entry]) -> set[str]:

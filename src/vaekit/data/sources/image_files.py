@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -32,10 +33,11 @@ from ..formats.images import (
     ignore_pillow_warnings,
     inspect_image,
 )
+from ..image_table import table_bytes
 from ..splits import sorted_random_rows, split_rows
 from ..stored import SPLITS, Chunk, ImageStore, open_store, write_store
 from ..values import Facts, ValueInspector, check_part, choose_range, describe_values
-from .files import ImageSource
+from .files import ImageSource, leave_out_broken_links
 from .layout import Layout, check_splits, read_layout
 
 DEFAULT_SIZE = 64
@@ -47,7 +49,7 @@ QUEUED_BYTES = 2**27  # of files waiting to be decoded
 CHUNK_BYTES = 2**24
 SMALL_FILE = 8192  # bytes; files smaller than this on average are decoded in one thread
 T = TypeVar("T")
-DECODER_VERSION = 2  # increment when the same files would be decoded to other pixels
+DECODER_VERSION = 3  # increment when the same files would be decoded to other pixels
 
 
 def load_images(
@@ -70,6 +72,7 @@ def load_images(
     def make(path: Path) -> None:
         prepare(source, settings, name, path, bar, leave_out)
 
+    leave_out_broken_links(source, settings.skip_bad, bar)
     store = open_store(cached_file(name, key, make, bar), bar)
     metadata = store.metadata
     if metadata.bad and not settings.skip_bad:
@@ -90,14 +93,21 @@ def prepare(
     bar.log(f"decoding {len(layout.names):,} images of {printable(source.path)}, once")
     spec = resolve_spec(source, layout, settings, bar)
     bad: list[str] = []
+    good: list[int] = []
     inspector = ValueInspector(printable(source.path))
-    chunks = decode_all(source, layout, spec, bad, settings.skip_bad, bar, inspector)
+    chunks = decode_all(source, layout, spec, bad, good, settings.skip_bad, bar, inspector)
     shape = (spec.channels, spec.height, spec.width)
 
     def facts() -> Facts:
         return Facts() if spec.depth == "uint8" else inspector.facts(spec.depth)
 
-    write_store(out, name, layout.classes, shape, chunks, bad, spec.depth, facts)
+    def table() -> np.ndarray:
+        columns = {key: [values[i] for i in good] for key, values in layout.columns.items()}
+        return table_bytes([layout.names[i] for i in good], layout.skip, columns)
+
+    write_store(
+        out, name, layout.classes, shape, chunks, bad, spec.depth, facts, table, layout.reading
+    )
     if bad:
         bar.log(f"left out {len(bad):,} images that cannot be read, first {bad[0]}")
 
@@ -172,18 +182,18 @@ def decode_all(
     layout: Layout,
     spec: ImageSpec,
     bad: list[str],
+    decoded: list[int],
     skip_bad: bool,
     bar: ProgressBar,
     inspector: ValueInspector,
 ) -> Iterator[Chunk]:
     """Yield chunks of values (n, C, H, W), labels (n,) and split indices (n,), in order; unreadable images are appended
-    to `bad`, and values other than of 8 bits pass through the inspector.
+    to `bad`, the rows of the others to `decoded`, and values other than of 8 bits pass through the inspector.
 
     Raises UserError at the end, if any image was bad and `skip_bad` is off, or if a split or class has none left.
     """
     index = {name: i for i, name in enumerate(layout.names)}
     pending: list[np.ndarray] = []
-    decoded: list[int] = []
 
     def chunk() -> Chunk:
         rows = decoded[-len(pending) :]
@@ -286,20 +296,26 @@ def dataset_from_store(
     of `classes`, if these are their names, else as `class_order` has it. Raises UserError."""
     labels, names = store.labels, store.metadata.classes
     if labels is not None and names is not None:
-        order = list(classes or ()) if set(classes or ()) == set(names) else class_order(names)
+        trained = set(labels[store.split_index == 0].unique().tolist())
+        own = {name for number, name in enumerate(names) if number in trained}
+        # Classes that train lacks come last.
+        ordered = sorted(class_order(names), key=lambda name: name not in own)
+        order = list(classes or ()) if set(classes or ()) == set(names) else ordered
         numbers = {name: number for number, name in enumerate(order)}
         labels, names = torch.tensor([numbers[name] for name in names])[labels], order
-    rows = split_rows(store.split_index.numpy(), labels, settings, printable(source))
+    where = printable(source)
+    groups = None
+    if settings.group_by is not None:
+        require(store.table is not None, f"--group-by: {where} has no file names; prepare it again")
+        assert store.table is not None
+        groups = store.table.groups(settings.group_by, where)
+    rows = split_rows(store.split_index.numpy(), labels, settings, where, groups)
     facts, images = store.metadata.facts, store.images
     value_range, reading = EIGHT_BITS, list[str]()
     if settings.range != "auto" or facts != Facts():
         extents = [store.extents_of(split) for split in rows]
         value_range, reading = range_of_splits(
-            facts,
-            extents,
-            settings,
-            printable(source),
-            lambda some: images.read_values(rows[0][some]),
+            facts, extents, settings, where, lambda some: images.read_values(rows[0][some])
         )
     pixels = images.with_range(value_range)
     large = pixels.nbytes > MAX_BYTES_IN_MEMORY
@@ -313,14 +329,19 @@ def dataset_from_store(
         digest.update(split.numpy().tobytes())
     if labels is not None:
         digest.update(labels.numpy().tobytes())
+    splits = []
+    for split in rows:
+        part = (all_images.take if on_disk else all_images.__getitem__)(split)
+        table = None if store.table is None else store.table.take(split)
+        splits.append(Split(part.images, part.labels, table))
     return Dataset.from_splits(
         name,
-        map(all_images.take if on_disk else all_images.__getitem__, rows),
+        splits,
         classes=None if names is None else tuple(names),
         black_and_white=store.metadata.black_and_white,
         digest=digest.hexdigest(),
         value_range=value_range,
-        reading=tuple(reading),
+        reading=(*store.metadata.reading, *reading),
     )
 
 
@@ -357,6 +378,6 @@ def range_of_splits(
 
 def class_order(names: Sequence[str]) -> list[str]:
     """Class names in the order of their numbers: by value where all are whole numbers, else as they are."""
-    if all(name.isdecimal() for name in names):
+    if all(re.fullmatch(r"-?\d{1,300}", name) for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return list(names)

@@ -31,9 +31,16 @@ from ..formats.images import (
 from ..stored import SPLITS, ImageStore, image_extents, open_store
 from ..values import check_part, converter, is_plain, to_pixels
 from .arrays import ArraySplits, as_labels, open_arrays, parse_array_names
-from .files import TAR_EXTENSIONS, Entry, Folder, ImageSource, open_source
+from .files import (
+    TAR_EXTENSIONS,
+    Entry,
+    Folder,
+    ImageSource,
+    leave_out_broken_links,
+    open_source,
+)
 from .image_files import MAX_BYTES_IN_MEMORY, decode_files
-from .layout import SPLIT_NAMES
+from .layout import SPLIT_NAMES, mask_names
 
 ARCHIVES = (".zip", *TAR_EXTENSIONS)
 ARRAYS = (".npy", ".npz", ".safetensors")
@@ -49,10 +56,15 @@ class Files:
         self.key = [str(path) for path in paths]
         self.given = dict[str, Path]()  # of each file: the path that it was found by
         self.entries: list[Entry] = []
+        self.tables: list[Entry] = []
         for path in paths:
             require(path.exists(), f"there is no image {printable(path)}")
             if path.is_dir():
-                found = [Entry(str(path / e.name), e.size, e.stamp) for e in Folder(path).entries]
+                source = Folder(path)
+                leave_out_broken_links(source, False, ProgressBar(False))
+                masks = mask_names(source)
+                entries = [e for e in source.entries if e.name not in masks]
+                found = [Entry(str(path / e.name), e.size, e.stamp) for e in entries]
                 require(len(found) >= 1, f"the folder {printable(path)} has no image files")
             else:
                 require(path.is_file(), f"{printable(path)} is neither a file nor a folder")
@@ -92,7 +104,8 @@ def find_image_files(paths: Sequence[Path], classes: Collection[str] = ()) -> Im
     """
     if len(paths) == 1 and paths[0].is_file() and paths[0].name.lower().endswith(ARCHIVES):
         source: ImageSource = open_source(paths[0])
-        names = [entry.name for entry in source.entries]
+        masks = mask_names(source)
+        names = [entry.name for entry in source.entries if entry.name not in masks]
         require(len(names) >= 1, f"{printable(paths[0])} has no image files")
         folders = [PurePath(name).parts[:-1] for name in names]
         while all(f and f[0] == folders[0][0] and f[0] not in classes for f in folders):

@@ -1,0 +1,73 @@
+"""Images of one part of a data set that are also in another, pixel for pixel."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+
+from ..support.errors import printable
+from .dataset import Dataset, Split
+from .stored import CHUNK_BYTES, SPLITS, ImageStore, pixel_hashes
+
+MAX_BYTES = 2**28  # half a second
+PAIRS = (("test", "train"), ("validation", "train"), ("test", "validation"))
+
+
+def find_duplicates(dataset: Dataset) -> list[str]:
+    """A sentence on the images that each two parts share, with the first of them: its file, or else its row from 0.
+
+    Reads all pixels of images that come from arrays; those of files were hashed when they were decoded.
+    """
+    return shared_images(dataset.splits)
+
+
+def given_duplicates(store: ImageStore) -> list[str]:
+    """The same for the parts that the source of a file of images has."""
+    rows = {name: torch.nonzero(store.split_index == i)[:, 0] for i, name in enumerate(SPLITS)}
+    images = Split(store.images, None, store.table)
+    return shared_images({name: images.take(part) for name, part in rows.items() if len(part)})
+
+
+def shared_images(splits: Mapping[str, Split]) -> list[str]:
+    hashes = {name: split_hashes(split) for name, split in splits.items()}
+    sentences = []
+    for name, other in PAIRS:
+        if not {name, other} <= splits.keys():
+            continue
+        shared = np.isin(hashes[name], hashes[other])
+        if shared.any():
+            row, count = int(shared.argmax()), int(shared.sum())
+            twin = int((hashes[other] == hashes[name][row]).argmax())
+            what = f"{count:,} images of {name} are" if count > 1 else f"1 image of {name} is"
+            first, second = image_name(splits, name, row), image_name(splits, other, twin)
+            sentences.append(f"{what} also in {other}, first {first} = {second}")
+    return sentences
+
+
+def duplicates_at_hand(dataset: Dataset) -> list[str]:
+    """The same where it is found at once: for image files, and arrays of up to MAX_BYTES in memory."""
+    count = sum(split.images.shape.numel() for split in dataset.splits.values())
+    at_hand = dataset.train.table is not None or count <= MAX_BYTES
+    return find_duplicates(dataset) if at_hand else []
+
+
+def split_hashes(split: Split) -> np.ndarray:
+    """A hash of the pixels of each image (N,), as 16 bytes."""
+    if split.table is not None:
+        rows = split.table.hashes.numpy()
+    else:
+        step = max(1, CHUNK_BYTES // split.images[:1].nbytes)
+        starts = range(0, len(split), step)
+        rows = np.concatenate(
+            [pixel_hashes(split[i : i + step].images.cpu().numpy()) for i in starts]
+        )
+    return np.ascontiguousarray(rows).view(np.dtype((np.void, 16)))[:, 0]
+
+
+def image_name(splits: Mapping[str, Split], split: str, row: int) -> str:
+    table = splits[split].table
+    if table is None:
+        return f"row {row:,} of {split}"
+    return printable(table.content.names[int(table.rows[row])])
