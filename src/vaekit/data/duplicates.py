@@ -9,9 +9,10 @@ import torch
 
 from ..support.errors import printable
 from .dataset import Dataset, Split
+from .sources.catalog import parse_name
 from .stored import CHUNK_BYTES, SPLITS, ImageStore, pixel_hashes
 
-MAX_BYTES = 2**28  # half a second
+MAX_PIXELS = 2**28  # hashed in about a second
 PAIRS = (("test", "train"), ("validation", "train"), ("test", "validation"))
 
 
@@ -47,9 +48,10 @@ def shared_images(splits: Mapping[str, Split]) -> list[str]:
 
 
 def duplicates_at_hand(dataset: Dataset) -> list[str]:
-    """The same where it is found at once: for image files, and arrays of up to MAX_BYTES in memory."""
+    """The same where it is found at once: for image files, and the user's arrays of up to MAX_PIXELS pixels."""
     count = sum(split.images.shape.numel() for split in dataset.splits.values())
-    at_hand = dataset.train.table is not None or count <= MAX_BYTES
+    named = dataset.source is not None and parse_name(dataset.source.data) is not None
+    at_hand = dataset.train.table is not None or (count <= MAX_PIXELS and not named)
     return find_duplicates(dataset) if at_hand else []
 
 

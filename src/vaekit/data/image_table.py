@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ class ImageTable:
             groups, what = self[by], f"has no {printable(by)}"
         else:
             level = self.content.skip + int(by) - 1
-            parts = [name.split("/") for name in names]
+            parts = [PurePosixPath(name).parts for name in names]
             groups = [path[level] if len(path) > level + 1 else "" for path in parts]
             what = f"is in fewer than {by} folders (train and test do not count)"
         for name, group in zip(names, groups, strict=True):

@@ -275,7 +275,7 @@ def read_table(file: Any, count: int, where: str) -> ImageTable | None:
         return None
     hashes, content = file.get_tensor("hashes"), file.get_tensor("table")
     if hashes.shape != (count, HASH_BYTES) or not hashes.dtype == content.dtype == torch.uint8:
-        raise ValueError("unexpected hashes")
+        raise ValueError("unexpected tensors or metadata")
     return ImageTable(TableContent(content, count, where), torch.arange(count), hashes)
 
 

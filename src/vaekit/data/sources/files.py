@@ -92,6 +92,12 @@ def is_table(name: str) -> bool:
     return base in TABLE_NAMES and not is_hidden(name)
 
 
+def tables_beside(folder: Path) -> list[str]:
+    """The names of the tables of labels beside a folder, which may be of its images."""
+    names = ("labels.csv", "labels.tsv")
+    return [n for n in names if folder.is_dir() and (folder.parent / n).is_file()]
+
+
 def is_hidden(name: str) -> bool:
     path = f"/{name.removeprefix('./')}/"
     return "/." in path or "/__MACOSX/" in path
@@ -192,10 +198,10 @@ class Zip:
             members = archive.infolist()
             no_slashes = not any("/" in member.filename for member in members)
             for member in members:
-                check_member(path, member.filename, stat.S_ISLNK(member.external_attr >> 16))
                 name = member.filename
                 if no_slashes or member.create_system in WINDOWS:
                     name = name.replace("\\", "/")
+                check_member(path, name, stat.S_ISLNK(member.external_attr >> 16))
                 if name.endswith("/"):
                     self.folders.add(name.rstrip("/"))
                     continue

@@ -9,7 +9,7 @@ import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -37,7 +37,7 @@ from ..image_table import table_bytes
 from ..splits import sorted_random_rows, split_rows
 from ..stored import SPLITS, Chunk, ImageStore, open_store, write_store
 from ..values import Facts, ValueInspector, check_part, choose_range, describe_values
-from .files import ImageSource, leave_out_broken_links
+from .files import ImageSource, leave_out_broken_links, tables_beside
 from .layout import Layout, check_splits, read_layout
 
 DEFAULT_SIZE = 64
@@ -77,7 +77,12 @@ def load_images(
     metadata = store.metadata
     if metadata.bad and not settings.skip_bad:
         raise bad_images_error(source, metadata.bad, metadata.bad_names, len(store.images))
-    return dataset_from_store(store, settings, name, source.path, classes)
+    dataset = dataset_from_store(store, settings, name, source.path, classes)
+    beside = [] if source.tables or dataset.classes else tables_beside(source.path)
+    if not beside:
+        return dataset
+    told = f"{printable(beside[0])} beside this folder is not read; --data {printable(source.path.parent)} would"
+    return replace(dataset, reading=(*dataset.reading, told))
 
 
 def prepare(

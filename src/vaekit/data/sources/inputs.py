@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
@@ -41,6 +41,7 @@ from .files import (
 )
 from .image_files import MAX_BYTES_IN_MEMORY, decode_files
 from .layout import SPLIT_NAMES, mask_names
+from .metadata import read_metadata
 
 ARCHIVES = (".zip", *TAR_EXTENSIONS)
 ARRAYS = (".npy", ".npz", ".safetensors")
@@ -55,6 +56,7 @@ class Files:
         self.folders = set[str]()
         self.key = [str(path) for path in paths]
         self.given = dict[str, Path]()  # of each file: the path that it was found by
+        self.labels = dict[str, str]()  # of each file with a row in a table of its folder
         self.entries: list[Entry] = []
         self.tables: list[Entry] = []
         for path in paths:
@@ -64,6 +66,10 @@ class Files:
                 leave_out_broken_links(source, False, ProgressBar(False))
                 masks = mask_names(source)
                 entries = [e for e in source.entries if e.name not in masks]
+                table = read_metadata(source, [e.name for e in entries])
+                if table is not None and table.labels is not None:
+                    names = [str(path / e.name) for e in entries]
+                    self.labels |= zip(names, table.labels, strict=True)
                 found = [Entry(str(path / e.name), e.size, e.stamp) for e in entries]
                 require(len(found) >= 1, f"the folder {printable(path)} has no image files")
             else:
@@ -99,9 +105,11 @@ class ImageFiles:
 def find_image_files(paths: Sequence[Path], classes: Collection[str] = ()) -> ImageFiles:
     """The image files given as files, folders or one archive; `classes` are the names that the model knows.
 
-    The class of a file is the first of its folders that is one of `classes`, else the first folder below the given one.
-    Raises UserError for a missing path and for a folder without images.
+    The class of a file is that of a table (metadata.csv, labels.csv) in the given folder, else the first of its folders
+    that is one of `classes`, else the first folder below the given one. Raises UserError for a missing path, a folder
+    without images, and a table that does not fit them.
     """
+    labels: Mapping[str, str] = {}
     if len(paths) == 1 and paths[0].is_file() and paths[0].name.lower().endswith(ARCHIVES):
         source: ImageSource = open_source(paths[0])
         masks = mask_names(source)
@@ -111,16 +119,24 @@ def find_image_files(paths: Sequence[Path], classes: Collection[str] = ()) -> Im
         while all(f and f[0] == folders[0][0] and f[0] not in classes for f in folders):
             folders = [f[1:] for f in folders]  # the folder that was packed
         inside = [(parts, "") for parts in folders]
+        table = read_metadata(source, names)
+        if table is not None and table.labels is not None:
+            labels = dict(zip(names, table.labels, strict=True))
     else:
         source = files = Files(paths)
         names = [entry.name for entry in files.entries]
+        labels = files.labels
         inside = []
         for name in names:
             path = files.given[name]
             folder = path if path.is_dir() else path.parent
             parts = PurePath(name).relative_to(folder).parts[:-1]
             inside.append((parts, folder.resolve().name))
-    return ImageFiles(source, names, [class_of(*each, classes) for each in inside])
+    found = [
+        labels.get(name) or class_of(*each, classes)
+        for name, each in zip(names, inside, strict=True)
+    ]
+    return ImageFiles(source, names, found)
 
 
 def class_of(inside: Sequence[str], outside: str, classes: Collection[str]) -> str:
