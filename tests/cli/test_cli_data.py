@@ -65,6 +65,32 @@ def test_show_prints_counts_and_writes_a_picture(vaekit, photos):
     assert "likelihood bernoulli" in " ".join(out.split())
 
 
+def test_duplicates_and_groups_are_told_by_show_prepare_and_train(vaekit, tmp_path):
+    names = [f"train/all/p{p}/{i}.png" for p in range(4) for i in range(2)] + ["test/all/p7/0.png"]
+    for name in names:
+        path = tmp_path / "d" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(RNG.integers(0, 256, (4, 4), dtype=np.uint8)).save(path)
+    (tmp_path / "d" / names[3]).write_bytes((tmp_path / "d" / names[-1]).read_bytes())
+    rows = [f"{name},{name[10:12]}" for name in names]
+    (tmp_path / "d" / "metadata.csv").write_text("\n".join(["file_name,who", *rows]))
+    told = r"1 image of test is also in (train|validation), first test/all/p7/0.png = train/all/p1/1.png"
+    code, out, err = vaekit("data", "show", "d", "--group-by", "who")
+    assert code == 0
+    assert re.search(told, out)
+    assert "metadata.csv: file names from 'file_name', kept: who\n" in err
+    code, out, err = vaekit("data", "prepare", "d")
+    assert code == 0
+    assert re.search(told, err)
+    code, out, err = vaekit(
+        "train", "vae", "--data", "d", "--group-by", "2", "--epochs", "1", "--out", "run"
+    )
+    assert code == 0
+    assert re.search(told, err)
+    source = json.loads((tmp_path / "run" / "config.json").read_text())["data"]["source"]
+    assert source["group_by"] == "2"
+
+
 def test_names_that_look_like_markup(vaekit, photos, tmp_path):
     (photos / "cats").rename(photos / "[bold]cats$[")
     photos.rename(tmp_path / "[red]")

@@ -18,6 +18,7 @@ from ..likelihood.latent_use import batch_size
 from ..model.conditions import Quadrants
 from ..model.graph import VAE
 from ..settings.model import ClusterConfig
+from ..support.errors import MetricUnavailable
 from .clustering import agreement
 
 NEIGHBOURS = 5
@@ -116,6 +117,8 @@ def measure_clusters(
     else:
         train_latents, train_labels = train
         classes = len(np.unique(train_labels))
+        if classes < 2:
+            raise MetricUnavailable("the training images have only one label")
         mixture = GaussianMixture(classes, random_state=seed % 2**32, reg_covar=1e-4)
         probabilities = mixture.fit(train_latents).predict_proba(latents)
     assigned, confidence = probabilities.argmax(1), probabilities.max(1)
