@@ -83,7 +83,7 @@ def test_codes_are_written_and_decoded(vaekit, small_run, small_mnist, tmp_path)
     assert out.startswith("codes.csv: 200 images, split, index, label, z_mean")
     assert len(read_table(tmp_path / "codes.csv")["rank"]) == 200
     code, out, _ = vaekit("decode", small_run, "codes.csv", "--out", "images")
-    assert (code, out) == (0, "images\n")
+    assert (code, out) == (0, "images: uint8, values from 0 to 255, rounded to whole numbers\n")
     assert len(list((tmp_path / "images").iterdir())) == 200
     code, out, _ = vaekit("encode", small_run, "images/007.png", "--samples", 2, "--out", "one.npz")
     assert code == 0

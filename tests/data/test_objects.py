@@ -367,7 +367,7 @@ def test_items_of_more_than_8_bits_have_one_range(form, in_memory):
     }[form]
     data = load({"train": items}, in_memory=in_memory, range=(0, 4095))
     assert (data.value_range.low, data.value_range.high, data.value_range.levels) == (0, 4095, 4096)
-    assert data.likelihood == "gaussian"
+    assert data.likelihood == "logistic"
     found = sorted(torch.cat([s[:].images for s in data.splits.values()]).flatten(1).tolist())
     expected = sorted(torch.from_numpy(deep.astype(np.float32) / 4095).flatten(1).tolist())
     assert np.allclose(found, expected, rtol=0, atol=1e-7)

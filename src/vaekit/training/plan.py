@@ -12,7 +12,6 @@ from ..settings.model import ModelConfig
 from ..settings.objective import ObjectiveConfig
 from ..settings.presets import preset as named_preset
 from ..settings.training import MonitorConfig, TrainConfig
-from ..support.console import ProgressBar
 from ..support.errors import UserError, did_you_mean, with_changes
 
 if TYPE_CHECKING:
@@ -76,6 +75,7 @@ class Plan:
         from ..data import load
         from ..data.duplicates import duplicates_at_hand
         from ..model.build import build, make_objective
+        from ..support.console import ProgressBar
         from .job import train
 
         source = {f.name: getattr(self.data, f.name) for f in fields(SourceConfig)}
