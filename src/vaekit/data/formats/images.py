@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ...support.errors import one_line
 from ..axes import single_image_order
+from .tiff_tags import is_plain_image
 
 T = TypeVar("T")
 # Formats whose decoding starts another program, or that Pillow only recognises.
@@ -29,7 +30,13 @@ UNREAD_FORMATS = {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"}
 MAX_PIXELS = 2**26  # 8192 x 8192; a larger image is refused before it is decoded
 MAX_FILE_BYTES = 2**27  # of an image file
 EXIF_ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 swap height and width
+MAX_PAGES = 2**20  # of a file
+MAX_PAGE_BYTES = 2**31  # of all pages of a file
 NPY = b"\x93NUMPY"
+PAGE = (
+    b"\x93VAEKIT-PAGE"  # of `pages.pack`: then a .npy file, or "!" and why the page cannot be read
+)
+ONE_OF_SEVERAL = ("MPO", "PSD")  # a photo with its preview or depth map, a picture with its layers
 PNG = b"\x89PNG\r\n\x1a\n"
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's grey
 BITS_PER_SAMPLE = 258  # TIFF tag
@@ -74,12 +81,14 @@ def extensions() -> frozenset[str]:
     """File name extensions of images, in lower case."""
     known = set(formats())
     return frozenset(
-        {".npy", *(e for e, kind in Image.registered_extensions().items() if kind in known)}
+        {".npy", ".nii", *(e for e, kind in Image.registered_extensions().items() if kind in known)}
     )
 
 
 def inspect_image(content: bytes) -> ImageInfo:
     """Read an image's header. Raises BadImage."""
+    if content.startswith(PAGE):
+        return _array_info(unpack(content))
     if content.startswith(NPY):
         return _array_info(_load_npy(content))
     return _apply(content, lambda image: _image_info(image, content))
@@ -88,6 +97,8 @@ def inspect_image(content: bytes) -> ImageInfo:
 def decode(content: bytes, spec: ImageSpec) -> np.ndarray:
     """Decode a file's bytes, (C, H, W), of the type `spec.depth`; values of 16 bits become the nearest of 8 where that
     is uint8. Raises BadImage, also for values of another type."""
+    if content.startswith(PAGE):
+        return _decode_page(unpack(content), spec)
     if content.startswith(NPY):
         return fit_array(_load_npy(content), spec)
     return _apply(content, lambda image: _decode(image, content, spec))
@@ -102,12 +113,50 @@ def _decode(image: Image.Image, content: bytes, spec: ImageSpec) -> np.ndarray:
     return fit_array(deep_values(image, content), spec)
 
 
+def _decode_page(page: np.ndarray, spec: ImageSpec) -> np.ndarray:
+    """A page (H, W, C) as other images are decoded."""
+    if page.dtype == spec.depth == "uint8" and page.shape[2] in (1, 3) and spec.channels in (1, 3):
+        image = Image.fromarray(page[..., 0] if page.shape[2] == 1 else page)
+        return image_to_array(fit_image(image, spec))
+    return fit_array(page, spec)
+
+
+def unpack(content: bytes) -> np.ndarray:
+    """The page of `pages.pack`, (H, W, C). Raises BadImage where it could not be read."""
+    rest = content.removeprefix(PAGE)
+    if rest.startswith(b"!"):
+        raise BadImage(rest[1:].decode())
+    return np.load(io.BytesIO(rest), allow_pickle=False)
+
+
+def check_pixel_count(width: int, height: int) -> None:
+    """Raise BadImage for too many pixels to decode."""
+    if width * height > MAX_PIXELS:
+        raise BadImage(f"it has {width} x {height} pixels, too many to decode")
+
+
+def check_page_bytes(count: int, page_bytes: int) -> None:
+    """Raise BadImage for too many pages to hold in memory."""
+    if not 1 <= count <= MAX_PAGES or count * page_bytes > MAX_PAGE_BYTES:
+        raise BadImage(
+            f"it has {count:,} pages of {page_bytes:,} bytes, too large to read; split it into several files"
+        )
+
+
+def has_frames(image: Image.Image) -> bool:
+    """Whether an opened file has several images of equal rank: pages or frames."""
+    return getattr(image, "is_animated", False) and image.format not in ONE_OF_SEVERAL
+
+
 def _apply(content: bytes, function: Callable[[Image.Image], T]) -> T:
     """Open an image and apply a function to it. Raises BadImage, whatever went wrong."""
     try:
         with _open(content) as image:
-            if math.prod(image.size) > MAX_PIXELS:
-                raise BadImage(f"it has {image.width} x {image.height} pixels, too many to decode")
+            check_pixel_count(*image.size)
+            if has_frames(image) or (image.format == "TIFF" and not is_plain_image(image)):
+                raise BadImage(
+                    "it has several pages or frames, or more than 8 bits of several channels"
+                )
             return function(image)
     except (UnidentifiedImageError, Image.DecompressionBombError) as error:
         bomb = isinstance(error, Image.DecompressionBombError)
@@ -209,7 +258,7 @@ def deep_values(image: Image.Image, content: bytes) -> np.ndarray:
     if image.format != "PNG":
         raise BadImage(f"it is a {image.format} file of 16 bits per colour; save it as PNG")
     try:
-        from imagecodecs import png_decode  # type: ignore[import-not-found]
+        from imagecodecs import png_decode
     except ImportError:
         raise BadImage(
             "it has 16 bits per colour, which needs imagecodecs: pip install 'vaekit[science]'"
