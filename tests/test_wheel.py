@@ -11,6 +11,7 @@ EXTRAS = {
     "tensorboard": ["tensorboard"],
     "umap": ["umap"],
     "parquet": ["pyarrow"],
+    "science": ["tifffile", "imagecodecs", "h5py", "zarr", "nibabel"],
     "explore": ["fastapi", "uvicorn", "vaekit.explorer.server"],
     "onnx": ["onnx", "onnxscript", "onnxruntime"],
     "docs": ["sphinx", "myst_parser", "furo", "latex2mathml"],

@@ -17,15 +17,17 @@ from ..support.console import ProgressBar
 from ..support.errors import UserError, did_you_mean, for_caller, printable, require, with_changes
 from .cache import cached_file
 from .dataset import Dataset, Split
+from .formats.chunked import check_inside, file_of, is_chunked, split_path
 from .formats.idx import find_idx, read_idx_files
 from .formats.images import ImageSpec, resize_images
 from .sources import catalog
 from .sources.arrays import load_array_file, parse_array_names, split_chunks
-from .sources.files import TAR_EXTENSIONS, open_source
+from .sources.files import TAR_EXTENSIONS, has_image_extension, open_source
 from .sources.image_files import dataset_from_store, load_images
 from .sources.locations import find_subfolder, locate
 from .sources.named import READERS
 from .sources.objects import dataset_from_objects
+from .sources.parquet import ParquetSource, find_parquet
 from .splits import complete_splits, take_subsets
 from .stored import open_store, write_store
 from .values import Facts
@@ -43,7 +45,8 @@ def load(
     """Load the data set `data`: a name (`vaekit data list`), a path to your own images, or images in memory.
 
     A path: a folder of images at any depth, optionally in folders by split and class; a .zip or .tar.gz of one; a .npy
-    or .npz file; a folder of four IDX files; a file written by `vaekit data prepare`. In memory: an array or tensor
+    or .npz file; an HDF5 or zarr file, or an array in it, as file.h5:/images; Parquet files of images; one image file
+    of several pages; a folder of four IDX files; a file written by `vaekit data prepare`. In memory: an array or tensor
     (N, H, W), (N, H, W, C) or (N, C, H, W), a pair of one and labels, a map-style dataset of PyTorch, whose items are
     images, pairs or dicts, or a dict of any of these by train, validation and test. `settings` are the fields of
     SourceConfig; `channels` is short for `channel_axis`. Class folders are numbered in the order of `classes`, by
@@ -131,8 +134,10 @@ def reload(
         settings["data_dir"] = data_dir
         if catalog.parse_name(source.data) is None:
             # A path: `data_dir` is the folder itself or its parent.
-            child = Path(data_dir).expanduser() / Path(source.data).name
-            settings["data"] = str(child if child.exists() else data_dir)
+            file, inside = split_path(Path(source.data)) or (Path(source.data), "")
+            child = Path(data_dir).expanduser() / file.name
+            moved = child if child.exists() else data_dir
+            settings["data"] = f"{moved}:/{inside}" if inside else str(moved)
             settings["data_dir"] = None
     return load(**settings, classes=classes)
 
@@ -144,14 +149,16 @@ def find_path(data: str, data_dir: str | Path | None) -> Path:
         base = Path(data_dir).expanduser()
         require(base.exists(), f"the data folder {printable(data_dir)} does not exist")
         path = base / path
+    check_inside(path)
+    file = file_of(path)
     require(
-        (path.exists() and data.strip() != "") or bool(path.suffix) or os.sep in data,
+        (file.exists() and data.strip() != "") or bool(path.suffix) or os.sep in data,
         f"there is no data set or folder {printable(data)!r}{did_you_mean(data, catalog.CATALOG)} (data sets: "
         f"{', '.join(catalog.CATALOG)})",
     )
-    require(path.exists(), f"there is no file or folder {printable(path)}")
+    require(file.exists(), f"there is no file or folder {printable(file)}")
     # A pipe or a device may never end.
-    require(path.is_file() or path.is_dir(), f"{printable(path)} is neither a file nor a folder")
+    require(file.is_file() or file.is_dir(), f"{printable(file)} is neither a file nor a folder")
     return path
 
 
@@ -160,6 +167,8 @@ def load_path(
 ) -> Dataset:
     """Load the data set of a file or a folder. Raises UserError."""
     extension = path.suffix.lower()
+    if is_chunked(path):
+        return load_array_file(path, settings, bar)
     if extension == ".safetensors":
         return dataset_from_store(open_store(path, bar), settings, path.stem, path, classes)
     if path.is_dir():
@@ -172,9 +181,16 @@ def load_path(
             return load_array_file(path, settings, bar)
     elif extension in (".npy", ".npz"):
         return load_array_file(path, settings, bar)
+    parquet = find_parquet(path)
+    if parquet:
+        source = ParquetSource(path, parquet)
+        return load_images(source, settings, path.stem, bar, classes=classes)
     require(
-        path.is_dir() or path.name.lower().endswith((".zip", *TAR_EXTENSIONS)),
-        f"{printable(path)} is not a folder of images or a .zip, .tar.gz, .npy, .npz or .safetensors file of images",
+        path.is_dir()
+        or has_image_extension(path.name)
+        or path.name.lower().endswith((".zip", *TAR_EXTENSIONS)),
+        f"{printable(path)} is not a folder of images or a .zip, .tar.gz, .npy, .npz, .h5, .zarr or .safetensors file "
+        "of images",
     )
     name = re.sub(r"(\.zip|\.tgz|\.tar(\.\w+)?)$", "", path.name, flags=re.IGNORECASE)
     return load_images(open_source(path), settings, name, bar, classes=classes)

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..data import Dataset, EvalSplit, Split, eval_split
 from ..data import load as load_data
 from ..data.dataset import get_split
+from ..data.formats.chunked import file_of
 from ..data.sources.image_files import MAX_BYTES_IN_MEMORY
 from ..data.sources.inputs import find_image_files, is_array_path, read_arrays, read_images
 from ..data.stored import SPLITS
@@ -28,7 +29,7 @@ from ..runs.load import load
 from ..support.console import ProgressBar
 from ..support.devices import fast_float32, resolve_device, seeded
 from ..support.errors import UserError, printable, require, require_count, require_seed
-from .generation import file_labels, image_fit, latent_sizes
+from .generation import file_labels, image_fit, image_pages, latent_sizes
 from .latent_space import decode_latents
 from .tables import Table
 
@@ -82,7 +83,7 @@ def images_to_encode(
 ) -> Iterator[tuple[Table, EvalSplit]]:
     """Yield the images to encode in parts, each with the columns that say where its images come from."""
     shape = run.blueprint.shape
-    named = isinstance(data, str) and not Path(data).exists()
+    named = isinstance(data, str) and not file_of(Path(data)).exists()
     if data is None or isinstance(data, Dataset) or named:
         require(label is None, "--label is only for image files; a data set has its own labels")
         if named:
@@ -96,7 +97,7 @@ def images_to_encode(
         split in (None, "all"),
         f"--split {split} is for data sets; all of your own files are encoded",
     )
-    if not any(path.exists() and is_array_path(path) for path in paths):
+    if not any(file_of(path).exists() and is_array_path(path) for path in paths):
         yield from file_parts(run, paths, label, bar)
         return
     require(len(paths) == 1, "pass image files and folders of images, or one file of arrays")
@@ -164,7 +165,7 @@ def file_parts(
     run: Run, paths: Sequence[Path], label: int | str | None, bar: ProgressBar
 ) -> Iterator[tuple[Table, EvalSplit]]:
     """Yield the images of files, folders and an archive, in parts that fit into memory."""
-    files, shape = find_image_files(paths, run.class_names), run.blueprint.shape
+    files, shape = find_image_files(paths, run.class_names, image_pages(run)), run.blueprint.shape
     labels, size = file_labels(run, files, label), max(1, MAX_BYTES_IN_MEMORY // math.prod(shape))
     for rows in torch.arange(len(files)).split(size):
         part = files.take(rows.tolist())

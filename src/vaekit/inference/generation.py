@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..data import Split, eval_split
 from ..data.dataset import Batch
+from ..data.formats.pages import Pages
 from ..data.sources.inputs import ImageFiles, find_image_files, read_images
 from ..data.splits import evenly_spaced
 from ..model.conditions import Quadrants
@@ -217,7 +218,7 @@ def load_inputs(
     if not paths:
         split_images = evaluation_images(run, split, None, data_dir)
         return split_images[evenly_spaced(len(split_images), 40 if count is None else count)]
-    files = find_image_files(paths, run.class_names)
+    files = find_image_files(paths, run.class_names, image_pages(run))
     rows = evenly_spaced(len(files), MAX_INPUTS if count is None else count).tolist()
     if len(rows) < len(files):
         bar.log(
@@ -232,6 +233,11 @@ def load_inputs(
 def image_fit(run: Run) -> str:
     """How images of another aspect ratio are resized for the model of a run."""
     return "crop" if run.source is None else run.source.fit
+
+
+def image_pages(run: Run) -> Pages | None:
+    """The setting of a run for image files with several pages."""
+    return None if run.source is None else run.source.pages
 
 
 def file_labels(run: Run, files: ImageFiles, label: int | str | None) -> Tensor | None:

@@ -46,7 +46,8 @@ class LocationConfig:
 
     data: str = "mnist"
     """A named data set (`vaekit data list`; mnist:1000 for 1,000 training images), or your own images: a folder, a .zip
-    or .tar.gz of one, a .npy or .npz file, or a file of `vaekit data prepare`."""
+    or .tar.gz of one, a .npy or .npz file, a .h5 or .zarr file (file.h5:/images), Parquet files, or a file of
+    `vaekit data prepare`."""
     data_dir: str | None = None
     """Folder with the named data set's files, or to download them to."""
 
@@ -63,6 +64,9 @@ class PreprocessConfig:
     """Grey or colour; auto: grey if all images are grey."""
     skip_bad: bool = False
     """Skip image files that cannot be read, instead of stopping."""
+    pages: Literal["all", "first", "channels"] | None = None
+    """Files of several pages, frames or slices: all are images, only the first is, or together they are the channels of
+    one image; without it they are refused."""
     channel_axis: Literal["auto", "first", "last"] = "auto"
     """Axis of the channels in arrays: first (N, C, H, W) or last (N, H, W, C); auto: the clearly smaller one."""
     range: str = "auto"

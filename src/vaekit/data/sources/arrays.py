@@ -19,6 +19,7 @@ from ...support.errors import UserError, one_line, printable, require
 from ..axes import Order, describe, image_axes, read_axes, to_nchw
 from ..cache import cached_file
 from ..dataset import Dataset, Split
+from ..formats.chunked import file_of, files_key, is_chunked, select_arrays
 from ..splits import complete_splits
 from ..stored import SPLITS, Chunk, image_extents, open_store, write_store
 from ..values import inspect_values, to_pixels, to_stored
@@ -58,24 +59,32 @@ def parse_array_names(names: list[str]) -> dict[str, tuple[str, str]] | None:
 def load_array_file(path: Path, settings: SourceConfig, bar: ProgressBar) -> Dataset:
     """Load a .npy file of images, an .npz file of images and labels, or a folder of .npy files named like the arrays of
     an .npz file; large .npy files of bytes are read from disk. Raises UserError."""
-    where = printable(path)
+    where, name = printable(path), file_of(path).stem
     files = [path] if path.is_file() else sorted(path.glob("*.npy"))
-    large = (
+    chunked = is_chunked(path)
+    large = not chunked and (
         path.suffix.lower() != ".npz" and sum(f.stat().st_size for f in files) > MAX_BYTES_IN_MEMORY
     )
     splits = open_arrays(path, large and settings.in_memory != "yes")
+    if chunked:
+        large = sum(images.nbytes for images, _ in splits.values()) > MAX_BYTES_IN_MEMORY
     if settings.in_memory == "no" or (settings.in_memory == "auto" and large):
         statuses = [(f, f.stat()) for f in files]
-        key = [[str(f), s.st_size, s.st_mtime_ns, s.st_ctime_ns] for f, s in statuses]
+        key: list[Any] = [[str(f), s.st_size, s.st_mtime_ns, s.st_ctime_ns] for f, s in statuses]
+        if chunked:
+            key = [str(path), files_key(path)]
         return dataset_on_disk(splits, settings, path, key, bar)
-    return dataset_from_arrays(splits, settings, path.stem, where)
+    return dataset_from_arrays(splits, settings, name, where)
 
 
 def open_arrays(path: Path, mapped: bool) -> dict[str, tuple[Any, Any]]:
-    """(images, labels or None) by split, of a .npy or .npz file or a folder of .npy files, which may be memory-mapped.
-    Raises UserError."""
+    """(images, labels or None) by split, of a .npy or .npz file or a folder of .npy files, which may be memory-mapped,
+    or of an HDF5 or zarr file, read slice by slice. Raises UserError."""
     where = printable(path)
-    if path.suffix.lower() == ".npz":
+    arrays: dict[str, Any]
+    if is_chunked(path):
+        arrays = select_arrays(path, parse_array_names)
+    elif path.suffix.lower() == ".npz":
         arrays = _open_npz(path)
     elif path.is_file():
         arrays = {"images": _open(path, mapped)}
@@ -221,19 +230,19 @@ def dataset_on_disk(
 ) -> Dataset:
     """The data set of arrays (images, labels or None) by split, copied in chunks to a file in the cache; `key` changes
     whenever they do. Raises UserError."""
-    where = printable(path)
+    where, name = printable(path), file_of(path).stem
     images = {split: x for split, (x, _) in splits.items()}
     reading: list[str] = []
 
     def make(file: Path) -> None:
-        write_arrays(splits, ArraySplits(images, settings, where), path.stem, file)
+        write_arrays(splits, ArraySplits(images, settings, where), name, file)
 
     key = [key, settings.channel_axis, ARRAY_VERSION]
-    store = open_store(cached_file(path.stem, key, make, bar), bar)
+    store = open_store(cached_file(name, key, make, bar), bar)
     first = as_array(splits["train"][0], where).shape
     order = read_axes(tuple(first), settings.channel_axis, where)
     reading.append(f"train: an array of shape {tuple(first)} as {describe(tuple(first), order)}")
-    dataset = dataset_from_store(store, settings, path.stem, path)
+    dataset = dataset_from_store(store, settings, name, path)
     return replace(dataset, reading=(*reading, *dataset.reading))
 
 

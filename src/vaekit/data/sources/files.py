@@ -17,8 +17,10 @@ from typing import IO, Any, Protocol
 
 from ...support.console import ProgressBar
 from ...support.errors import UserError, one_line, printable, require
-from ..formats.images import MAX_FILE_BYTES, extensions
+from ..formats.images import MAX_FILE_BYTES, BadImage, extensions, ignore_pillow_warnings
+from ..formats.pages import EXTENSIONS, Pages, images_of, open_pages, pack
 
+MAX_STACK_BYTES = 2**30  # of a file of pages or slices
 MAX_DEPTH = 100  # folders in folders
 MAX_VISITS = 100  # of a folder, by different links
 TAR_EXTENSIONS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -58,15 +60,16 @@ class ImageSource(Protocol):
         ...
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
-        """Yield (name, content) of these files, in the order of the entries and tables; None for one over
-        MAX_FILE_BYTES."""
+        """Yield (name, content) of these files, in the order of the entries and tables; None where `is_too_large`."""
         ...
 
 
 def open_source(path: Path) -> ImageSource:
-    """Open a folder or an archive. Raises UserError if it is neither, or damaged."""
+    """Open a folder, an archive or an image file. Raises UserError if it is none of these, or damaged."""
     if path.is_dir():
         return Folder(path)
+    if has_image_extension(path.name):
+        return SingleFile(path)
     name = path.name.lower()
     if name.endswith(".zip"):
         return Zip(path)
@@ -83,7 +86,15 @@ def is_image(name: str) -> bool:
 
 
 def has_image_extension(name: str) -> bool:
-    return name[name.rfind(".") :].lower() in extensions()
+    return name[name.rfind(".") :].lower() in extensions() or name.lower().endswith(".nii.gz")
+
+
+def is_too_large(entry: Entry) -> bool:
+    """Whether an image file is too large to read: stacks and volumes may be larger than others."""
+    if entry.size <= MAX_FILE_BYTES:
+        return False
+    stack = entry.name.lower().endswith((".tif", ".tiff", ".nii", ".nii.gz"))
+    return not stack or entry.size > MAX_STACK_BYTES
 
 
 def is_table(name: str) -> bool:
@@ -177,8 +188,29 @@ class Folder:
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
         for entry in (*self.entries, *self.tables):
             if entry.name in names:
-                large = entry.size > MAX_FILE_BYTES
-                yield entry.name, None if large else (self.path / entry.name).read_bytes()
+                content = None if is_too_large(entry) else (self.path / entry.name).read_bytes()
+                yield entry.name, content
+
+
+class SingleFile:
+    """One image file, which may have several pages."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        status = path.stat()
+        stamp = f"{status.st_mtime_ns} {status.st_ctime_ns}"
+        self.entries = [Entry(path.name, status.st_size, stamp)]
+        self.tables: list[Entry] = []
+        self.folders = set[str]()
+
+    @property
+    def key(self) -> Any:
+        return [str(self.path), entries_key(self)]
+
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
+        for entry in self.entries:
+            if entry.name in names:
+                yield entry.name, None if is_too_large(entry) else self.path.read_bytes()
 
 
 class Zip:
@@ -221,7 +253,7 @@ class Zip:
         with archive_errors(self.path), zipfile.ZipFile(self.path) as archive:
             for entry in (*self.entries, *self.tables):
                 if entry.name in names:
-                    large = entry.size > MAX_FILE_BYTES
+                    large = is_too_large(entry)
                     yield entry.name, None if large else archive.read(self.members[entry.name])
 
 
@@ -270,7 +302,8 @@ class Tar:
             for member in members:
                 content = archive.extractfile(member) if member.name in names else None
                 if content is not None:
-                    yield member.name, None if member.size > MAX_FILE_BYTES else content.read()
+                    entry = Entry(member.name, member.size, "")
+                    yield member.name, None if is_too_large(entry) else content.read()
 
     @contextlib.contextmanager
     def _members(self) -> Iterator[tuple[tarfile.TarFile, Iterator[tarfile.TarInfo]]]:
@@ -327,3 +360,103 @@ def archive_errors(path: Path) -> Iterator[None]:
     except Exception as error:  # libraries raise anything on damaged files
         reason = one_line(error) or type(error).__name__
         raise UserError(f"{printable(path)} is damaged ({reason}); get it again") from None
+
+
+PAGE = re.compile(r"(.+) page \d+", re.DOTALL)
+
+
+def page_name(file: str, number: int) -> str:
+    """The name of a page, from 1. No file is called so: the name of an image file ends with its extension."""
+    return f"{file} page {number}"
+
+
+def file_of_page(name: str) -> str:
+    """The file of an image that may be a page."""
+    match = PAGE.fullmatch(name)
+    return name if match is None else match[1]
+
+
+class PageSource:
+    """The images of a source of files by the setting `pages`: with "all", one for each page of a file, called as
+    "stack.tif page 1"; else one for each file, and a UserError for a file of several pages without a setting."""
+
+    def __init__(self, source: ImageSource, pages: Pages | None) -> None:
+        self.source, self.pages, self.path = source, pages, source.path
+
+    @property
+    def folders(self) -> set[str]:
+        return self.source.folders
+
+    @property
+    def tables(self) -> list[Entry]:
+        return self.source.tables
+
+    @property
+    def broken(self) -> list[str]:
+        return getattr(self.source, "broken", [])
+
+    @property
+    def layout(self) -> Any:
+        """The layout of a source that knows its own, None for others."""
+        return getattr(self.source, "layout", None)
+
+    @property
+    def key(self) -> Any:
+        return [self.source.key, self.pages]
+
+    @property
+    def entries(self) -> list[Entry]:
+        if self.pages != "all":
+            return self.source.entries
+        return [
+            Entry(name, entry.size // len(names), entry.stamp)
+            for entry in self.source.entries
+            for names in [self._names.get(entry.name, [entry.name])]
+            for name in names
+        ]
+
+    @cached_property
+    def _names(self) -> dict[str, list[str]]:
+        """The names of the pages of each file that has several; reads the files that may."""
+        if self.pages != "all":
+            return {}
+        names = [e.name for e in self.source.entries if e.name.lower().endswith(EXTENSIONS)]
+        with ignore_pillow_warnings():
+            contents = self.source.read(set(names))
+            counts = {name: self._count(name, content) for name, content in contents}
+        return {
+            name: [page_name(name, i + 1) for i in range(count)]
+            for name, count in counts.items()
+            if count > 1
+        }
+
+    @staticmethod
+    def _count(name: str, content: bytes | None) -> int:
+        try:
+            file = None if content is None else open_pages(name, content)
+            return 1 if file is None else file.count
+        except BadImage:  # said when it is decoded
+            return 1
+
+    def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
+        for name, content in self.source.read({file_of_page(name) for name in names}):
+            if content is None:
+                yield name, None
+                continue
+            try:
+                file = open_pages(name, content)
+                images = [] if file is None else images_of(name, file, self.pages)
+                if file is not None and len(images) > 1 and name not in self._names:
+                    raise BadImage(
+                        f"it has {len(images):,} {file.noun}, which its name does not tell"
+                    )
+            except BadImage as error:
+                file, images = None, []
+                content = pack(error)
+            pages = self._names.get(name, [name])
+            if file is None:
+                yield from ((page, content) for page in pages if page in names)
+            else:
+                for page, image in zip(pages, images, strict=True):
+                    if page in names:
+                        yield page, pack(image)

@@ -37,7 +37,7 @@ from ..image_table import table_bytes
 from ..splits import sorted_random_rows, split_rows
 from ..stored import SPLITS, Chunk, ImageStore, open_store, write_store
 from ..values import Facts, ValueInspector, check_part, choose_range, describe_values
-from .files import ImageSource, leave_out_broken_links, tables_beside
+from .files import ImageSource, PageSource, file_of_page, leave_out_broken_links, tables_beside
 from .layout import Layout, check_splits, read_layout
 
 DEFAULT_SIZE = 64
@@ -64,7 +64,7 @@ def load_images(
     does, and for images that cannot be read unless `skip_bad`. `classes` as in `dataset_from_store`."""
     key = {
         "source": source.key,
-        "form": {key: getattr(settings, key) for key in ("size", "fit", "colour")},
+        "form": {key: getattr(settings, key) for key in ("size", "fit", "colour", "pages")},
         "leave_out": list(leave_out),
         "version": DECODER_VERSION,
     }
@@ -94,6 +94,7 @@ def prepare(
     leave_out: Sequence[str] = (),
 ) -> None:
     """Decode image files into the file `out`, in parallel and in bounded memory. Raises UserError as `load_images`."""
+    source = PageSource(source, settings.pages)
     layout = read_layout(source, leave_out)
     bar.log(f"decoding {len(layout.names):,} images of {printable(source.path)}, once")
     spec = resolve_spec(source, layout, settings, bar)
@@ -263,7 +264,7 @@ def decode_files(
 def decode_each(
     function: Callable[[bytes], T], contents: Iterable[tuple[str, bytes | None]]
 ) -> Iterator[tuple[str, T | BadImage]]:
-    """Yield (name, function(content) or the BadImage that it raised); content None means a file over MAX_FILE_BYTES."""
+    """Yield (name, function(content) or the BadImage that it raised); content None means one that `is_too_large`."""
     for name, content in contents:
         try:
             if content is None:
@@ -314,7 +315,8 @@ def dataset_from_store(
         require(store.table is not None, f"--group-by: {where} has no file names; prepare it again")
         assert store.table is not None
         groups = store.table.groups(settings.group_by, where)
-    rows = split_rows(store.split_index.numpy(), labels, settings, where, groups)
+    files = None if groups is not None or store.table is None else files_of_pages(store.table.names)
+    rows, told = split_files(store.split_index.numpy(), labels, settings, where, groups, files)
     facts, images = store.metadata.facts, store.images
     value_range, reading = EIGHT_BITS, list[str]()
     if settings.range != "auto" or facts != Facts():
@@ -346,8 +348,38 @@ def dataset_from_store(
         black_and_white=store.metadata.black_and_white,
         digest=digest.hexdigest(),
         value_range=value_range,
-        reading=(*store.metadata.reading, *reading),
+        reading=(*store.metadata.reading, *told, *reading),
     )
+
+
+def files_of_pages(names: Sequence[str]) -> list[str] | None:
+    """The file of each image; None where no file has several images."""
+    files = [*map(file_of_page, names)]
+    return None if files == [*names] else files
+
+
+def split_files(
+    split_index: np.ndarray,
+    labels: Tensor | None,
+    settings: SourceConfig,
+    where: str,
+    groups: Sequence[str] | None,
+    files: Sequence[str] | None,
+) -> tuple[list[Tensor], list[str]]:
+    """`split_rows` by `groups`; else by the `files` of pages, or by page where files are too few, and a sentence on
+    it."""
+    if files is None:
+        return split_rows(split_index, labels, settings, where, groups), []
+    count = len(set(files))
+    told = f"{len(files):,} images from {count:,} file{'s' * (count > 1)}"
+    try:
+        rows = split_rows(split_index, labels, settings, where, files)
+        return rows, [f"{told}: all pages of a file are in one split"]
+    except UserError:
+        rows = split_rows(split_index, labels, settings, where)
+        return rows, [
+            f"{told}: too few files to split by file, so that pages of one file are in several splits"
+        ]
 
 
 def range_of_splits(

@@ -17,9 +17,9 @@ from ...settings.data import EIGHT_BITS, PreprocessConfig, ValueRange
 from ...support.console import ProgressBar
 from ...support.errors import UserError, printable, require
 from ..dataset import Split
+from ..formats.chunked import file_of, is_chunked
 from ..formats.idx import find_idx, read_idx_files
 from ..formats.images import (
-    MAX_FILE_BYTES,
     BadImage,
     Depth,
     ImageSpec,
@@ -28,6 +28,7 @@ from ..formats.images import (
     inspect_image,
     resize_images,
 )
+from ..formats.pages import Pages
 from ..stored import SPLITS, ImageStore, image_extents, open_store
 from ..values import check_part, converter, is_plain, to_pixels
 from .arrays import ArraySplits, as_labels, open_arrays, parse_array_names
@@ -36,12 +37,16 @@ from .files import (
     Entry,
     Folder,
     ImageSource,
+    PageSource,
+    file_of_page,
+    is_too_large,
     leave_out_broken_links,
     open_source,
 )
 from .image_files import MAX_BYTES_IN_MEMORY, decode_files
 from .layout import SPLIT_NAMES, mask_names
 from .metadata import read_metadata
+from .parquet import ParquetSource, find_parquet
 
 ARCHIVES = (".zip", *TAR_EXTENSIONS)
 ARRAYS = (".npy", ".npz", ".safetensors")
@@ -81,8 +86,7 @@ class Files:
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
         for entry in self.entries:
             if entry.name in names:
-                large = entry.size > MAX_FILE_BYTES
-                yield entry.name, None if large else Path(entry.name).read_bytes()
+                yield entry.name, None if is_too_large(entry) else Path(entry.name).read_bytes()
 
 
 @dataclass(frozen=True)
@@ -102,8 +106,11 @@ class ImageFiles:
         return ImageFiles(self.source, names, classes)
 
 
-def find_image_files(paths: Sequence[Path], classes: Collection[str] = ()) -> ImageFiles:
-    """The image files given as files, folders or one archive; `classes` are the names that the model knows.
+def find_image_files(
+    paths: Sequence[Path], classes: Collection[str] = (), pages: Pages | None = None
+) -> ImageFiles:
+    """The image files given as files, folders or one archive; `classes` are the names that the model knows, `pages` is
+    the setting of files with several pages.
 
     The class of a file is that of a table (metadata.csv, labels.csv) in the given folder, else the first of its folders
     that is one of `classes`, else the first folder below the given one. Raises UserError for a missing path, a folder
@@ -111,7 +118,7 @@ def find_image_files(paths: Sequence[Path], classes: Collection[str] = ()) -> Im
     """
     labels: Mapping[str, str] = {}
     if len(paths) == 1 and paths[0].is_file() and paths[0].name.lower().endswith(ARCHIVES):
-        source: ImageSource = open_source(paths[0])
+        source = PageSource(open_source(paths[0]), pages)
         masks = mask_names(source)
         names = [entry.name for entry in source.entries if entry.name not in masks]
         require(len(names) >= 1, f"{printable(paths[0])} has no image files")
@@ -122,21 +129,34 @@ def find_image_files(paths: Sequence[Path], classes: Collection[str] = ()) -> Im
         table = read_metadata(source, names)
         if table is not None and table.labels is not None:
             labels = dict(zip(names, table.labels, strict=True))
+    elif len(paths) == 1 and paths[0].exists() and (tables := find_parquet(paths[0])):
+        return table_images(PageSource(ParquetSource(paths[0], tables), pages))
     else:
-        source = files = Files(paths)
-        names = [entry.name for entry in files.entries]
+        files = Files(paths)
+        source = PageSource(files, pages)
+        names = [entry.name for entry in source.entries]
         labels = files.labels
         inside = []
         for name in names:
-            path = files.given[name]
+            path = files.given[file_of_page(name)]
             folder = path if path.is_dir() else path.parent
             parts = PurePath(name).relative_to(folder).parts[:-1]
             inside.append((parts, folder.resolve().name))
     found = [
-        labels.get(name) or class_of(*each, classes)
+        labels.get(file_of_page(name)) or labels.get(name) or class_of(*each, classes)
         for name, each in zip(names, inside, strict=True)
     ]
     return ImageFiles(source, names, found)
+
+
+def table_images(source: PageSource) -> ImageFiles:
+    """The images of Parquet files, with the classes that these tell."""
+    layout = source.layout
+    assert layout is not None
+    classes = [""] * len(layout.names)
+    if layout.labels is not None and layout.classes is not None:
+        classes = [layout.classes[label] for label in layout.labels]
+    return ImageFiles(source, layout.names, classes)
 
 
 def class_of(inside: Sequence[str], outside: str, classes: Collection[str]) -> str:
@@ -222,8 +242,8 @@ def log_conversions(converted: dict[str, str], total: int, log: Callable[[str], 
 
 def is_array_path(path: Path) -> bool:
     """Whether a path is a file of arrays or of `vaekit data prepare`, or a folder of IDX or array files."""
-    if not path.is_dir():
-        return path.suffix.lower() in ARRAYS
+    if not path.is_dir() or is_chunked(path):
+        return path.suffix.lower() in ARRAYS or is_chunked(path)
     names = [file.stem for file in path.glob("*.npy")]
     return parse_array_names(names) is not None or find_idx(path) is not None
 
@@ -242,7 +262,8 @@ def read_arrays(
     Raises UserError for images that cannot be converted to the shape, or whose values are of another scale.
     """
     where, log = printable(path), (bar or ProgressBar(False)).log
-    require(path.is_file() or path.is_dir(), f"{where} is neither a file nor a folder")
+    file = file_of(path)
+    require(file.is_file() or file.is_dir(), f"{where} is neither a file nor a folder")
     arrays: dict[str, tuple[Any, Any]]
     if path.suffix.lower() == ".safetensors":
         yield from read_store(open_store(path), shape, fit, value_range, log)

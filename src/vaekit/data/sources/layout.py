@@ -51,6 +51,9 @@ def read_layout(source: ImageSource, leave_out: Sequence[str] = ()) -> Layout:
     Raises UserError for no images, a class folder without images, images outside the class folders, a test class that
     is not in train, and several data sets in folders of their own.
     """
+    known: Layout | None = getattr(source, "layout", None)
+    if known is not None:  # of a source that is no folder
+        return known
     where = printable(source.path)
     names = [entry.name for entry in source.entries]
     require(len(names) >= 1, f"{where} has no image files (.png, .jpg or another format of Pillow)")

@@ -14,7 +14,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ...support.errors import UserError, one_line, printable, require
-from .files import TABLES, ImageSource
+from .files import TABLES, ImageSource, file_of_page
 
 FILE_COLUMNS = (
     "file_name", "filename", "file", "image", "image_name", "image_id", "image_path", "path", "name", "id", "img",
@@ -65,6 +65,9 @@ def read_metadata(source: ImageSource, names: Sequence[str]) -> Metadata | None:
     """
     if not source.tables:
         return None
+    files = [*dict.fromkeys(map(file_of_page, names))]
+    if len(files) < len(names):
+        return of_pages(read_metadata(source, files), files, names)
     where = printable(source.path)
     tables, unread = [], []
     for name, content in source.read({table.name for table in source.tables}):
@@ -112,6 +115,22 @@ def read_metadata(source: ImageSource, names: Sequence[str]) -> Metadata | None:
             reading.append("the labels are measurements, not classes: kept as the column label")
             columns, labels = {**columns, "label": labels}, None
     return Metadata(labels, splits, columns, tuple(reading))
+
+
+def of_pages(
+    metadata: Metadata | None, files: Sequence[str], names: Sequence[str]
+) -> Metadata | None:
+    """The metadata of images `names`, of which some are pages, from that of their files."""
+    if metadata is None:
+        return None
+    number = {file: i for i, file in enumerate(files)}
+    rows = [number[file_of_page(name)] for name in names]
+
+    def spread(values: list[str] | None) -> list[str] | None:
+        return None if values is None else [values[row] for row in rows]
+
+    columns = {key: [values[row] for row in rows] for key, values in metadata.columns.items()}
+    return Metadata(spread(metadata.labels), spread(metadata.splits), columns, metadata.reading)
 
 
 def match_rows(
