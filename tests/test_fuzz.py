@@ -8,12 +8,18 @@ import random
 import resource
 import signal
 import tarfile
+import tempfile
 import warnings
 import zipfile
+from pathlib import Path
 
+import h5py
+import nibabel
 import numpy as np
+import pyarrow.parquet
 import pytest
 import scipy.io
+import tifffile
 from PIL import Image
 
 from made_files import idx_bytes
@@ -50,14 +56,14 @@ def mat_file(compressed: bool) -> bytes:
 
 def npz_file(compressed: bool) -> bytes:
     file = io.BytesIO()
-    arrays = {"images": RNG.integers(0, 256, (6, 4, 3), dtype=np.uint8), "labels": np.arange(6)}
+    arrays = {"images": RNG.integers(0, 256, (6, 5, 5), dtype=np.uint8), "labels": np.arange(6)}
     (np.savez_compressed if compressed else np.savez)(file, **arrays)
     return file.getvalue()
 
 
 def npy_file() -> bytes:
     file = io.BytesIO()
-    np.save(file, RNG.random((6, 4, 3)))
+    np.save(file, RNG.random((6, 5, 5)))
     return file.getvalue()
 
 
@@ -76,12 +82,31 @@ def archive(kind: str) -> bytes:
     return file.getvalue()
 
 
+def science_file(kind: str) -> bytes:
+    """A stack, a volume, or a table of images, of 16 bits or in colour."""
+    array = RNG.integers(0, 4096, (6, 8, 7)).astype(np.uint16)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / f"a.{kind}"
+        if kind == "tif":
+            tifffile.imwrite(path, array, photometric="minisblack", compression="zlib")
+        elif kind == "nii.gz":
+            nibabel.save(nibabel.Nifti1Image(array.astype(np.int16), np.eye(4)), path)
+        elif kind == "h5":
+            with h5py.File(path, "w") as file:
+                file.create_dataset("images", data=array, chunks=(2, 8, 7), compression="gzip")
+        else:
+            images = [{"bytes": image_file("png"), "path": f"{i}.png"} for i in range(6)]
+            pyarrow.parquet.write_table(pyarrow.table({"image": images, "label": [0, 1] * 3}), path)
+        return path.read_bytes()
+
+
 IDX = idx_bytes(RNG.integers(0, 256, (5, 4, 3), dtype=np.uint8))
 FAMILIES = {
     "idx": {"a": IDX, "a.gz": gzip.compress(IDX)},
     "mat": {"a.mat": mat_file(False), "b.mat": mat_file(True)},
     "npz": {"a.npz": npz_file(False), "b.npz": npz_file(True), "c.npy": npy_file()},
     "image": {kind: image_file(kind) for kind in ("png", "jpeg", "gif", "bmp", "tiff", "webp", "ppm", "tga", "ico")},
+    "science": {f"a.{kind}": science_file(kind) for kind in ("tif", "nii.gz", "h5", "parquet")},
     "archive": {f"a.{kind}": archive(kind) for kind in ("zip", "tar", "tar.gz")},
 }  # fmt: skip
 
@@ -104,7 +129,7 @@ def read_file(family, name, content, folder):
     elif family == "mat":
         read_mat(path, "ff", DIGESTS[name])
     else:
-        load_data(path, progress=False)
+        load_data(path, progress=False, pages="all" if family == "science" else None)
 
 
 def fuzz(family, count, folder, report):

@@ -886,3 +886,55 @@ def test_the_metadata_of_a_store(tmp_path, cache):
     tensors = safetensors.torch.load_file(path)  # readable without vaekit
     assert tensors["images"].shape == (20, 1, 6, 5)
     assert torch.equal(tensors["labels"], store.labels)
+
+
+def test_the_verbs_decode_a_folder_once(tmp_path, monkeypatch, vaekit):
+    """Shown at the default size, trained at the same size, encoded, reconstructed: decoded for the first of these."""
+    from vaekit.data.sources import inputs
+
+    rng = np.random.default_rng(0)
+    for i in range(12):
+        (tmp_path / "d" / "ab"[i % 2]).mkdir(parents=True, exist_ok=True)
+        size = (5 + i % 3, 7, 3)
+        Image.fromarray(rng.integers(0, 256, size, dtype=np.uint8)).save(
+            tmp_path / "d" / "ab"[i % 2] / f"{i}.png"
+        )
+    decoded = []
+
+    def counted(content, spec):
+        decoded.append(spec)
+        return decode(content, spec)
+
+    for module in (image_files, inputs):
+        monkeypatch.setattr(module, "decode", counted)
+    small = ["--latent-dim", 2, "--hidden-dim", 4, "--epochs", 1]
+    for arguments in (
+        ["data", "show", "d"],
+        ["data", "show", "d", "--size", "64"],
+        ["train", "vae", "--data", "d", "--size", "64x64", *small, "--out", "run"],
+        ["train", "vae", "--data", "d", *small, "--out", "other"],
+        ["encode", "run", "d", "--out", "codes.npz", "--samples", 2],
+        ["reconstruct", "run", "d"],
+    ):
+        code, _, err = vaekit(*arguments)
+        assert code == 0, err
+        assert len(decoded) == 12, arguments
+    codes = np.load(tmp_path / "codes.npz")
+    assert [name.rpartition("/")[2] for name in codes["path"]] == [
+        f"{i}.png" for i in (0, 10, 2, 4, 6, 8, 1, 11, 3, 5, 7, 9)
+    ]
+    # Encoded one by one, the images and so their latents are the same.
+    code, _, err = vaekit("encode", "run", *codes["path"], "--out", "one.npz", "--samples", 2)
+    assert code == 0, err
+    assert len(decoded) == 24
+    assert np.allclose(np.load(tmp_path / "one.npz")["z_mean"], codes["z_mean"], atol=1e-6)
+    # Another fit is another decoding, also where the first is cached.
+    assert vaekit("data", "show", "d", "--fit", "letterbox")[0] == 0
+    assert len(decoded) == 36
+    assert vaekit("encode", "run", "d", "--out", "again.npz", "--samples", 2)[0] == 0
+    assert len(decoded) == 36
+    assert np.allclose(np.load(tmp_path / "again.npz")["z_mean"], codes["z_mean"], atol=1e-6)
+    # A changed file is decoded again.
+    Image.new("RGB", (7, 5)).save(tmp_path / "d" / "a" / "0.png")
+    assert vaekit("encode", "run", "d", "--out", "new.npz", "--samples", 2)[0] == 0
+    assert len(decoded) == 48

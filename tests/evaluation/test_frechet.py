@@ -403,9 +403,9 @@ def test_images_in_a_file_are_read_in_batches(cache, monkeypatch):
     labels = np.arange(len(images)) % 3
     in_memory, on_disk = (load_data((images, labels), in_memory=choice) for choice in ("yes", "no"))
     assert isinstance(on_disk.train.images, StoredImages)
-    counts, read = [], StoredImages._read
+    counts, read = [], StoredImages.read_values
     monkeypatch.setattr(
-        StoredImages, "_read", lambda self, rows: counts.append(len(rows)) or read(self, rows)
+        StoredImages, "read_values", lambda self, rows: counts.append(len(rows)) or read(self, rows)
     )
     model = build("vae", in_memory, latent_dim=2, hidden_dim=8)
     results = []

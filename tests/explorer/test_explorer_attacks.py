@@ -156,7 +156,7 @@ def test_a_save_replaces_no_file_and_leaves_none_if_it_fails(client, sessions, m
     path = client.post("/api/runs/1/save", json=ZERO).json()["path"]
     assert path.endswith("explorer-3.png")
 
-    def fail(*_):
+    def fail(*_, **__):
         raise OSError(28, "No space left on device", "explorer-4.png")
 
     monkeypatch.setattr(session, "write_images", fail)

@@ -14,6 +14,7 @@ from typing import Any
 import filelock
 import platformdirs
 
+from ..support.atomic import write_bytes
 from ..support.console import ProgressBar
 
 
@@ -41,11 +42,16 @@ def cache_lock(path: Path, bar: ProgressBar) -> Iterator[None]:
         lock.release()
 
 
-def cached_file(stem: str, source: Any, make: Callable[[Path], None], bar: ProgressBar) -> Path:
-    """The cached file of `source` (any JSON value that identifies it); `make` creates it if it does not exist."""
+def cache_path(stem: str, source: Any, extension: str = ".safetensors") -> Path:
+    """The file in the cache of `source` (any JSON value that identifies it)."""
     digest = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:16]
     clean = re.sub(r"[^\w.-]+", "-", stem).encode()[:120].decode(errors="ignore")
-    path = cache_dir() / "decoded" / f"{clean}-{digest}.safetensors"
+    return cache_dir() / "decoded" / f"{clean}-{digest}{extension}"
+
+
+def cached_file(stem: str, source: Any, make: Callable[[Path], None], bar: ProgressBar) -> Path:
+    """The cached file of `source`; `make` creates it if it does not exist."""
+    path = cache_path(stem, source)
     if not path.exists():
         with cache_lock(path, bar):
             if not path.exists():
@@ -54,3 +60,17 @@ def cached_file(stem: str, source: Any, make: Callable[[Path], None], bar: Progr
                     partial.unlink()  # left by a killed process
                 make(path)
     return path
+
+
+def cached_values(stem: str, source: Any, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The cached JSON object of `source`; `find` finds it if there is none, or a damaged one."""
+    path = cache_path(stem, source, ".json")
+    try:
+        values = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        values = find()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_bytes(path, json.dumps(values).encode())
+    return values

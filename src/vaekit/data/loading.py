@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,8 +21,8 @@ from .formats.idx import find_idx, read_idx_files
 from .formats.images import ImageSpec, resize_images
 from .sources import catalog
 from .sources.arrays import load_array_file, parse_array_names, split_chunks
-from .sources.files import TAR_EXTENSIONS, has_image_extension, open_source
-from .sources.image_files import dataset_from_store, load_images
+from .sources.files import ARCHIVES, has_image_extension, open_source
+from .sources.image_files import dataset_from_store, load_images, source_name
 from .sources.locations import find_subfolder, locate
 from .sources.named import READERS
 from .sources.objects import dataset_from_objects
@@ -186,14 +185,11 @@ def load_path(
         source = ParquetSource(path, parquet)
         return load_images(source, settings, path.stem, bar, classes=classes)
     require(
-        path.is_dir()
-        or has_image_extension(path.name)
-        or path.name.lower().endswith((".zip", *TAR_EXTENSIONS)),
+        path.is_dir() or has_image_extension(path.name) or path.name.lower().endswith(ARCHIVES),
         f"{printable(path)} is not a folder of images or a .zip, .tar.gz, .npy, .npz, .h5, .zarr or .safetensors file "
         "of images",
     )
-    name = re.sub(r"(\.zip|\.tgz|\.tar(\.\w+)?)$", "", path.name, flags=re.IGNORECASE)
-    return load_images(open_source(path), settings, name, bar, classes=classes)
+    return load_images(open_source(path), settings, source_name(path), bar, classes=classes)
 
 
 def check_grouped(dataset: Dataset, settings: SourceConfig) -> None:

@@ -6,6 +6,7 @@ programs: links to other files, virtual arrays and filters that are loaded from 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import re
@@ -58,18 +59,25 @@ class ChunkedArray:
         return self.shape[0]
 
     def __getitem__(self, key: Any) -> np.ndarray:
-        try:
+        with read_errors(self.where):
             return np.asarray(self.array[key]).astype(self.dtype, copy=False)
-        except Exception as error:  # libraries raise anything on damaged files
-            raise unreadable(self.where, error) from None
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(self[:], dtype)
 
 
-def unreadable(where: str, error: object) -> UserError:
-    reason = one_line(error) or type(error).__name__
-    return UserError(f"{where} cannot be read ({reason}); it is damaged, or no such file")
+@contextlib.contextmanager
+def read_errors(where: str) -> Iterator[None]:
+    """Turn errors of the libraries, which raise anything on damaged files, into a UserError."""
+    try:
+        yield
+    except (UserError, FileNotFoundError, PermissionError):
+        raise
+    except Exception as error:
+        reason = one_line(error) or type(error).__name__
+        raise UserError(
+            f"{where} cannot be read ({reason}); it is damaged, or no such file"
+        ) from None
 
 
 def split_path(path: Path) -> tuple[Path, str] | None:
@@ -135,8 +143,14 @@ def select_arrays(path: Path, roles: Roles) -> dict[str, Any]:
     assert parts is not None
     file, inside = parts
     require(file.exists(), f"there is no file or folder {printable(file)}")
-    opened = open_hdf5 if file.name.lower().endswith(HDF5) else open_zarr
-    where, arrays = printable(file), dict(sorted(opened(file, inside).items()))
+    with read_errors(printable(file)):
+        opened = open_hdf5 if file.name.lower().endswith(HDF5) else open_zarr
+        arrays = dict(sorted(opened(file, inside).items()))
+        return _selected(file, inside, arrays, roles)
+
+
+def _selected(file: Path, inside: str, arrays: Mapping[str, Any], roles: Roles) -> dict[str, Any]:
+    where = printable(file)
     if inside in arrays:
         return _with_labels(where, arrays, inside, roles)
     direct = {name: a for name, a in arrays.items() if _parent(name) == inside and is_numeric(a)}
@@ -222,20 +236,15 @@ def open_hdf5(path: Path, inside: str) -> dict[str, Any]:
     except ImportError:
         raise UserError(f"{where} needs h5py: pip install 'vaekit[science]'") from None
     require(path.is_file(), f"{where} is not a file")
-    try:
-        parent = node = h5py.File(path, "r")
-        names = PurePosixPath(inside).parts
-        for depth, name in enumerate(names):
-            label = f"{where}:/{printable('/'.join(names[: depth + 1]))}"
-            parent, node = node, _hard_child(node, name, label)
-        is_array = isinstance(node, h5py.Dataset)
-        prefix = "".join(f"{name}/" for name in (names[:-1] if is_array else names))
-        found: dict[str, Any] = {}
-        _walk_hdf5(h5py, parent if is_array else node, prefix, found, set(), where)
-    except UserError:
-        raise
-    except Exception as error:  # h5py raises anything on damaged files
-        raise unreadable(where, error) from None
+    parent = node = h5py.File(path, "r")
+    names = PurePosixPath(inside).parts
+    for depth, name in enumerate(names):
+        label = f"{where}:/{printable('/'.join(names[: depth + 1]))}"
+        parent, node = node, _hard_child(node, name, label)
+    is_array = isinstance(node, h5py.Dataset)
+    prefix = "".join(f"{name}/" for name in (names[:-1] if is_array else names))
+    found: dict[str, Any] = {}
+    _walk_hdf5(h5py, parent if is_array else node, prefix, found, set(), where)
     return found
 
 
@@ -308,23 +317,18 @@ def open_zarr(path: Path, inside: str) -> dict[str, Any]:
         f"{where} is not a zarr folder, or a .zarr.zip file",
     )
     total = sum(status.st_size for _, status in _files(path))
-    try:
-        if path.is_dir():
-            store: Any = zarr.storage.LocalStore(path, read_only=True)
+    if path.is_dir():
+        store: Any = zarr.storage.LocalStore(path, read_only=True)
+    else:
+        store = zarr.storage.ZipStore(path, mode="r", read_only=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of other files in the folder
+        root = zarr.open(store=store, mode="r")
+        if isinstance(root, zarr.Array):
+            found = {"": _Zarr(root, total)}
         else:
-            store = zarr.storage.ZipStore(path, mode="r", read_only=True)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of other files in the folder
-            root = zarr.open(store=store, mode="r")
-            if isinstance(root, zarr.Array):
-                found = {"": _Zarr(root, total)}
-            else:
-                members = root.members(max_depth=MAX_DEPTH)
-                found = {n: _Zarr(m, total) for n, m in members if isinstance(m, zarr.Array)}
-    except UserError:
-        raise
-    except Exception as error:  # zarr raises anything on damaged files
-        raise unreadable(where, error) from None
+            members = root.members(max_depth=MAX_DEPTH)
+            found = {n: _Zarr(m, total) for n, m in members if isinstance(m, zarr.Array)}
     below = {n: a for n, a in found.items() if n.startswith(f"{inside}/") or not inside}
     if inside in found:
         return {n: a for n, a in found.items() if _parent(n) == _parent(inside)}

@@ -45,8 +45,8 @@ Depth = Literal["uint8", "uint16", "float32"]
 
 @dataclass(frozen=True)
 class ImageSpec:
-    """The target of a conversion: channels (1 grey, 3 colour), size, how to fit another aspect ratio, and the type of
-    the values."""
+    """The target of a conversion: channels (1 grey, 3 colour), size, how to fit another aspect ratio (crop, letterbox,
+    stretch; exact where all images have the size), and the type of the values."""
 
     channels: int
     height: int

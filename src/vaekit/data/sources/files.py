@@ -24,6 +24,7 @@ MAX_STACK_BYTES = 2**30  # of a file of pages or slices
 MAX_DEPTH = 100  # folders in folders
 MAX_VISITS = 100  # of a folder, by different links
 TAR_EXTENSIONS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
+ARCHIVES = (".zip", *TAR_EXTENSIONS)
 TABLES = ("metadata.csv", "metadata.jsonl", "labels.csv", "labels.tsv")  # tables of images
 TABLE_NAMES = (*TABLES, "metadata.parquet")  # of which the last is only named
 WINDOWS = (0, 10, 11)  # systems of zip archives: MS-DOS, NTFS, VFAT

@@ -21,7 +21,7 @@ from torch import Tensor
 from ...settings.data import EIGHT_BITS, PreprocessConfig, SourceConfig, ValueRange
 from ...support.console import ProgressBar
 from ...support.errors import UserError, printable, require
-from ..cache import cached_file
+from ..cache import cache_path, cached_file, cached_values
 from ..dataset import Dataset, Split
 from ..formats.images import (
     MAX_FILE_BYTES,
@@ -33,11 +33,20 @@ from ..formats.images import (
     ignore_pillow_warnings,
     inspect_image,
 )
+from ..formats.pages import Pages
 from ..image_table import table_bytes
 from ..splits import sorted_random_rows, split_rows
 from ..stored import SPLITS, Chunk, ImageStore, open_store, write_store
 from ..values import Facts, ValueInspector, check_part, choose_range, describe_values
-from .files import ImageSource, PageSource, file_of_page, leave_out_broken_links, tables_beside
+from .files import (
+    ARCHIVES,
+    ImageSource,
+    PageSource,
+    file_of_page,
+    leave_out_broken_links,
+    open_source,
+    tables_beside,
+)
 from .layout import Layout, check_splits, read_layout
 
 DEFAULT_SIZE = 64
@@ -62,18 +71,20 @@ def load_images(
 ) -> Dataset:
     """Load the data set of image files: decoded the first time, then from the cache. Raises UserError as `read_layout`
     does, and for images that cannot be read unless `skip_bad`. `classes` as in `dataset_from_store`."""
-    key = {
-        "source": source.key,
-        "form": {key: getattr(settings, key) for key in ("size", "fit", "colour", "pages")},
-        "leave_out": list(leave_out),
-        "version": DECODER_VERSION,
-    }
+    leave_out_broken_links(source, settings.skip_bad, bar)
+    form = {key: getattr(settings, key) for key in ("size", "fit", "colour")}
+    pages = PageSource(source, settings.pages)
+
+    def find_spec() -> dict[str, Any]:
+        return asdict(resolve_spec(pages, read_layout(pages, leave_out), settings, bar))
+
+    key = store_key(source, settings.pages, leave_out)
+    spec = ImageSpec(**cached_values(name, [key, form], find_spec))
 
     def make(path: Path) -> None:
-        prepare(source, settings, name, path, bar, leave_out)
+        write_images(pages, settings, name, path, bar, leave_out, spec)
 
-    leave_out_broken_links(source, settings.skip_bad, bar)
-    store = open_store(cached_file(name, key, make, bar), bar)
+    store = open_store(cached_file(name, [key, asdict(spec)], make, bar), bar)
     metadata = store.metadata
     if metadata.bad and not settings.skip_bad:
         raise bad_images_error(source, metadata.bad, metadata.bad_names, len(store.images))
@@ -85,19 +96,46 @@ def load_images(
     return replace(dataset, reading=(*dataset.reading, told))
 
 
+def store_key(source: ImageSource, pages: Pages | None, leave_out: Sequence[str] = ()) -> Any:
+    """What decoded images depend on beside the ImageSpec."""
+    return [source.key, pages, list(leave_out), DECODER_VERSION]
+
+
+def decoded_images(path: Path, pages: Pages | None, spec: ImageSpec) -> ImageStore | None:
+    """The images of a folder or an archive as an earlier `load_images` has decoded them, all of them, if it has."""
+    if not (path.is_dir() or path.name.lower().endswith(ARCHIVES)):
+        return None
+    source = open_source(path.resolve())
+    stored = cache_path(source_name(path.resolve()), [store_key(source, pages), asdict(spec)])
+    return open_store(stored) if stored.exists() else None
+
+
+def source_name(path: Path) -> str:
+    """The name of the data set of a folder or an archive."""
+    return re.sub(r"(\.zip|\.tgz|\.tar(\.\w+)?)$", "", path.name, flags=re.IGNORECASE)
+
+
 def prepare(
-    source: ImageSource,
+    source: ImageSource, settings: PreprocessConfig, name: str, out: Path, bar: ProgressBar
+) -> None:
+    """Decode image files into the file `out`. Raises UserError as `load_images`."""
+    pages = PageSource(source, settings.pages)
+    spec = resolve_spec(pages, read_layout(pages), settings, bar)
+    write_images(pages, settings, name, out, bar, (), spec)
+
+
+def write_images(
+    source: PageSource,
     settings: PreprocessConfig,
     name: str,
     out: Path,
     bar: ProgressBar,
-    leave_out: Sequence[str] = (),
+    leave_out: Sequence[str],
+    spec: ImageSpec,
 ) -> None:
-    """Decode image files into the file `out`, in parallel and in bounded memory. Raises UserError as `load_images`."""
-    source = PageSource(source, settings.pages)
+    """Decode images into the file `out`, in parallel and in bounded memory. Raises UserError as `load_images`."""
     layout = read_layout(source, leave_out)
     bar.log(f"decoding {len(layout.names):,} images of {printable(source.path)}, once")
-    spec = resolve_spec(source, layout, settings, bar)
     bad: list[str] = []
     good: list[int] = []
     inspector = ValueInspector(printable(source.path))
@@ -137,7 +175,10 @@ def resolve_spec(
     channels = common_channels(infos, where) if inferred else 1 if settings.colour == "grey" else 3
     depth = common_depth(infos, where)
     size = size or common_size([*infos.values()], where, bar)
-    return ImageSpec(channels, *size, settings.fit, depth)
+    fits = len(names) == len(layout.names) and all(
+        (i.height, i.width) == size for i in infos.values()
+    )
+    return ImageSpec(channels, *size, "exact" if fits else settings.fit, depth)
 
 
 def common_channels(infos: Mapping[str, ImageInfo], where: str) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -33,7 +33,7 @@ from ..stored import SPLITS, ImageStore, image_extents, open_store
 from ..values import check_part, converter, is_plain, to_pixels
 from .arrays import ArraySplits, as_labels, open_arrays, parse_array_names
 from .files import (
-    TAR_EXTENSIONS,
+    ARCHIVES,
     Entry,
     Folder,
     ImageSource,
@@ -43,12 +43,11 @@ from .files import (
     leave_out_broken_links,
     open_source,
 )
-from .image_files import MAX_BYTES_IN_MEMORY, decode_files
+from .image_files import MAX_BYTES_IN_MEMORY, decode_files, decoded_images
 from .layout import SPLIT_NAMES, mask_names
 from .metadata import read_metadata
 from .parquet import ParquetSource, find_parquet
 
-ARCHIVES = (".zip", *TAR_EXTENSIONS)
 ARRAYS = (".npy", ".npz", ".safetensors")
 MAX_LOGGED = 10  # converted files named one by one; of more, only their number
 
@@ -91,11 +90,14 @@ class Files:
 
 @dataclass(frozen=True)
 class ImageFiles:
-    """Image files of a source, and the class of each by the name of its folder ("" where there is none)."""
+    """Image files of a source, and the class of each by the name of its folder ("" where there is none). `folder` is
+    the one folder or archive that was given, `pages` the setting of files with several pages."""
 
     source: ImageSource
     names: list[str]
     classes: list[str]
+    folder: Path | None = None
+    pages: Pages | None = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -103,7 +105,7 @@ class ImageFiles:
     def take(self, rows: Sequence[int]) -> ImageFiles:
         """The files of these rows."""
         names, classes = ([column[i] for i in rows] for column in (self.names, self.classes))
-        return ImageFiles(self.source, names, classes)
+        return replace(self, names=names, classes=classes)
 
 
 def find_image_files(
@@ -146,7 +148,7 @@ def find_image_files(
         labels.get(file_of_page(name)) or labels.get(name) or class_of(*each, classes)
         for name, each in zip(names, inside, strict=True)
     ]
-    return ImageFiles(source, names, found)
+    return ImageFiles(source, names, found, paths[0] if len(paths) == 1 else None, pages)
 
 
 def table_images(source: PageSource) -> ImageFiles:
@@ -184,6 +186,9 @@ def read_images(
     Raises UserError for a file that is not an image, or whose values are of another type.
     """
     spec = ImageSpec(*shape, fit=fit, depth=run_depth(value_range))
+    decoded = decoded_values(files, spec)
+    if decoded is not None:
+        return pixels_of_run(decoded, files, value_range, bar)
     values = np.empty((len(files), *shape), spec.depth)
     converted: dict[str, str] = {}
 
@@ -210,6 +215,33 @@ def read_images(
         if change:
             converted[name] = change
     log_conversions(converted, len(files), bar.log)
+    return pixels_of_run(values, files, value_range, bar)
+
+
+def decoded_values(files: ImageFiles, spec: ImageSpec) -> np.ndarray | None:
+    """The values of image files (N, C, H, W) as loading their folder as a data set has decoded them; None if it has
+    not."""
+    if files.folder is None or files.folder.is_file() != files.folder.name.lower().endswith(
+        ARCHIVES
+    ):
+        return None
+    for each in (spec, replace(spec, fit="exact")):
+        store = decoded_images(files.folder, files.pages, each)
+        if store is not None and store.table is not None:
+            inside = files.folder.is_dir()
+            rows = {
+                str(files.folder / name) if inside else name: row
+                for row, name in enumerate(store.table.names)
+            }
+            if all(name in rows for name in files.names):
+                return store.images.read_values(torch.tensor([rows[name] for name in files.names]))
+    return None
+
+
+def pixels_of_run(
+    values: np.ndarray, files: ImageFiles, value_range: ValueRange, bar: ProgressBar
+) -> Tensor:
+    """Pixels of the values of image files. Raises UserError where they are of another scale."""
     if not is_plain(value_range):
         log_clipped(values, value_range, printable(files.source.path), bar.log)
     return to_pixels(torch.from_numpy(values), value_range)
