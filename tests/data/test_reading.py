@@ -323,3 +323,21 @@ def test_npy_files_of_a_folder_may_have_any_channels(tmp_path):
     np.save(tmp_path / "last" / "x.npy", np.zeros((6, 6, 6)))
     with pytest.raises(UserError, match=r"array of shape \(6, 6, 6\); an image is"):
         load(tmp_path / "last")
+
+
+def test_data_show_says_how_values_were_read(vaekit, tmp_path):
+    rng = np.random.default_rng(0)
+    array = rng.integers(-1024, 3072, (40, 8, 8)).astype(np.int16)
+    array[:, 0, :2] = [-1024, 3071]
+    np.save(tmp_path / "ct.npy", array)
+    code, out, err = vaekit("data", "show", "ct.npy")
+    assert code == 0
+    assert "an array of shape (40, 8, 8) as 40 images of 8 x 8 pixels, grey" in err
+    assert "int16 values, -1024 as 0 (black) to 3071 as 1 in 4,096 levels" in err
+    rows = {
+        line.split("│")[1].strip(): line.split("│")[2].strip()
+        for line in out.splitlines()
+        if "│" in line
+    }
+    assert rows["smallest value"] == "-1024"
+    assert rows["largest value"] == "3071"

@@ -19,6 +19,7 @@ from .sources.files import leave_out_broken_links, open_source
 from .sources.image_files import prepare
 from .splits import sorted_random_rows
 from .stored import open_store
+from .values import is_plain
 
 SAMPLED_IMAGES = 2000  # per split, for the pixel statistics
 MAX_CLASSES_SHOWN = 40
@@ -38,6 +39,10 @@ def as_table(dataset: Dataset) -> Table:
         ("pixel minimum", "pixel maximum", "pixel mean", "pixel standard deviation")
     ):
         table.add_row(name, *(f"{row[i]:.3f}" for row in rows))
+    if not is_plain(dataset.value_range):
+        low, span = dataset.value_range.low, dataset.value_range.high - dataset.value_range.low
+        for i, name in enumerate(("smallest value", "largest value", "mean value")):
+            table.add_row(name, *(f"{low + span * row[i]:.6g}" for row in rows))
     if dataset.class_count:
         table.add_section()
         counts = [

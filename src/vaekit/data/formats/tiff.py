@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import logging.handlers
 import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -35,15 +34,24 @@ def is_plain(content: bytes) -> bool:
 @contextlib.contextmanager
 def errors_raised(logger: logging.Logger) -> Iterator[None]:
     """Raise BadImage for an error that is only logged, such as a page that is left out, since a file is truncated."""
-    handler = logging.handlers.BufferingHandler(2**30)
-    handler.setLevel(logging.ERROR)
+    handler = RaisingHandler(logging.ERROR)
     logger.addHandler(handler)
     try:
         yield
     finally:
         logger.removeHandler(handler)
-    if handler.buffer:
-        raise BadImage(f"it is damaged ({one_line(handler.buffer[0].getMessage())})")
+    if handler.first:
+        raise BadImage(f"it is damaged ({handler.first})")
+
+
+class RaisingHandler(logging.Handler):
+    """Raises BadImage for the first message: of a damaged file there may be millions. tifffile may catch it, too."""
+
+    first = ""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.first = self.first or one_line(record.getMessage()) or "an error without a message"
+        raise BadImage(f"it is damaged ({self.first})")
 
 
 class Tiff:
