@@ -4,6 +4,7 @@ import gzip
 import io
 import itertools
 import re
+import struct
 import sys
 
 import numpy as np
@@ -517,3 +518,18 @@ def test_a_page_is_packed_and_unpacked_exactly():
         assert_equal_lists([unpack(pack(array))], [array.transpose(1, 2, 0)])
     with pytest.raises(BadImage, match="it is broken"):
         unpack(pack(BadImage("it is broken")))
+
+
+def test_pages_that_refer_to_each_other_in_a_circle_are_refused(tmp_path, tifffile):
+    """Without a count of them first, they are read without end."""
+    path = tmp_path / "circle.tif"
+    tifffile.imwrite(path, np.zeros((2, 9, 8), np.uint16), photometric="minisblack", metadata=None)
+    content = bytearray(path.read_bytes())
+    with tifffile.TiffFile(path) as file:
+        first, last = (page.offset for page in file.pages)
+    (tags,) = struct.unpack_from("<H", content, last)
+    struct.pack_into("<I", content, last + 2 + 12 * tags, first)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="circular reference") as caught:
+        load(path, pages="all")
+    assert "\n" not in str(caught.value)

@@ -85,6 +85,8 @@ class Tiff:
 
         # Other files, which OME metadata may name, are not opened: each has its own pages.
         self.file = tifffile.TiffFile(io.BytesIO(content), _multifile=False)
+        # Counted first: pages that refer to each other in a circle would be read without end.
+        check_page_bytes(len(self.file.pages), 1)
         found = list(self.file.series)
         self.series = [s for s in found if not s.keyframe.is_reduced] or found[:1]
         if not self.series:
