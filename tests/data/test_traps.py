@@ -20,7 +20,8 @@ from vaekit import Split, UserError, build, evaluate, load_data, train
 from vaekit.data import eval_split, stored
 from vaekit.data.formats import images
 from vaekit.data.formats.images import BadImage, ImageSpec, decode, inspect_image
-from vaekit.data.sources import image_files, named
+from vaekit.data.sources import image_files, inputs, named
+from vaekit.data.sources.inputs import find_image_files, read_images
 from vaekit.data.stored import open_store
 from vaekit.inference.generation import load_inputs
 from vaekit.runs.directory import Run
@@ -422,6 +423,61 @@ def test_more_than_8_bits():
                 decode(content, ImageSpec(1, 2, 3))
     with pytest.raises(BadImage, match="its values are uint8, not uint16"):
         decode(png(), ImageSpec(1, 2, 3, depth="uint16"))
+
+
+@pytest.mark.parametrize("dtype", ["<i2", ">i2", "<u2", ">u2"])
+def test_arrays_of_16_bits_in_a_folder_keep_their_type_and_values(tmp_path, dtype):
+    array = RNG.integers(100, 9000, (6, 4, 5)).astype(dtype)
+    for i, image in enumerate(array):
+        np.save(tmp_path / f"{i}.npy", image)
+    data = load(tmp_path)
+    values = data.value_range
+    assert values.dtype == np.dtype(dtype).name
+    read = [
+        (values.low + x.double() * (values.high - values.low)).round()
+        for split in data.splits.values()
+        for x in split.images
+    ]
+    names = [name for split in data.splits.values() for name in split.table.names]
+    expected = [np.load(tmp_path / name).clip(values.low, values.high) for name in names]
+    assert np.array_equal(torch.stack(read)[:, 0], expected)
+
+
+def test_volumes_with_and_without_a_slope_are_one_data_set(tmp_path):
+    """int16 values are among those of float32; uint16 values and fractions are refused as of two scales."""
+    array = RNG.integers(-100, 9000, (6, 4, 5)).astype(np.int16)
+    for i, image in enumerate(array):
+        np.save(tmp_path / f"{i}.npy", image if i % 2 else image + np.float32(0.5))
+    data = load(tmp_path)
+    assert (data.value_range.dtype, data.value_range.levels) == ("float32", None)
+    np.save(tmp_path / "0.npy", array[0].astype(np.uint16))
+    with pytest.raises(UserError, match="images differ in the type of their values"):
+        load(tmp_path)
+
+
+def test_int16_files_to_encode_are_decoded_once_and_floats_may_have_the_same_units(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setenv("VAEKIT_CACHE", str(tmp_path / "cache"))
+    array = RNG.integers(-100, 9000, (6, 4, 5)).astype(np.int16)
+    folder = tmp_path / "d"
+    folder.mkdir()
+    for i, image in enumerate(array):
+        np.save(folder / f"{i}.npy", image)
+    values = load(folder).value_range
+    expected = ((array - values.low) / (values.high - values.low)).clip(0, 1)
+
+    def read() -> np.ndarray:
+        files = find_image_files([folder])
+        return read_images(files, (1, 4, 5), ProgressBar(True), value_range=values)[:, 0].numpy()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(inputs, "decode", None)
+        assert np.allclose(read(), expected, atol=1e-6)
+    for dtype in (np.int16, np.float32):
+        np.save(folder / "0.npy", array[0].astype(dtype))
+        assert np.allclose(read(), expected, atol=1e-6)
+    assert "8 bits" not in capsys.readouterr().err
 
 
 def test_pil_images_of_a_dataset_are_converted_like_files():

@@ -41,7 +41,11 @@ PNG = b"\x89PNG\r\n\x1a\n"
 MAGIC = {PNG: "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's grey
 BITS_PER_SAMPLE = 258  # TIFF tag
-Depth = Literal["uint8", "uint16", "float32"]
+Depth = Literal["uint8", "uint16", "int16", "float32"]
+CONVERTED = (
+    ("uint16", "uint8"),
+    ("int16", "float32"),
+)  # from a type to another, where these are wanted
 
 
 @dataclass(frozen=True)
@@ -206,8 +210,14 @@ def _array_info(array: np.ndarray) -> ImageInfo:
 
 
 def array_depth(dtype: np.dtype) -> Depth:
-    """The type that keeps the values of an array."""
-    return "uint8" if dtype in (np.uint8, bool) else "uint16" if dtype == np.uint16 else "float32"
+    """The type that keeps the values of an array, of either byte order."""
+    kept: dict[str, Depth] = {
+        "uint8": "uint8",
+        "bool": "uint8",
+        "uint16": "uint16",
+        "int16": "int16",
+    }
+    return kept.get(dtype.name, "float32")
 
 
 def _image_info(image: Image.Image, content: bytes) -> ImageInfo:
@@ -292,9 +302,9 @@ def fit_array(array: np.ndarray, spec: ImageSpec) -> np.ndarray:
     another type."""
     array = array[..., None] if array.ndim == 2 else array
     depth = array_depth(array.dtype)
-    if depth != spec.depth and (depth, spec.depth) != ("uint16", "uint8"):
+    if depth != spec.depth and (depth, spec.depth) not in CONVERTED:
         raise BadImage(f"its values are {array.dtype}, not {spec.depth}")
-    if depth != spec.depth:
+    if (depth, spec.depth) == ("uint16", "uint8"):
         array = np.rint(array / 257).astype(np.uint8)
     if array.dtype == bool:
         array = 255 * array.astype(np.uint8)

@@ -58,7 +58,7 @@ QUEUED_BYTES = 2**27  # of files waiting to be decoded
 CHUNK_BYTES = 2**24
 SMALL_FILE = 8192  # bytes; files smaller than this on average are decoded in one thread
 T = TypeVar("T")
-DECODER_VERSION = 3  # increment when the same files would be decoded to other pixels
+DECODER_VERSION = 4  # increment when the same files would be decoded to other pixels
 
 
 def load_images(
@@ -197,8 +197,11 @@ def common_channels(infos: Mapping[str, ImageInfo], where: str) -> int:
 
 
 def common_depth(infos: Mapping[str, ImageInfo], where: str) -> Depth:
-    """The type of the values of images. Raises UserError where they differ: of one scale they cannot be."""
+    """The type of the values of images. Raises UserError where they differ: of one scale they cannot be, unless some
+    are int16 and others fractions, as volumes of which only some have a slope."""
     found = {info.depth: name for name, info in infos.items()}
+    if {*found} == {"int16", "float32"}:
+        return "float32"
     names = ", ".join(f"{printable(name)} has {depth}" for depth, name in sorted(found.items()))
     require(
         len(found) <= 1,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -170,7 +171,8 @@ def class_of(inside: Sequence[str], outside: str, classes: Collection[str]) -> s
 
 def run_depth(value_range: ValueRange) -> Depth:
     """The type of the values of image files for a model whose data had a range."""
-    return "uint8" if is_plain(value_range) else array_depth(np.dtype(value_range.dtype))
+    depth = "uint8" if is_plain(value_range) else array_depth(np.dtype(value_range.dtype))
+    return "float32" if depth == "int16" else depth  # which takes both
 
 
 def read_images(
@@ -200,7 +202,7 @@ def read_images(
         if (info.height, info.width) != (spec.height, spec.width):
             size = f"{spec.width} x {spec.height}"
             changes.append(f"{info.width} x {info.height} to {size} pixels")
-        if info.depth != spec.depth:
+        if (info.depth, spec.depth) == ("uint16", "uint8"):
             changes.append("16 to 8 bits")
         return ", ".join(changes), decode(content, spec)
 
@@ -225,7 +227,9 @@ def decoded_values(files: ImageFiles, spec: ImageSpec) -> np.ndarray | None:
         ARCHIVES
     ):
         return None
-    for each in (spec, replace(spec, fit="exact")):
+    depths: tuple[Depth, ...] = ("float32", "int16") if spec.depth == "float32" else (spec.depth,)
+    for fit, depth in itertools.product((spec.fit, "exact"), depths):
+        each = replace(spec, fit=fit, depth=depth)
         store = decoded_images(files.folder, files.pages, each)
         if store is not None and store.table is not None:
             inside = files.folder.is_dir()
