@@ -157,7 +157,8 @@ def test_values_outside_of_the_training_range_are_clipped_and_said(capsys):
     data = load_data({"train": train, "test": test})
     expected = ((test.astype(float) - low) / (high - low)).clip(0, 1)
     assert np.allclose(data.test.images[:, 0], expected, atol=1e-7)
-    said = f"1 of 20 images of the data, test have values outside of {low} to {high}: clipped"
+    said = f"1 of 20 images of the data, test have values outside of {low} to {high}: clipped; theirs are "
+    said += f"{test.min()} to 5000"
     assert said in data.reading
     assert said in capsys.readouterr().err.replace("\n", " ")
 

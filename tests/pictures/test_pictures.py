@@ -42,6 +42,20 @@ def test_a_contact_sheet_has_rows_of_ten_and_a_name_below_each_image():
     assert few.axes[0].get_subplotspec().get_gridspec().get_geometry() == (1, 3)
 
 
+def test_a_contact_sheet_shows_wide_and_large_images_and_all_of_its_title():
+    wide = contact_sheet(torch.rand(8, 1, 20, 140), [""] * 8)
+    assert wide.axes[0].get_subplotspec().get_gridspec().get_geometry() == (4, 2)
+    assert [axes.images[0].get_interpolation() for axes in wide.axes] == ["nearest"] * 8
+    large = contact_sheet(torch.rand(2, 3, 300, 300), ["", ""])
+    assert large.axes[0].images[0].get_interpolation() == "antialiased"
+    one = contact_sheet(torch.rand(1, 20, 5, 4), [""])
+    one.canvas.draw()
+    title = one._suptitle.get_window_extent()
+    assert "of 20 bands" in one.get_suptitle()
+    assert title.x0 >= 0
+    assert title.x1 <= one.bbox.width
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_grid_draws_each_image_in_its_place(channels):
     images = torch.rand(5, channels, 4, 6)

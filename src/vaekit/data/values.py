@@ -200,7 +200,10 @@ def check_part(
             f"{where} has {span}: it seems to be of another scale; give all images the same, or --range LOW,HIGH",
         )
     if outside:
-        return f"{outside:,} of {len(lows):,} images of {where} have values outside of {low:g} to {high:g}: clipped"
+        return (
+            f"{outside:,} of {len(lows):,} images of {where} have values outside of {low:g} to {high:g}: clipped; "
+            f"theirs are {lows.min():g} to {highs.max():g}"
+        )
     return None
 
 

@@ -120,19 +120,21 @@ def text_width(text: str) -> float:
 def contact_sheet(
     images: Tensor, names: Sequence[str], columns: int = 10, bands: Bands | None = None
 ) -> Figure:
-    """Draw images (N, C, H, W) in [0, 1], each above its name; `bands` as in `image_grid`."""
+    """Draw images (N, C, H, W) in [0, 1], each above its name, in fewer columns where they are wide; `bands` as in
+    `image_grid`."""
     bands = bands or choose_bands(images)
-    columns = min(columns, len(images))
-    rows = -(-len(images) // columns)
     height, width = images.shape[-2:]
-    cell_height = height / width + 0.25 * any(names)
-    figure = Figure(
-        figsize=(columns * 1.1, rows * cell_height * 1.1), dpi=110, layout="constrained"
-    )
+    cell = 1.1 * max(1, min(columns, width / (2 * height)))  # inches
+    columns = min(max(1, int(columns * 1.1 / cell)), len(images))
+    rows = -(-len(images) // columns)
+    cell_height = height / width * cell + 0.275 * any(names)
+    figure_width = max(columns * cell, 1.2 * text_width(bands.text) / DPI)
+    figure = Figure(figsize=(figure_width, rows * cell_height), dpi=110, layout="constrained")
+    smooth = width > 110 * cell or height > 110 * cell_height
     for axes in figure.subplots(rows, columns, squeeze=False).flat:
         axes.set_axis_off()
     for axes, image, name in zip(figure.axes, bands(images), names, strict=False):
-        draw_image(axes, image)
+        draw_image(axes, image, smooth)
         axes.text(
             0.5, -0.04, escape_math(name[:16]), ha="center", va="top", fontsize=7, transform=axes.transAxes
         )  # fmt: skip
@@ -141,10 +143,12 @@ def contact_sheet(
     return figure
 
 
-def draw_image(axes: Axes, image: Tensor) -> None:
-    """Draw a grey or colour image (1 or 3, H, W) in [0, 1] without axes."""
+def draw_image(axes: Axes, image: Tensor, smooth: bool = False) -> None:
+    """Draw a grey or colour image (1 or 3, H, W) in [0, 1] without axes; `smooth` averages the pixels of a large one,
+    of which the axes have fewer."""
     pixels = image.detach().float().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
-    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    interpolation = "antialiased" if smooth else "nearest"
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, interpolation=interpolation)
     axes.set_axis_off()
 
 
