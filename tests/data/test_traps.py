@@ -345,7 +345,7 @@ def test_rows_of_98_bytes_are_not_taken_for_packed_bits(tmp_path):
 @pytest.mark.parametrize("where", ["yes", "no"])
 def test_a_dark_chunk_of_grey_images_is_not_binary(where, tmp_path, monkeypatch):
     """Read in chunks, one of which has no pixel above 1."""
-    monkeypatch.setattr("vaekit.data.sources.arrays.CHUNK_BYTES", 80)
+    monkeypatch.setattr("vaekit.data.stored.CHUNK_BYTES", 80)
     array = RNG.integers(0, 256, (20, 4, 4), dtype=np.uint8)
     array[5:10] //= 128
     np.save(tmp_path / "x.npy", array)

@@ -16,7 +16,7 @@ from torch.utils import data as torch_data
 from ..settings.data import EIGHT_BITS, MAX_CLASSES, Binarisation, SourceConfig, ValueRange
 from ..support.errors import UserError, require
 from .image_table import ImageTable
-from .stored import StoredImages
+from .stored import StoredImages, chunk_slices
 
 ResolvedBinarisation = Literal["dynamic", "threshold", "none"]
 
@@ -24,8 +24,6 @@ ResolvedBinarisation = Literal["dynamic", "threshold", "none"]
 BINARISATION_SEED = 777
 
 INTEGER_DTYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-
-HASHED_BYTES = 2**24  # at once
 
 Item = Tensor | tuple[Tensor, int]
 
@@ -275,9 +273,8 @@ class Dataset:
                 if array is None:
                     continue
                 digest.update(str((tuple(array.shape), array.dtype)).encode())
-                step = max(1, HASHED_BYTES // max(1, array[:1].nbytes))
-                for start in range(0, len(array), step):  # images in a file are read in parts
-                    digest.update(array[start : start + step].contiguous().numpy().data)
+                for chunk in chunk_slices(len(array), array[:1].nbytes):
+                    digest.update(array[chunk].contiguous().numpy().data)
         return digest.hexdigest()
 
     def describe(self) -> dict[str, Any]:

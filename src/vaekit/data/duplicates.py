@@ -10,7 +10,7 @@ import torch
 from ..support.errors import printable
 from .dataset import Dataset, Split
 from .sources.catalog import parse_name
-from .stored import CHUNK_BYTES, SPLITS, ImageStore, pixel_hashes
+from .stored import HASH_BYTES, SPLITS, ImageStore, chunk_slices, pixel_hashes
 
 MAX_PIXELS = 2**28  # hashed in about a second
 PAIRS = (("test", "train"), ("validation", "train"), ("test", "validation"))
@@ -56,16 +56,13 @@ def duplicates_at_hand(dataset: Dataset) -> list[str]:
 
 
 def split_hashes(split: Split) -> np.ndarray:
-    """A hash of the pixels of each image (N,), as 16 bytes."""
+    """A hash of the pixels of each image (N,), as HASH_BYTES bytes."""
     if split.table is not None:
         rows = split.table.hashes.numpy()
     else:
-        step = max(1, CHUNK_BYTES // split.images[:1].nbytes)
-        starts = range(0, len(split), step)
-        rows = np.concatenate(
-            [pixel_hashes(split[i : i + step].images.cpu().numpy()) for i in starts]
-        )
-    return np.ascontiguousarray(rows).view(np.dtype((np.void, 16)))[:, 0]
+        chunks = chunk_slices(len(split), split.images[:1].nbytes)
+        rows = np.concatenate([pixel_hashes(split[c].images.cpu().numpy()) for c in chunks])
+    return np.ascontiguousarray(rows).view(np.dtype((np.void, HASH_BYTES)))[:, 0]
 
 
 def image_name(splits: Mapping[str, Split], split: str, row: int) -> str:

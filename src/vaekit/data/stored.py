@@ -15,7 +15,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from ..support.errors import UserError, one_line, printable, record_from_dict, r
 from .image_table import ImageTable, TableContent
 from .values import STORED, Facts, is_plain, to_pixels
 
-CHUNK_BYTES = 2**24
+CHUNK_BYTES = 2**24  # of images that are read at once
 Chunk = tuple[np.ndarray, np.ndarray | None, np.ndarray]  # images, labels, split indices
 SPLITS = ("train", "validation", "test")
 HASH_BYTES = 16
@@ -53,6 +53,13 @@ class StoreMetadata:
     format: int = FORMAT
     facts: Facts = Facts()  # noqa: RUF009
     reading: list[str] = field(default_factory=list)
+
+
+def chunk_slices(count: int, bytes_per_image: int) -> Iterator[slice]:
+    """Yield slices of `count` images, each of up to CHUNK_BYTES, or of one image."""
+    step = max(1, CHUNK_BYTES // max(1, bytes_per_image))
+    for start in range(0, count, step):
+        yield slice(start, min(start + step, count))
 
 
 class OpenFile:
@@ -137,6 +144,11 @@ class StoredImages:
         return torch.Size((len(self.rows), *self.file_shape[1:]))
 
     @property
+    def bytes_per_image(self) -> int:
+        """Size of the values of an image in the file."""
+        return math.prod(self.file_shape[1:]) * self.stored.itemsize
+
+    @property
     def nbytes(self) -> int:
         """Size of the pixels in memory."""
         return self.shape.numel() * self.dtype.itemsize
@@ -173,18 +185,17 @@ class StoredImages:
 
     def sha256(self, bar: ProgressBar) -> str:
         """Hash of all values of the file, in file order."""
-        digest, count = hashlib.sha256(), self.file_shape[0]
-        step = max(1, CHUNK_BYTES // math.prod(self.file_shape[1:]))
-        for start in bar.track(range(0, count, step), "checking the pixels"):
-            rows = torch.arange(start, min(start + step, count))
-            digest.update(self.read_values(rows).data)
+        digest, rows = hashlib.sha256(), torch.arange(self.file_shape[0])
+        slices = [*chunk_slices(len(rows), self.bytes_per_image)]
+        for chunk in bar.track(slices, "checking the pixels"):
+            digest.update(self.read_values(rows[chunk]).data)
         return digest.hexdigest()
 
     def read_values(self, rows: Tensor) -> np.ndarray:
         """The values of these rows of the file (n, C, H, W)."""
         numbers = rows.numpy()
         images = np.empty((len(numbers), *self.file_shape[1:]), self.stored)
-        size = math.prod(self.file_shape[1:]) * self.stored.itemsize
+        size = self.bytes_per_image
         buffer = images.reshape(-1).view(np.uint8).data
         breaks = np.flatnonzero(np.diff(numbers) != 1) + 1  # consecutive rows are read at once
         starts = [0, *breaks.tolist(), len(numbers)]
@@ -213,8 +224,8 @@ class ImageStore:
         if self.extents is not None:
             lows, highs = self.extents[rows.numpy()].T
             return lows, highs
-        step = max(1, CHUNK_BYTES // math.prod(self.images.file_shape[1:]))
-        found = [image_extents(self.images.read_values(part)) for part in rows.split(step)]
+        chunks = chunk_slices(len(rows), self.images.bytes_per_image)
+        found = [image_extents(self.images.read_values(rows[chunk])) for chunk in chunks]
         lows, highs = np.concatenate(found).T
         return lows, highs
 

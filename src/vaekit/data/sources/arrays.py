@@ -21,12 +21,11 @@ from ..cache import cached_file
 from ..dataset import Dataset, Split
 from ..formats.chunked import file_of, files_key, is_chunked, select_arrays
 from ..splits import complete_splits
-from ..stored import SPLITS, Chunk, image_extents, open_store, write_store
+from ..stored import SPLITS, Chunk, chunk_slices, image_extents, open_store, write_store
 from ..values import inspect_values, to_pixels, to_stored
 from .image_files import MAX_BYTES_IN_MEMORY, dataset_from_store, range_of_splits
 
 CHUNK = 1000  # images
-CHUNK_BYTES = 2**24
 ARRAY_VERSION = 1  # increment when the same arrays would be read as other values
 
 # The words of an array's name, in any order: train_images, x_test, val_labels, images, y ...
@@ -180,10 +179,9 @@ class ArraySplits:
 
     def chunks(self, name: str) -> Iterator[np.ndarray]:
         """The values of a split, in chunks (n, C, H, W)."""
-        bytes_per_image = max(1, math.prod(self.shape) * self.arrays[name].dtype.itemsize)
-        step = max(1, CHUNK_BYTES // bytes_per_image)
-        for start in range(0, self.count(name), step):
-            yield self.read(name, slice(start, start + step))
+        bytes_per_image = math.prod(self.shape) * self.arrays[name].dtype.itemsize
+        for chunk in chunk_slices(self.count(name), bytes_per_image):
+            yield self.read(name, chunk)
 
     def read(self, name: str, rows: slice) -> np.ndarray:
         """The values of some images of a split, (n, C, H, W)."""

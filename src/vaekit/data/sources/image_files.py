@@ -36,7 +36,7 @@ from ..formats.images import (
 from ..formats.pages import Pages
 from ..image_table import table_bytes
 from ..splits import sorted_random_rows, split_rows
-from ..stored import SPLITS, Chunk, ImageStore, open_store, write_store
+from ..stored import CHUNK_BYTES, SPLITS, Chunk, ImageStore, open_store, write_store
 from ..values import Facts, ValueInspector, check_part, choose_range, describe_values
 from .files import (
     ARCHIVES,
@@ -55,7 +55,6 @@ MAX_BYTES_IN_MEMORY = 2**31  # of pixels, for `in_memory` auto
 BATCH_BYTES, BATCH_FILES = 2**22, 200
 PERCENTILE_IMAGES = 2000
 QUEUED_BYTES = 2**27  # of files waiting to be decoded
-CHUNK_BYTES = 2**24
 SMALL_FILE = 8192  # bytes; files smaller than this on average are decoded in one thread
 T = TypeVar("T")
 DECODER_VERSION = 4  # increment when the same files would be decoded to other pixels

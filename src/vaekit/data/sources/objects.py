@@ -24,7 +24,7 @@ from ...support.errors import UserError, one_line, printable, require
 from ..cache import cache_dir
 from ..dataset import Dataset, Split
 from ..formats.images import upright_array
-from ..stored import CHUNK_BYTES, SPLITS
+from ..stored import SPLITS, chunk_slices
 from .arrays import as_array, dataset_from_arrays, dataset_on_disk, to_numpy
 from .image_files import MAX_BYTES_IN_MEMORY
 
@@ -98,9 +98,8 @@ def content_hash(arrays: Mapping[str, tuple[Any, Any]]) -> str:
     for split, (images, labels) in arrays.items():
         array = as_array(images, WHERE)
         digest.update(f"{split} {tuple(array.shape)} {array.dtype.str}".encode())
-        step = max(1, CHUNK_BYTES // max(1, array[:1].nbytes))
-        for start in range(0, len(array), step):
-            digest.update(np.ascontiguousarray(array[start : start + step]).data)
+        for chunk in chunk_slices(len(array), array[:1].nbytes):
+            digest.update(np.ascontiguousarray(array[chunk]).data)
         if labels is not None:
             digest.update(str(to_numpy(labels, WHERE, "labels").tolist()).encode())
     return digest.hexdigest()
