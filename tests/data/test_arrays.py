@@ -166,9 +166,9 @@ def test_array_names_that_are_not_understood():
         (lambda p: np.savez(p, weights=IMAGES), "has the arrays weights; name them images"),
         (lambda p: np.savez(p), r"has the arrays \(none\)"),
         (lambda p: np.savez(p, images=IMAGES, test_labels=LABELS), "labels without their images"),
-        (lambda p: np.savez(p, images=np.array([{}])), "cannot be read as arrays: Object arrays"),
-        (lambda p: p.write_bytes(b"hello"), "cannot be read as arrays"),
-        (lambda p: p.write_bytes(b""), "cannot be read as arrays"),
+        (lambda p: np.savez(p, images=np.array([{}])), r"cannot be read \(Object arrays"),
+        (lambda p: p.write_bytes(b"hello"), "cannot be read"),
+        (lambda p: p.write_bytes(b""), "cannot be read"),
         (
             lambda p: np.savez_compressed(p, images=np.zeros((2**29, 1, 1), np.uint8)),
             "times its size",
@@ -190,12 +190,12 @@ def test_a_bad_npy_is_reported_in_one_line(tmp_path):
     content = path.read_bytes()
     for bad in (content[:-1], content[:40], b"", b"hello", content.replace(b"(20,", b"(99,")):
         path.write_bytes(bad)
-        with pytest.raises(UserError, match="cannot be read as an array") as caught:
+        with pytest.raises(UserError, match="cannot be read") as caught:
             load(path)
         assert str(path) in str(caught.value)
         assert "\n" not in str(caught.value)
     np.save(path, np.array([{}]), allow_pickle=True)
-    with pytest.raises(UserError, match="cannot be read as an array"):
+    with pytest.raises(UserError, match="cannot be read"):
         load(path)
 
 

@@ -90,6 +90,18 @@ def one_line(text: object) -> str:
     return " ".join(str(text).split())
 
 
+def reason(error: BaseException) -> str:
+    """Why another library failed, on one line: its message, or the type of the error where it has none."""
+    return one_line(error) or type(error).__name__
+
+
+def unreadable(where: str, error: BaseException) -> UserError:
+    """The error of a file, called `where`, that a library cannot read."""
+    return UserError(
+        f"{where} cannot be read ({reason(error)}): it is damaged, or another kind of file; get or create it again"
+    )
+
+
 def printable(name: object) -> str:
     """A file's name on one line, in characters that can be printed."""
     text = str(name).encode("utf-8", "backslashreplace").decode()

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ...support.errors import UserError, one_line, printable, require
+from ...support.errors import UserError, printable, require, unreadable
 
 HDF5, ZARR = (".h5", ".hdf5"), (".zarr", ".zarr.zip")
 INSIDE = re.compile(r"(.+\.(?:h5|hdf5|zarr|zarr\.zip))(?::([\\/].*)?)?", re.IGNORECASE | re.DOTALL)
@@ -74,10 +74,7 @@ def read_errors(where: str) -> Iterator[None]:
     except (UserError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:
-        reason = one_line(error) or type(error).__name__
-        raise UserError(
-            f"{where} cannot be read ({reason}); it is damaged, or no such file"
-        ) from None
+        raise unreadable(where, error) from None
 
 
 def split_path(path: Path) -> tuple[Path, str] | None:

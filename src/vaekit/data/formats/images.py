@@ -20,7 +20,7 @@ import torch
 from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 from torch import Tensor
 
-from ...support.errors import one_line
+from ...support.errors import reason
 from ..axes import single_image_order
 from .tiff_tags import is_plain_image
 
@@ -171,7 +171,7 @@ def _apply(content: bytes, function: Callable[[Image.Image], T]) -> T:
     except BadImage:
         raise
     except Exception as error:  # decoders raise anything on damaged files
-        raise BadImage(one_line(error) or type(error).__name__) from None
+        raise BadImage(reason(error)) from None
 
 
 def _open(content: bytes) -> Image.Image:
@@ -192,7 +192,7 @@ def _load_npy(content: bytes) -> np.ndarray:
     try:
         array = np.load(io.BytesIO(content), allow_pickle=False)
     except Exception as error:  # numpy raises anything on damaged files
-        raise BadImage(one_line(error) or type(error).__name__) from None
+        raise BadImage(reason(error)) from None
     if array.dtype.kind not in "buif" or 0 in array.shape:
         raise BadImage(f"it is an array of {array.dtype} of shape {array.shape}, not an image")
     order = single_image_order(array.shape)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...support.errors import UserError, one_line
+from ...support.errors import UserError, reason
 from .images import MAX_PAGE_BYTES, BadImage, check_page_bytes, check_pixel_count
 
 
@@ -39,7 +39,7 @@ class Volume:
             proxy: Any = image.dataobj
             offset = proxy.offset
         except Exception as error:  # anything, on damaged files
-            raise BadImage(f"it is no NIfTI volume ({one_line(error)})") from None
+            raise BadImage(f"it is no NIfTI volume ({reason(error)})") from None
         if dtype.kind not in "uif":
             raise BadImage(f"it has values of type {dtype}, not numbers")
         if len(shape) < 3 or min(shape) < 1 or math.prod(shape[3:]) > 1:
@@ -57,7 +57,7 @@ class Volume:
         try:
             array = np.asanyarray(self.image.dataobj)
         except Exception as error:
-            raise BadImage(one_line(error) or type(error).__name__) from None
+            raise BadImage(reason(error)) from None
         array = array.reshape(array.shape[:3])
         array = array.astype(array.dtype.newbyteorder("="), copy=False)
         numbers = range(1 if first_only else self.count)

@@ -9,7 +9,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
-from ...support.errors import one_line, printable, require
+from ...support.errors import printable, reason, require
 from .images import (
     PAGE,
     BadImage,
@@ -52,7 +52,7 @@ class Frames:
             self.image = open_image(content)
             self.count = getattr(self.image, "n_frames", 1) if has_frames(self.image) else 1
         except Exception as error:  # decoders raise anything on damaged files
-            raise BadImage(one_line(error) or type(error).__name__) from None
+            raise BadImage(reason(error)) from None
         check_pixel_count(*self.image.size)
         if self.count > 1 and image_depth(self.image, content) != "uint8":
             raise BadImage("it is an animation of 16 bits, of which only 8 can be read")
@@ -65,9 +65,7 @@ class Frames:
                 self.image.seek(number)
                 frames.append(upright_array(self.image))
         except Exception as error:
-            raise BadImage(
-                f"its frame {number + 1} cannot be read ({one_line(error) or type(error).__name__})"
-            ) from None
+            raise BadImage(f"its frame {number + 1} cannot be read ({reason(error)})") from None
         if len({len(frame) for frame in frames}) > 1:  # the first frame grey, a later one in colour
             frames = [np.broadcast_to(frame, (3, *frame.shape[1:])) for frame in frames]
         return frames

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...support.errors import UserError, one_line, printable, require
+from ...support.errors import UserError, printable, require, unreadable
 
 LABEL_NAMES = ("label", "labels")
 IMAGE_NAMES = ("image", "img")
@@ -39,20 +39,16 @@ class ImageTable:
             schema = self.file.schema_arrow
             self.count = int(self.file.metadata.num_rows)
         except Exception as error:  # pyarrow raises anything on damaged files
-            raise self._unreadable(error) from None
+            raise unreadable(self.where, error) from None
         require(
             0 <= self.count <= MAX_ROWS_PER_BYTE * path.stat().st_size,
-            f"{self.where} declares {self.count:,} rows, which its size belies; it is damaged",
+            f"{self.where} declares {self.count:,} rows, which its size belies: it is damaged; get it again",
         )
         types = {field.name: field.type for field in schema}
         features = _features(schema.metadata or {})
         self.image = self._image_column(types)
         self.label = self._label_column(types, features)
         self.names = None if self.label is None else _class_names(features.get(self.label))
-
-    def _unreadable(self, error: Exception) -> UserError:
-        reason = one_line(error) or type(error).__name__
-        return UserError(f"{self.where} cannot be read ({reason}); it is damaged, or no such file")
 
     def _image_column(self, types: dict[str, Any]) -> str:
         from pyarrow import types as kinds
@@ -95,7 +91,7 @@ class ImageTable:
             kind = column.type.value_type if kinds.is_dictionary(column.type) else column.type
             column = column.cast(kind)
         except Exception as error:
-            raise self._unreadable(error) from None
+            raise unreadable(self.where, error) from None
         column_name = f"{self.where}, column {printable(self.label)}"
         whole = kinds.is_integer(kind) or kinds.is_boolean(kind)
         require(
@@ -127,7 +123,7 @@ class ImageTable:
         except UserError:
             raise
         except Exception as error:
-            raise self._unreadable(error) from None
+            raise unreadable(self.where, error) from None
 
     def _content(self, value: Any, row: int) -> bytes:
         if not isinstance(value, dict):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from ...support.errors import UserError, one_line
+from ...support.errors import UserError, one_line, reason
 from .images import BadImage, check_page_bytes, check_pixel_count, upright_array
 from .tiff_tags import GREY, ORIENTATION, RGB, WHITE_IS_ZERO, is_plain_image, is_plain_page
 
@@ -28,7 +28,7 @@ def is_plain(content: bytes) -> bool:
     except Image.UnidentifiedImageError:
         return False
     except Exception as error:  # anything, on damaged files
-        raise BadImage(one_line(error) or type(error).__name__) from None
+        raise BadImage(reason(error)) from None
 
 
 @contextlib.contextmanager
@@ -78,7 +78,7 @@ class Tiff:
         except BadImage:
             raise
         except Exception as error:  # anything, on damaged files
-            raise BadImage(one_line(error) or type(error).__name__) from None
+            raise BadImage(reason(error)) from None
 
     def _open(self, content: bytes) -> None:
         import tifffile
@@ -143,7 +143,7 @@ class Tiff:
         except BadImage:
             raise
         except Exception as error:  # anything, on damaged files
-            raise BadImage(one_line(error) or type(error).__name__) from None
+            raise BadImage(reason(error)) from None
         return pages[:1] if first_only else pages
 
     def _read(self, series: tifffile.TiffPageSeries) -> list[np.ndarray]:

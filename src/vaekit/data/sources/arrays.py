@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ...settings.data import MAX_CLASSES, PreprocessConfig, SourceConfig
 from ...support.console import ProgressBar
-from ...support.errors import UserError, one_line, printable, require
+from ...support.errors import UserError, one_line, printable, require, unreadable
 from ..axes import Order, describe, image_axes, read_axes, to_nchw
 from ..cache import cached_file
 from ..dataset import Dataset, Split
@@ -113,9 +113,7 @@ def _open(path: Path, mapped: bool) -> np.ndarray:
     try:
         return np.load(path, mmap_mode="c" if mapped else None, allow_pickle=False)
     except Exception as error:  # numpy raises anything on damaged files
-        raise UserError(
-            f"{printable(path)} cannot be read as an array: {one_line(error)}"
-        ) from None
+        raise unreadable(printable(path), error) from None
 
 
 def _open_npz(path: Path) -> dict[str, np.ndarray]:
@@ -126,7 +124,7 @@ def _open_npz(path: Path) -> dict[str, np.ndarray]:
     except UserError:
         raise
     except Exception as error:  # numpy raises anything on damaged files
-        raise UserError(f"{printable(path)} cannot be read as arrays: {one_line(error)}") from None
+        raise unreadable(printable(path), error) from None
 
 
 def check_unpacked_size(path: Path) -> None:

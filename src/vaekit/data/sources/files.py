@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
 from ...support.console import ProgressBar
-from ...support.errors import UserError, one_line, printable, require
+from ...support.errors import UserError, printable, reason, require
 from ..formats.images import MAX_FILE_BYTES, BadImage, extensions, ignore_pillow_warnings
 from ..formats.pages import EXTENSIONS, Pages, images_of, open_pages, pack
 
@@ -359,8 +359,7 @@ def archive_errors(path: Path) -> Iterator[None]:
     except (UserError, FileNotFoundError, PermissionError):
         raise
     except Exception as error:  # libraries raise anything on damaged files
-        reason = one_line(error) or type(error).__name__
-        raise UserError(f"{printable(path)} is damaged ({reason}); get it again") from None
+        raise UserError(f"{printable(path)} is damaged ({reason(error)}); get it again") from None
 
 
 PAGE = re.compile(r"(.+) page \d+", re.DOTALL)

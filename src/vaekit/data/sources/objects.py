@@ -20,7 +20,7 @@ from torch.utils import data as torch_data
 
 from ...settings.data import SourceConfig
 from ...support.console import ProgressBar
-from ...support.errors import UserError, one_line, printable, require
+from ...support.errors import UserError, one_line, printable, reason, require
 from ..cache import cache_dir
 from ..dataset import Dataset, Split
 from ..formats.images import upright_array
@@ -204,7 +204,7 @@ class Items:
             self.count = len(data)
         except Exception as error:  # the user's code
             raise UserError(
-                f"the dataset of type {type(data).__name__} has no length ({one_line(error)}); give a list of its items"
+                f"the dataset of type {type(data).__name__} has no length ({reason(error)}); give a list of its items"
             ) from None
         require(self.count >= 1, "the dataset is empty")
         self.ignored: set[str] = set()
@@ -284,7 +284,7 @@ def as_image(image: Any, where: str) -> np.ndarray:
         try:
             return upright_array(image)
         except Exception as error:  # decoders raise anything on damaged files
-            raise UserError(f"{where}: its image cannot be read: {one_line(error)}") from None
+            raise UserError(f"{where}: its image cannot be read: {reason(error)}") from None
     array = to_numpy(image, where, "images") if hasattr(image, "__len__") else np.array(None)
     if array.dtype.kind not in "buif" or array.ndim not in (2, 3):
         shape = f" and shape {array.shape}" if array.ndim else ""
