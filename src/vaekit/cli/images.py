@@ -11,6 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from ..settings.analysis import parse_bands
+from ..settings.data import PixelType
 from ..support.errors import UserError, require
 from .words import RunArgument, WeightsArgument, print_text
 
@@ -262,7 +263,7 @@ def decode(
     out: str | None = None,
     column: Literal["mean", "sample"] = "mean",
     label: str | None = None,
-    dtype: Literal["uint8", "uint16", "int16", "int32", "float32"] | None = None,
+    dtype: PixelType | None = None,
     bands: str | None = None,
     weights: WeightsArgument = "best",
 ) -> None:

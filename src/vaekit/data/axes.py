@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 import numpy as np
 
+from ..settings.data import ChannelAxis
 from ..support.errors import UserError, require
 
 Order = Literal["NHW", "NCHW", "NHWC", "CHW", "HWC"]
-Channels = Literal["auto", "first", "last"]
 MAX_CLEAR = 16  # channels that an axis can be taken for without --channel-axis
 MAX_CHANNELS = 4096
 PHOTO = 32  # pixels; arrays of many channels this large may be a single image
@@ -19,14 +19,14 @@ FEW = 4  # so few images, fewer than channels, may be the channels themselves
 
 def read_axes(
     shape: tuple[int, ...],
-    channels: Channels,
+    channel_axis: ChannelAxis,
     where: str,
     image_shape: tuple[int, int, int] | None = None,
 ) -> Order:
     """The order of the axes of an array of images: N images, C channels, height H, width W.
 
-    `channels` decides; else, of four axes, the channels are the first or last of an image's three that has at most 16
-    and is smaller than both others. If the shape (C, H, W) of the images is known, the only order that gives it is
+    `channel_axis` decides; else, of four axes, the channels are the first or last of an image's three that has at most
+    16 and is smaller than both others. If the shape (C, H, W) of the images is known, the only order that gives it is
     taken. Raises UserError for an array that can be read in two ways, such as a single image or a volume.
     """
     require(
@@ -34,12 +34,13 @@ def read_axes(
         f"{where}: an array of shape {shape}; images are (N, H, W), (N, H, W, C) or (N, C, H, W)",
     )
     orders: tuple[Order, ...] = ("NHW", "CHW", "HWC") if len(shape) == 3 else ("NCHW", "NHWC")
-    if channels != "auto":
-        order = orders[-2] if channels == "first" else orders[-1]
+    if channel_axis != "auto":
+        order = orders[-2] if channel_axis == "first" else orders[-1]
         count = image_axes(shape, order)[1]
         require(
             count <= MAX_CHANNELS,
-            f"{where}: an array of shape {shape} has {count:,} channels with --channel-axis {channels}; move its axes",
+            f"{where}: an array of shape {shape} has {count:,} channels with --channel-axis {channel_axis}; move its "
+            "axes",
         )
         return order
     if image_shape is not None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..settings.data import SourceConfig, ValueRange
+from ..settings.data import UNIT_RANGE, SourceConfig
 from ..support.console import ProgressBar
 from ..support.errors import UserError, did_you_mean, for_caller, printable, require, with_changes
 from .cache import cached_file
@@ -30,8 +30,6 @@ from .sources.parquet import ParquetSource, find_parquet
 from .splits import complete_splits, take_subsets
 from .stored import open_store, write_store
 from .values import Facts
-
-UNIT = ValueRange(0, 1, None, "float32")  # of pixels
 
 
 def load(
@@ -240,7 +238,7 @@ def stored_on_disk(dataset: Dataset, settings: SourceConfig, bar: ProgressBar) -
         write_store(path, dataset.name, None, dataset.shape, chunks, [], stored, lambda: facts)
 
     store = open_store(cached_file(dataset.name, [digest], make, bar), bar)
-    images = store.images if stored == "uint8" else store.images.with_range(UNIT)
+    images = store.images if stored == "uint8" else store.images.with_range(UNIT_RANGE)
     row_ranges = torch.arange(len(images)).split([len(s) for s in dataset.splits.values()])
     splits = [
         Split(images.take(rows), split.labels)

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from ..data import Split, eval_split
 from ..data.dataset import Batch
-from ..data.formats.pages import Pages
 from ..data.sources.inputs import ImageFiles, find_image_files, read_images
 from ..data.splits import evenly_spaced
 from ..model.conditions import Quadrants
 from ..model.graph import VAE
 from ..runs.data import evaluation_images
 from ..runs.directory import Run
+from ..settings.data import Pages
 from ..settings.model import Blueprint, ClusterConfig, HierarchyConfig
 from ..support.console import ProgressBar
 from ..support.devices import eval_mode, seeded

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 from PIL import Image
@@ -13,20 +13,16 @@ from torch import Tensor
 
 from ..data.values import is_plain
 from ..runs.directory import require_output
-from ..settings.data import EIGHT_BITS, ValueRange
+from ..settings.data import EIGHT_BITS, UNIT_RANGE, PixelType, ValueRange
 from ..support.atomic import atomic_write, write_bytes
 from ..support.errors import UserError, require
 
 if TYPE_CHECKING:
     from ..pictures import Bands
 
-PixelType = Literal["uint8", "uint16", "int16", "int32", "float32"]
 PIXEL_TYPES: tuple[PixelType, ...] = get_args(PixelType)
 ARRAYS, STACKS = (".npz", ".npy"), (".tif", ".tiff")
-MIN_NUMBERS = (
-    16  # whole numbers in the range of data that are not whole numbers, to be written as such
-)
-UNITS = ValueRange(0.0, 1.0, None, "float32")  # pixels as they are
+MIN_NUMBERS = 16  # whole numbers in the range of fractions, so that these may be rounded to them
 
 
 def undo(images: Tensor, value_range: ValueRange, dtype: PixelType) -> np.ndarray:
@@ -119,7 +115,7 @@ def written_as(
         return value_range, dtype
     plain = is_plain(value_range)
     if out.suffix.lower() in ARRAYS:
-        return (UNITS if plain else value_range), "float32"
+        return (UNIT_RANGE if plain else value_range), "float32"
     eight_bits = plain and value_range.levels in (2, 256)
     return (EIGHT_BITS, "uint8") if eight_bits else (value_range, default_pixel_type(value_range))
 

@@ -9,6 +9,9 @@ from typing import Literal
 from ..support.errors import flag_name, printable, require, require_count, require_seed
 
 Binarisation = Literal["auto", "dynamic", "threshold", "none"]
+Pages = Literal["all", "first", "channels"]
+ChannelAxis = Literal["auto", "first", "last"]
+PixelType = Literal["uint8", "uint16", "int16", "int32", "float32"]  # of written images
 MAX_CLASSES = 2**20
 MAX_LEVELS = 2**16
 
@@ -38,6 +41,7 @@ class ValueRange:
 
 
 EIGHT_BITS = ValueRange()
+UNIT_RANGE = ValueRange(0.0, 1.0, None, "float32")  # of pixels as they are
 
 
 @dataclass(frozen=True)
@@ -64,10 +68,10 @@ class PreprocessConfig:
     """Grey or colour; auto: grey if all images are grey."""
     skip_bad: bool = False
     """Skip image files that cannot be read, instead of stopping."""
-    pages: Literal["all", "first", "channels"] | None = None
+    pages: Pages | None = None
     """Files of several pages, frames or slices: all are images, only the first is, or together they are the channels of
     one image; without it they are refused."""
-    channel_axis: Literal["auto", "first", "last"] = "auto"
+    channel_axis: ChannelAxis = "auto"
     """Axis of the channels in arrays: first (N, C, H, W) or last (N, H, W, C); auto: the clearly smaller one."""
     range: str = "auto"
     """Values that become black and white in data of other than 8 bits: LOW,HIGH (--range=-5,5 below 0), or percentiles

@@ -22,14 +22,13 @@ from torch import Tensor
 
 from ...support.errors import reason
 from ..axes import single_image_order
-from .tiff_tags import is_plain_image
+from .tiff_tags import BITS, ORIENTATION, is_plain_image
 
 T = TypeVar("T")
 # Formats whose decoding starts another program, or that Pillow only recognises.
 UNREAD_FORMATS = {"EPS", "WMF", "MPEG", "HDF5", "GRIB", "BUFR"}
 MAX_PIXELS = 2**26  # 8192 x 8192; a larger image is refused before it is decoded
 MAX_FILE_BYTES = 2**27  # of an image file
-EXIF_ORIENTATION = 0x0112  # EXIF tag; values 5 to 8 swap height and width
 MAX_PAGES = 2**20  # of a file
 MAX_PAGE_BYTES = 2**31  # of all pages of a file
 NPY = b"\x93NUMPY"
@@ -40,12 +39,8 @@ ONE_OF_SEVERAL = ("MPO", "PSD")  # a photo with its preview or depth map, a pict
 PNG = b"\x89PNG\r\n\x1a\n"
 MAGIC = {PNG: "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's grey
-BITS_PER_SAMPLE = 258  # TIFF tag
 Depth = Literal["uint8", "uint16", "int16", "float32"]
-CONVERTED = (
-    ("uint16", "uint8"),
-    ("int16", "float32"),
-)  # from a type to another, where these are wanted
+CONVERTED = (("uint16", "uint8"), ("int16", "float32"))  # from a type to another, where it is wanted
 
 
 @dataclass(frozen=True)
@@ -234,7 +229,7 @@ def orientation(image: Image.Image, content: bytes) -> int:
     exif = image.getexif() if image.format != "PNG" else Image.Exif()
     if image.format == "PNG":
         exif.load(image.info.get("exif") or late_exif(content))
-    return int(exif.get(EXIF_ORIENTATION, 1))
+    return int(exif.get(ORIENTATION, 1))
 
 
 def late_exif(content: bytes) -> bytes:
@@ -257,7 +252,7 @@ def image_depth(image: Image.Image, content: bytes = b"") -> Depth:
     if image.format == "PNG" and content[24:25] == b"\x10":  # 16 bits; Pillow reads 8 of them
         return "uint16"
     if isinstance(image, TiffImagePlugin.TiffImageFile):
-        bits = image.tag_v2.get(BITS_PER_SAMPLE, (8,))
+        bits = image.tag_v2.get(BITS, (8,))
         return "uint16" if max(bits) > 8 else "uint8"
     return "uint8"
 
@@ -281,20 +276,24 @@ def deep_values(image: Image.Image, content: bytes) -> np.ndarray:
         raise BadImage(
             "it has 16 bits per colour, which needs imagecodecs: pip install 'vaekit[science]'"
         ) from None
-    array = turn(png_decode(content), orientation(image, content))
+    pixels = png_decode(content)
+    planes = np.moveaxis(pixels if pixels.ndim == 3 else pixels[..., None], -1, 0)
+    array = np.moveaxis(turn(planes, orientation(image, content)), 0, -1)
     if array.shape[2:] in ((2,), (4,)):
         colour, alpha = array[..., :-1].astype(np.float64), array[..., -1:] / 65535
         array = (colour * alpha + 65535 * (1 - alpha)).round().astype(np.uint16)
     return array
 
 
-def turn(array: np.ndarray, exif_orientation: int) -> np.ndarray:
-    """An array (H, W, ...) upright, from its EXIF orientation."""
-    if exif_orientation in (5, 6, 7, 8):
-        array = array.swapaxes(0, 1)
-    if exif_orientation in (2, 3, 6, 7):
+def turn(array: np.ndarray, orientation: int) -> np.ndarray:
+    """An image (C, H, W) upright, from the tag Orientation of TIFF and EXIF, 1 to 8; a copy."""
+    if orientation in (5, 6, 7, 8):
+        array = array.swapaxes(1, 2)
+    if orientation in (2, 3, 6, 7):
+        array = array[:, :, ::-1]
+    if orientation in (3, 4, 7, 8):
         array = array[:, ::-1]
-    return array[::-1] if exif_orientation in (3, 4, 7, 8) else array
+    return np.ascontiguousarray(array)
 
 
 def fit_array(array: np.ndarray, spec: ImageSpec) -> np.ndarray:

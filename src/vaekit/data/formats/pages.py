@@ -5,10 +5,11 @@ from __future__ import annotations
 
 import io
 import math
-from typing import Literal, Protocol
+from typing import Protocol
 
 import numpy as np
 
+from ...settings.data import Pages
 from ...support.errors import printable, reason, require
 from .images import (
     PAGE,
@@ -21,7 +22,6 @@ from .images import (
     upright_array,
 )
 
-Pages = Literal["all", "first", "channels"]
 MAX_CHANNELS = 64  # of an image
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 NIFTI = (".nii", ".nii.gz")

@@ -17,7 +17,7 @@ BATCH = 64  # images
 MAX_ROWS_PER_BYTE = 8
 
 
-class ImageTable:
+class ParquetTable:
     """A table with a column of images, {bytes, path} or bytes, and a column of labels, whole numbers or text, or none.
 
     `names` are the classes of whole numbers, where the table tells them. Raises UserError for another table, and

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ...support.errors import UserError, one_line, reason
-from .images import BadImage, check_page_bytes, check_pixel_count, upright_array
+from .images import BadImage, check_page_bytes, check_pixel_count, turn, upright_array
 from .tiff_tags import GREY, ORIENTATION, RGB, WHITE_IS_ZERO, is_plain_image, is_plain_page
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ class Tiff:
         planes = planes.astype(planes.dtype.newbyteorder("="), copy=False)
         if page.photometric == WHITE_IS_ZERO and planes.dtype.kind == "u":
             planes = planes.dtype.type(2**page.bitspersample - 1) - planes
-        return [np.ascontiguousarray(upright(plane, _orientation(series))) for plane in planes]
+        return [turn(plane, _orientation(series)) for plane in planes]
 
     def _read_by_pillow(self, numbers: list[int]) -> list[np.ndarray]:
         """Pages of bits, palettes, other colour spaces or with transparency, (C, H, W), uint8."""
@@ -191,14 +191,3 @@ def _page_shape(series: tifffile.TiffPageSeries) -> tuple[int, int]:
 def _orientation(series: tifffile.TiffPageSeries) -> int:
     tag = series.keyframe.tags.get(ORIENTATION)
     return int(tag.value) if tag is not None and tag.value in range(1, 9) else 1
-
-
-def upright(image: np.ndarray, orientation: int) -> np.ndarray:
-    """An image (C, H, W) turned and mirrored as the TIFF or EXIF tag Orientation, 1 to 8, says."""
-    if orientation >= 5:
-        image = image.swapaxes(1, 2)
-    if orientation in (3, 4, 7, 8):
-        image = image[:, ::-1]
-    if orientation in (2, 3, 6, 7):
-        image = image[:, :, ::-1]
-    return image

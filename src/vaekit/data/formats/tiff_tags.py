@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-DESCRIPTION, EXTRA_SAMPLES, ORIENTATION = 270, 338, 274
+DESCRIPTION, EXTRA_SAMPLES, ORIENTATION = 270, 338, 274  # as in EXIF; 5 to 8 swap height and width
 BITS, PHOTOMETRIC, SAMPLES, SAMPLE_FORMAT = 258, 262, 277, 339
 WHITE_IS_ZERO, GREY, RGB, PALETTE, CMYK, YCBCR, LAB = 0, 1, 2, 3, 5, 6, 8
 # Numbers of samples of 8 bits or fewer that Pillow reads as they are meant, by photometric interpretation.

@@ -15,10 +15,11 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Protocol
 
+from ...settings.data import Pages
 from ...support.console import ProgressBar
 from ...support.errors import UserError, printable, reason, require
 from ..formats.images import MAX_FILE_BYTES, BadImage, extensions, ignore_pillow_warnings
-from ..formats.pages import EXTENSIONS, Pages, images_of, open_pages, pack
+from ..formats.pages import EXTENSIONS, images_of, open_pages, pack
 
 MAX_STACK_BYTES = 2**30  # of a file of pages or slices
 MAX_DEPTH = 100  # folders in folders

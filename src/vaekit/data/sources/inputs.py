@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...settings.data import EIGHT_BITS, PreprocessConfig, ValueRange
+from ...settings.data import EIGHT_BITS, Pages, PreprocessConfig, ValueRange
 from ...support.console import ProgressBar
 from ...support.errors import UserError, printable, require
 from ..dataset import Split
@@ -29,7 +29,6 @@ from ..formats.images import (
     inspect_image,
     resize_images,
 )
-from ..formats.pages import Pages
 from ..stored import SPLITS, ImageStore, image_extents, open_store
 from ..values import check_part, converter, is_plain, to_pixels
 from .arrays import ArraySplits, as_labels, open_arrays, parse_array_names

@@ -14,7 +14,7 @@ import numpy as np
 from ...settings.data import MAX_CLASSES
 from ...support.errors import printable, require
 from ..formats.images import MAX_FILE_BYTES
-from ..formats.parquet import ImageTable
+from ..formats.parquet import ParquetTable
 from .files import Entry, is_image
 from .layout import SPLIT_NAMES, Layout, check_splits
 
@@ -54,23 +54,23 @@ class ParquetSource:
         return [str(self.path), [[n, s.st_size, s.st_mtime_ns, s.st_ctime_ns] for n, s in statuses]]
 
     @cached_property
-    def image_tables(self) -> list[ImageTable]:
-        return [ImageTable(file) for file in self.files]
+    def parquet_tables(self) -> list[ParquetTable]:
+        return [ParquetTable(file) for file in self.files]
 
     @cached_property
     def entries(self) -> list[Entry]:
         return [
             Entry(name, table.path.stat().st_size // table.count, "")
-            for table in self.image_tables
+            for table in self.parquet_tables
             for name in self._names(table)
         ]
 
     @staticmethod
-    def _names(table: ImageTable) -> list[str]:
+    def _names(table: ParquetTable) -> list[str]:
         return [f"{table.path.name} row {row}" for row in range(table.count)]
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
-        for table in self.image_tables:
+        for table in self.parquet_tables:
             known = self._names(table)
             rows = [row for row, name in enumerate(known) if name in names]
             for row, content in table.images(rows) if rows else ():
@@ -82,7 +82,7 @@ class ParquetSource:
         where = printable(self.path)
         require(len(self.entries) >= 1, f"{where} has no images: its tables have no rows")
         splits = file_splits(where, [file.name for file in self.files])
-        counts = [table.count for table in self.image_tables]
+        counts = [table.count for table in self.parquet_tables]
         labels, classes = self._labels()
         layout = Layout(
             [entry.name for entry in self.entries],
@@ -95,16 +95,16 @@ class ParquetSource:
 
     def _labels(self) -> tuple[np.ndarray | None, list[str] | None]:
         """The labels (N,) and the names of the classes that occur, in the order of their numbers or names."""
-        where, found = printable(self.path), [table.labels() for table in self.image_tables]
+        where, found = printable(self.path), [table.labels() for table in self.parquet_tables]
         columns = [labels for labels in found if labels is not None]
         # Hugging Face marks images without a label by -1.
         if not columns or all(c.dtype.kind == "i" and (c == -1).all() for c in columns):
             return None, None
-        names = self.image_tables[0].names
+        names = self.parquet_tables[0].names
         require(
             len(columns) == len(found)
             and len({labels.dtype.kind for labels in columns}) == 1
-            and all(table.names == names for table in self.image_tables),
+            and all(table.names == names for table in self.parquet_tables),
             f"{where}: its files differ in their labels; give all the same classes, or none",
         )
         values, labels = np.unique(np.concatenate(columns), return_inverse=True)
