@@ -30,6 +30,8 @@ from vaekit.data.formats.images import BadImage, ImageSpec, decode
 from vaekit.data.sources import image_files
 from vaekit.data.splits import held_out_mask
 from vaekit.data.stored import open_store
+from vaekit.data.summary import prepare_file
+from vaekit.settings.data import PreprocessConfig
 
 
 @pytest.fixture(autouse=True)
@@ -559,9 +561,6 @@ def test_a_full_disk_while_caching_leaves_nothing(tmp_path, cache):
 
 
 def test_a_prepared_file_gives_the_same_data_set_as_its_folder(tmp_path):
-    from vaekit.data.summary import prepare_file
-    from vaekit.settings.data import PreprocessConfig
-
     save_images(
         tmp_path / "d", [f"{k}/{i}.png" for k in "ab" for i in range(10)], shape=(20, 30, 3)
     )
@@ -835,7 +834,7 @@ def test_a_path_that_does_not_exist(path):
 def test_a_file_of_another_format(tmp_path):
     path = tmp_path / "data.csv"
     path.write_text("1,2,3")
-    with pytest.raises(UserError, match=r"is not a folder of images or a \.zip"):
+    with pytest.raises(UserError, match=r"is not a folder of images, an image file, or a \.zip"):
         load(path)
 
 
@@ -938,3 +937,14 @@ def test_the_verbs_decode_a_folder_once(tmp_path, monkeypatch, vaekit):
     Image.new("RGB", (7, 5)).save(tmp_path / "d" / "a" / "0.png")
     assert vaekit("encode", "run", "d", "--out", "new.npz", "--samples", 2)[0] == 0
     assert len(decoded) == 48
+
+
+@pytest.mark.parametrize(
+    ("dtype", "size"), [("uint8", "2 MB"), ("uint16", "4 MB"), ("float32", "8 MB")]
+)
+def test_the_size_of_a_prepared_file_counts_its_bytes(dtype, size, tmp_path):
+    (tmp_path / "d").mkdir()
+    for i in range(4):
+        np.save(tmp_path / "d" / f"{i}.npy", np.arange(500_000).reshape(500, 1000).astype(dtype))
+    told = prepare_file(tmp_path / "d", PreprocessConfig("500x1000"), tmp_path / "d.safetensors")
+    assert size in told

@@ -11,6 +11,8 @@ from image_folders import all_images, load, save_image
 from vaekit import UserError
 from vaekit.data.sources.inputs import find_image_files, read_images
 from vaekit.data.sources.parquet import ParquetSource, file_splits
+from vaekit.data.summary import prepare_file
+from vaekit.settings.data import PreprocessConfig
 from vaekit.support.console import ProgressBar
 
 pa = pytest.importorskip("pyarrow")
@@ -239,3 +241,11 @@ def test_a_missing_package_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "pyarrow.parquet", None)
     with pytest.raises(UserError, match=r"needs pyarrow: pip install 'vaekit\[parquet\]'"):
         load(tmp_path)
+
+
+def test_they_are_prepared_like_image_files(tmp_path):
+    path = write(tmp_path / "train.parquet", label=pa.array(["cat", "dog"] * 6))
+    told = prepare_file(path, PreprocessConfig(), tmp_path / "d.safetensors")
+    assert "12 images of 6 x 5 pixels, 3 channels" in told
+    prepared, read = load(tmp_path / "d.safetensors"), load(path)
+    assert by_image(prepared) == by_image(read) == expected_classes(["cat", "dog"] * 6)

@@ -518,7 +518,7 @@ def test_a_rare_class_stays_in_train(tmp_path):
 
 def test_a_label_that_is_missing_in_train(tmp_path):
     array = np.zeros((6, 4, 4), np.uint8)
-    with pytest.raises(UserError, match=r"test has the label \[7\], of which train has no images"):
+    with pytest.raises(UserError, match="test has the class '7', of which train has no images"):
         load({"train": (array, [0, 1] * 3), "test": (array, [0, 1, 0, 1, 0, 7])})
 
 

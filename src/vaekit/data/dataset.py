@@ -164,6 +164,14 @@ def check_labels(labels: Any, count: int, where: str) -> None:
     )
 
 
+def check_class_count(count: int, where: str) -> None:
+    """Raise UserError for more than MAX_CLASSES classes."""
+    require(
+        count <= MAX_CLASSES,
+        f"{where} has {count:,} different labels, but there may be {MAX_CLASSES:,} classes; leave the labels out",
+    )
+
+
 @dataclass(frozen=True)
 class Dataset:
     """Three splits of images of one size.

@@ -21,12 +21,12 @@ from .formats.idx import find_idx, read_idx_files
 from .formats.images import ImageSpec, resize_images
 from .sources import catalog
 from .sources.arrays import load_array_file, parse_array_names, split_chunks
-from .sources.files import ARCHIVES, has_image_extension, open_source
+from .sources.files import ARCHIVES, has_image_extension
 from .sources.image_files import dataset_from_store, load_images, source_name
 from .sources.locations import find_subfolder, locate
 from .sources.named import READERS
 from .sources.objects import dataset_from_objects
-from .sources.parquet import ParquetSource, find_parquet
+from .sources.parquet import open_images
 from .splits import complete_splits, take_subsets
 from .stored import open_store, write_store
 from .values import Facts
@@ -178,16 +178,14 @@ def load_path(
             return load_array_file(path, settings, bar)
     elif extension in (".npy", ".npz"):
         return load_array_file(path, settings, bar)
-    parquet = find_parquet(path)
-    if parquet:
-        source = ParquetSource(path, parquet)
-        return load_images(source, settings, path.stem, bar, classes=classes)
     require(
-        path.is_dir() or has_image_extension(path.name) or path.name.lower().endswith(ARCHIVES),
-        f"{printable(path)} is not a folder of images or a .zip, .tar.gz, .npy, .npz, .h5, .zarr or .safetensors file "
-        "of images",
+        path.is_dir()
+        or has_image_extension(path.name)
+        or path.name.lower().endswith((".parquet", *ARCHIVES)),
+        f"{printable(path)} is not a folder of images, an image file, or a .zip, .tar.gz, .npy, .npz, .h5, .zarr, "
+        ".parquet or .safetensors file of images",
     )
-    return load_images(open_source(path), settings, source_name(path), bar, classes=classes)
+    return load_images(open_images(path), settings, source_name(path), bar, classes=classes)
 
 
 def check_grouped(dataset: Dataset, settings: SourceConfig) -> None:

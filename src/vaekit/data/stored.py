@@ -28,7 +28,7 @@ from torch import Tensor
 from ..settings.data import EIGHT_BITS, ValueRange
 from ..support.atomic import atomic_write
 from ..support.console import ProgressBar
-from ..support.errors import UserError, one_line, printable, record_from_dict, require
+from ..support.errors import UserError, printable, reason, record_from_dict, require
 from .image_table import ImageTable, TableContent
 from .values import STORED, Facts, is_plain, to_pixels
 
@@ -239,13 +239,13 @@ def image_extents(values: np.ndarray) -> np.ndarray:
 def open_store(path: Path, bar: ProgressBar | None = None) -> ImageStore:
     """Open a file of `write_store` and check the hash of its pixels, which reads all of them once. Raises UserError if
     it is missing, damaged or another kind of file."""
-    require(path.is_file(), f"there is no file {path}")  # opening a pipe would wait
+    require(path.is_file(), f"there is no file {printable(path)}")  # opening a pipe would wait
     try:
         with safetensors.safe_open(path, "pt") as file:
             keys, entries = set(file.keys()), file.metadata() or {}
             require(
                 "vaekit" in entries and {"images", "parts"} <= keys,
-                f"{path} is not a file of images written by `vaekit data prepare`",
+                f"{printable(path)} is not a file of images written by `vaekit data prepare`",
             )
             metadata = record_from_dict(
                 StoreMetadata, json.loads(entries["vaekit"]), f"{path}, metadata"
@@ -272,7 +272,9 @@ def open_store(path: Path, bar: ProgressBar | None = None) -> ImageStore:
     except UserError:
         raise
     except Exception as error:  # any kind means that the file is not as it was written
-        raise UserError(f"{path} is damaged ({one_line(error)}); create it again") from None
+        raise UserError(
+            f"{printable(path)} is damaged ({reason(error)}); create it again"
+        ) from None
     require(
         images.sha256(bar or ProgressBar(False)) == metadata.sha256,
         f"{printable(path)} is damaged (the hash of its pixels differs); remove it, and create it again",

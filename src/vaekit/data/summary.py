@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from pathlib import Path
 
@@ -15,8 +14,9 @@ from ..support.console import ProgressBar
 from ..support.errors import printable, require, require_count
 from .dataset import Dataset, get_split, pixels
 from .duplicates import given_duplicates
-from .sources.files import leave_out_broken_links, open_source
+from .sources.files import leave_out_broken_links
 from .sources.image_files import prepare
+from .sources.parquet import open_images
 from .splits import sorted_random_rows
 from .stored import open_store
 from .values import is_plain
@@ -94,7 +94,8 @@ def file_name(dataset: Dataset) -> str:
 
 
 def prepare_file(folder: Path, settings: PreprocessConfig, out: Path) -> str:
-    """Decode a folder or archive of image files into `out`; returns a one-line summary. Raises UserError."""
+    """Decode image files (of a folder, an archive or Parquet files) into `out`; returns a one-line summary. Raises
+    UserError."""
     require(folder.exists(), f"there is no folder or archive {printable(folder)}")
     require(out.suffix == ".safetensors", f"--out {printable(out)} must end in .safetensors")
     require(
@@ -102,14 +103,14 @@ def prepare_file(folder: Path, settings: PreprocessConfig, out: Path) -> str:
         f"--out {printable(out)} exists already; remove it, or choose another name",
     )
     require(out.parent.is_dir(), f"--out {printable(out)}: its folder does not exist")
-    source, bar = open_source(folder), ProgressBar(True)
+    source, bar = open_images(folder), ProgressBar(True)
     leave_out_broken_links(source, settings.skip_bad, bar)
     prepare(source, settings, folder.name, out, bar)
     store = open_store(out)
     for sentence in (*store.metadata.reading, *given_duplicates(store)):
         bar.log(sentence)
     count, channels, height, width = store.images.shape
-    size = math.prod(store.images.shape) / 1e6
+    size = count * store.images.bytes_per_image / 1e6
     return (
         f"{printable(out)}: {count:,} images of {height} x {width} pixels, {channels} channel{'s' * (channels > 1)}, "
         f"{size:,.0f} MB; vaekit train convvae --data {printable(out)}"

@@ -18,7 +18,7 @@ from ...support.console import ProgressBar
 from ...support.errors import UserError, one_line, printable, require, unreadable
 from ..axes import Order, describe, image_axes, read_axes, to_nchw
 from ..cache import cached_file
-from ..dataset import Dataset, Split
+from ..dataset import Dataset, Split, check_class_count
 from ..formats.chunked import file_of, files_key, is_chunked, select_arrays
 from ..splits import complete_splits
 from ..stored import SPLITS, Chunk, chunk_slices, image_extents, open_store, write_store
@@ -299,8 +299,12 @@ def dataset_from_arrays(
         train_labels = set(given["train"].labels.tolist())
         for key, split in given.items():
             labels = set() if split.labels is None else set(split.labels.tolist())
-            new = [classes[n] if classes else n for n in sorted(labels - train_labels)[:1]]
-            require(not new, f"{where}: {key} has the label {new}, of which train has no images")
+            for label in sorted(labels - train_labels):
+                name = classes[label] if classes else str(label)
+                raise UserError(
+                    f"{where}: {key} has the class {name!r}, of which train has no images; add some, or leave the "
+                    "class out"
+                )
     splits = complete_splits(given, settings, where)
     extents = [image_extents(split[:].images.numpy()).T for split in splits]
     value_range, sentences = range_of_splits(
@@ -336,10 +340,7 @@ def number_classes(
     # In 64 bits without sign: int64 and uint64 together would become floats.
     unsigned = np.concatenate([y.astype(np.uint64).ravel() for y in found.values()])
     values, numbers = np.unique(unsigned, return_inverse=True)
-    require(
-        len(values) <= MAX_CLASSES,
-        f"{where}: {len(values):,} different labels, but there may be {MAX_CLASSES:,} classes; leave the labels out",
-    )
+    check_class_count(len(values), where)
     ends = np.cumsum([y.size for y in found.values()])[:-1]
     numbered = {
         split: part.reshape(y.shape)

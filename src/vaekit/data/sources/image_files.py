@@ -110,8 +110,8 @@ def decoded_images(path: Path, pages: Pages | None, spec: ImageSpec) -> ImageSto
 
 
 def source_name(path: Path) -> str:
-    """The name of the data set of a folder or an archive."""
-    return re.sub(r"(\.zip|\.tgz|\.tar(\.\w+)?)$", "", path.name, flags=re.IGNORECASE)
+    """The name of the data set of a folder, an archive or a Parquet file."""
+    return re.sub(r"(\.parquet|\.zip|\.tgz|\.tar(\.\w+)?)$", "", path.name, flags=re.IGNORECASE)
 
 
 def prepare(

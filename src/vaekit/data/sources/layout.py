@@ -8,8 +8,8 @@ from pathlib import PurePosixPath
 
 import numpy as np
 
-from ...settings.data import MAX_CLASSES
 from ...support.errors import UserError, printable, require
+from ..dataset import check_class_count
 from ..stored import SPLITS
 from .files import ImageSource
 from .metadata import Metadata, read_metadata
@@ -100,10 +100,7 @@ def read_layout(source: ImageSource, leave_out: Sequence[str] = ()) -> Layout:
     rows = [i for i, name in enumerate(class_names) if name not in leave_out]
     require(len(rows) >= 1, f"{where} has only images of the excluded {', '.join(leave_out)}")
     classes = sorted({class_names[i] for i in rows})
-    require(
-        len(classes) <= MAX_CLASSES,
-        f"{where} has {len(classes):,} classes, but there may be {MAX_CLASSES:,}; leave the labels out",
-    )
+    check_class_count(len(classes), where)
     class_index = {name: k for k, name in enumerate(classes)}
     labels = np.array([class_index[class_names[i]] for i in rows], np.int64)
     columns = {key: [values[i] for i in rows] for key, values in table.columns.items()}

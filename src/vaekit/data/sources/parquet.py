@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from ...settings.data import MAX_CLASSES
 from ...support.errors import printable, require
+from ..dataset import check_class_count
 from ..formats.images import MAX_FILE_BYTES
 from ..formats.parquet import ParquetTable
-from .files import Entry, is_image
+from .files import Entry, ImageSource, is_image, open_source
 from .layout import SPLIT_NAMES, Layout, check_splits
 
 SHARD = re.compile(r"(.*)-(\d{1,6})-of-(\d{1,6})\.parquet", re.IGNORECASE)
@@ -38,6 +38,12 @@ def find_parquet(path: Path) -> list[Path]:
             )
             return [folder / name for name in files]
     return []
+
+
+def open_images(path: Path) -> ImageSource:
+    """Open Parquet files, or a folder, an archive or an image file. Raises UserError as `open_source` does."""
+    parquet = find_parquet(path)
+    return ParquetSource(path, parquet) if parquet else open_source(path)
 
 
 class ParquetSource:
@@ -108,10 +114,7 @@ class ParquetSource:
             f"{where}: its files differ in their labels; give all the same classes, or none",
         )
         values, labels = np.unique(np.concatenate(columns), return_inverse=True)
-        require(
-            len(values) <= MAX_CLASSES,
-            f"{where}: {len(values):,} different labels, but there may be {MAX_CLASSES:,} classes",
-        )
+        check_class_count(len(values), where)
         if values.dtype.kind == "i":
             outside = [int(v) for v in values if not 0 <= v < (len(names) if names else 2**62)]
             require(
