@@ -24,6 +24,12 @@ def cache_dir() -> Path:
     return Path(named).expanduser() if named else Path(platformdirs.user_cache_dir("vaekit"))
 
 
+def stat_key(status: os.stat_result) -> list[int]:
+    """Numbers that change with the content of a file: programs often set the modification time, but not the change
+    time."""
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
 @contextlib.contextmanager
 def cache_lock(path: Path, bar: ProgressBar) -> Iterator[None]:
     """Let one process at a time create `path`; another logs that it waits. A killed process releases the lock."""

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from ...support.errors import UserError, printable, require, unreadable
+from ..cache import stat_key
 
 HDF5, ZARR = (".h5", ".hdf5"), (".zarr", ".zarr.zip")
 INSIDE = re.compile(r"(.+\.(?:h5|hdf5|zarr|zarr\.zip))(?::([\\/].*)?)?", re.IGNORECASE | re.DOTALL)
@@ -107,10 +108,10 @@ def check_inside(path: Path) -> None:
     )
 
 
-def files_key(path: Path) -> list[tuple[str, int, int, int]]:
+def files_key(path: Path) -> list[Any]:
     """A JSON value that changes with the content: the files of a zarr folder, or the one file."""
     file = file_of(path)
-    return [(n, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for n, s in sorted(_files(file))]
+    return [[name, *stat_key(status)] for name, status in sorted(_files(file))]
 
 
 def _files(path: Path) -> Iterator[tuple[str, os.stat_result]]:

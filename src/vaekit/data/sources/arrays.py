@@ -17,7 +17,7 @@ from ...settings.data import MAX_CLASSES, PreprocessConfig, SourceConfig
 from ...support.console import ProgressBar
 from ...support.errors import UserError, one_line, printable, require, unreadable
 from ..axes import Order, describe, image_axes, read_axes, to_nchw
-from ..cache import cached_file
+from ..cache import cached_file, stat_key
 from ..dataset import Dataset, Split, check_class_count
 from ..formats.chunked import file_of, files_key, is_chunked, select_arrays
 from ..splits import complete_splits
@@ -68,8 +68,7 @@ def load_array_file(path: Path, settings: SourceConfig, bar: ProgressBar) -> Dat
     if chunked:
         large = sum(images.nbytes for images, _ in splits.values()) > MAX_BYTES_IN_MEMORY
     if settings.in_memory == "no" or (settings.in_memory == "auto" and large):
-        statuses = [(f, f.stat()) for f in files]
-        key: list[Any] = [[str(f), s.st_size, s.st_mtime_ns, s.st_ctime_ns] for f, s in statuses]
+        key: list[Any] = [[str(file), *stat_key(file.stat())] for file in files]
         if chunked:
             key = [str(path), files_key(path)]
         return dataset_on_disk(splits, settings, path, key, bar)

@@ -17,7 +17,9 @@ from typing import IO, Any, Protocol
 
 from ...settings.data import Pages
 from ...support.console import ProgressBar
-from ...support.errors import UserError, printable, reason, require
+from ...support.errors import printable, require
+from ..cache import stat_key
+from ..formats.archives import archive_errors, check_member, complete_members
 from ..formats.images import MAX_FILE_BYTES, BadImage, extensions, ignore_pillow_warnings
 from ..formats.pages import EXTENSIONS, images_of, open_pages, pack
 
@@ -116,18 +118,6 @@ def is_hidden(name: str) -> bool:
     return "/." in path or "/__MACOSX/" in path
 
 
-def check_member(archive: Path, name: str, is_link: bool) -> None:
-    """Raise UserError for a link, or a member whose path leads outside the archive."""
-    parts = PurePosixPath(name.replace("\\", "/")).parts
-    drive = bool(parts) and re.fullmatch("[A-Za-z]:", parts[0]) is not None
-    outside = name.startswith("/") or ".." in parts or drive
-    require(
-        not outside and not is_link,
-        f"{printable(archive)} has the unsafe member {printable(name)!r}, a "
-        f"{'link' if is_link else 'path outside it'}; nothing was read: get the archive again from a source you trust",
-    )
-
-
 def check_unique_names(archive: Path, entries: list[Entry]) -> None:
     """Raise UserError for two members of one name, of which only the last could be read."""
     seen = set[str]()
@@ -137,6 +127,11 @@ def check_unique_names(archive: Path, entries: list[Entry]) -> None:
             f"{printable(archive)} has two files called {printable(entry.name)!r}; create the archive again",
         )
         seen.add(entry.name)
+
+
+def file_entry(name: str, status: os.stat_result) -> Entry:
+    size, *times = stat_key(status)
+    return Entry(name, size, " ".join(map(str, times)))
 
 
 class Folder:
@@ -181,10 +176,7 @@ class Folder:
                 continue
             image = has_image_extension(name)
             if (image or child.name.lower() in TABLE_NAMES) and child.is_file():
-                status = child.stat()
-                # Programs often set the modification time; they cannot set the change time.
-                stamp = f"{status.st_mtime_ns} {status.st_ctime_ns}"
-                entry = Entry(name, status.st_size, stamp)
+                entry = file_entry(name, child.stat())
                 (self.entries if image else self.tables).append(entry)
 
     def read(self, names: Collection[str]) -> Iterator[tuple[str, bytes | None]]:
@@ -199,9 +191,7 @@ class SingleFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        status = path.stat()
-        stamp = f"{status.st_mtime_ns} {status.st_ctime_ns}"
-        self.entries = [Entry(path.name, status.st_size, stamp)]
+        self.entries = [file_entry(path.name, path.stat())]
         self.tables: list[Entry] = []
         self.folders = set[str]()
 
@@ -268,8 +258,8 @@ class Tar:
 
     @property
     def key(self) -> Any:
-        status = self.path.stat()  # not its entries: listing them would read the whole archive
-        return [str(self.path), status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+        # Not its entries: listing them would read the whole archive.
+        return [str(self.path), *stat_key(self.path.stat())]
 
     @property
     def entries(self) -> list[Entry]:
@@ -317,15 +307,6 @@ class Tar:
             yield archive, complete_members(archive)
 
 
-def complete_members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
-    """Yield the members; raises ValueError for an archive truncated between two members, which tarfile accepts."""
-    yield from archive
-    assert archive.fileobj is not None
-    archive.fileobj.seek(archive.offset)
-    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-        raise ValueError("it is truncated")
-
-
 def entries_key(source: ImageSource) -> Any:
     """A key that changes with the entries, tables and folders of a source."""
     files = [[e.name, e.size, e.stamp] for e in (*source.entries, *source.tables)]
@@ -350,17 +331,6 @@ def with_parents(folders: set[str], entries: list[Entry]) -> set[str]:
     """All folders of an archive, also those it does not list, without hidden ones."""
     parents = {str(p) for e in entries for p in PurePosixPath(e.name).parents}
     return {f for f in folders | parents if f != "." and not is_hidden(f)}
-
-
-@contextlib.contextmanager
-def archive_errors(path: Path) -> Iterator[None]:
-    """Turn errors of archive libraries into a UserError."""
-    try:
-        yield
-    except (UserError, FileNotFoundError, PermissionError):
-        raise
-    except Exception as error:  # libraries raise anything on damaged files
-        raise UserError(f"{printable(path)} is damaged ({reason(error)}); get it again") from None
 
 
 PAGE = re.compile(r"(.+) page \d+", re.DOTALL)

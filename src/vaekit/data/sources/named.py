@@ -17,12 +17,13 @@ from ...settings.data import EIGHT_BITS, SourceConfig
 from ...support.console import ProgressBar
 from ...support.errors import printable, require
 from ..dataset import Dataset, Split
+from ..formats.archives import archive_errors
 from ..formats.idx import find_idx, read_idx_files
 from ..splits import complete_splits
 from . import catalog
 from .arrays import dataset_from_arrays, open_arrays
 from .download import check_file
-from .files import Folder, ImageSource, Tar, archive_errors
+from .files import Folder, ImageSource, Tar
 from .image_files import load_images
 from .published import cifar_contents, read_amat, read_cifar, read_mat
 

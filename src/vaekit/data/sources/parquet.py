@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from ...support.errors import printable, require
+from ..cache import stat_key
 from ..dataset import check_class_count
 from ..formats.images import MAX_FILE_BYTES
 from ..formats.parquet import ParquetTable
@@ -56,8 +57,7 @@ class ParquetSource:
 
     @property
     def key(self) -> Any:
-        statuses = [(file.name, file.stat()) for file in self.files]
-        return [str(self.path), [[n, s.st_size, s.st_mtime_ns, s.st_ctime_ns] for n, s in statuses]]
+        return [str(self.path), [[file.name, *stat_key(file.stat())] for file in self.files]]
 
     @cached_property
     def parquet_tables(self) -> list[ParquetTable]:
