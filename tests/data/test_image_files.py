@@ -657,7 +657,7 @@ def test_arrays_and_named_data_sets_can_be_read_from_a_file(tmp_path, mnist):
 def test_auto_reads_large_data_sets_from_a_file(tmp_path, monkeypatch):
     save_images(tmp_path / "d", [f"{i}.png" for i in range(10)])
     assert isinstance(load(tmp_path / "d").train.images, torch.Tensor)
-    monkeypatch.setattr(image_files, "MAX_BYTES_IN_MEMORY", 100)
+    monkeypatch.setattr("vaekit.data.assemble.MAX_BYTES_IN_MEMORY", 100)
     assert not isinstance(load(tmp_path / "d").train.images, torch.Tensor)
 
 

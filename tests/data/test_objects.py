@@ -258,7 +258,7 @@ def test_other_objects_are_refused_in_one_line(data, message):
 def test_items_too_many_for_memory_are_read_into_a_file(monkeypatch):
     expected = load((IMAGES, LABELS))
     monkeypatch.setattr(objects, "MAX_BYTES_IN_MEMORY", IMAGES.nbytes - 1)
-    monkeypatch.setattr("vaekit.data.sources.image_files.MAX_BYTES_IN_MEMORY", IMAGES.nbytes - 1)
+    monkeypatch.setattr("vaekit.data.assemble.MAX_BYTES_IN_MEMORY", IMAGES.nbytes - 1)
     data = load(dict_items("image", "label"))
     assert not isinstance(data.train.images, torch.Tensor)
     assert data.sha256() == expected.sha256()

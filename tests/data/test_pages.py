@@ -14,8 +14,8 @@ from PIL import Image
 from image_folders import load, save_image
 from vaekit import UserError
 from vaekit.data.formats.images import BadImage, inspect_image, unpack
-from vaekit.data.formats.pages import images_of, open_pages, pack
-from vaekit.data.sources.files import PageSource, file_of_page, open_source
+from vaekit.data.formats.pages import file_of_page, images_of, open_pages, pack
+from vaekit.data.sources.files import PageSource, open_source
 from vaekit.data.sources.inputs import find_image_files, read_images
 from vaekit.settings.data import ValueRange
 from vaekit.support.console import ProgressBar

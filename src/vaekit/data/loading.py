@@ -14,6 +14,7 @@ from torch import Tensor
 from ..settings.data import UNIT_RANGE, SourceConfig
 from ..support.console import ProgressBar
 from ..support.errors import UserError, did_you_mean, for_caller, printable, require, with_changes
+from .assemble import dataset_from_store
 from .cache import cached_file
 from .dataset import Dataset, Split
 from .formats.chunked import check_inside, file_of, is_chunked, split_path
@@ -22,7 +23,7 @@ from .formats.images import ImageSpec, resize_images
 from .sources import catalog
 from .sources.arrays import load_array_file, parse_array_names, split_chunks
 from .sources.files import ARCHIVES, has_image_extension
-from .sources.image_files import dataset_from_store, load_images, source_name
+from .sources.image_files import load_images, source_name
 from .sources.locations import find_subfolder, locate
 from .sources.named import READERS
 from .sources.objects import dataset_from_objects

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from ..data import Dataset, EvalSplit, Split, eval_split
 from ..data import load as load_data
+from ..data.assemble import MAX_BYTES_IN_MEMORY
 from ..data.dataset import get_split
 from ..data.formats.chunked import file_of
-from ..data.sources.image_files import MAX_BYTES_IN_MEMORY
 from ..data.sources.inputs import find_image_files, is_array_path, read_arrays, read_images
 from ..data.stored import SPLITS
 from ..data.values import is_plain

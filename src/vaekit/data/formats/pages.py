@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 from typing import Protocol
 
 import numpy as np
@@ -23,6 +24,7 @@ from .images import (
 )
 
 MAX_CHANNELS = 64  # of an image
+PAGE_NAME = re.compile(r"(.+) page \d+", re.DOTALL)
 TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # the last two are BigTIFF
 NIFTI = (".nii", ".nii.gz")
 # File name extensions of formats that may have several pages.
@@ -126,3 +128,14 @@ def pack(page: np.ndarray | BadImage) -> bytes:
     stream.write(PAGE)
     np.save(stream, np.ascontiguousarray(np.moveaxis(page, 0, -1)), allow_pickle=False)
     return stream.getvalue()
+
+
+def page_name(file: str, number: int) -> str:
+    """The name of a page, from 1. No file is called so: the name of an image file ends with its extension."""
+    return f"{file} page {number}"
+
+
+def file_of_page(name: str) -> str:
+    """The file of an image that may be a page."""
+    match = PAGE_NAME.fullmatch(name)
+    return name if match is None else match[1]

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...settings.data import MAX_CLASSES, PreprocessConfig, SourceConfig
 from ...support.console import ProgressBar
 from ...support.errors import UserError, one_line, printable, require, unreadable
+from ..assemble import MAX_BYTES_IN_MEMORY, dataset_from_store, range_of_splits
 from ..axes import Order, describe, image_axes, read_axes, to_nchw
 from ..cache import cached_file, stat_key
 from ..dataset import Dataset, Split, check_class_count
@@ -23,7 +24,6 @@ from ..formats.chunked import file_of, files_key, is_chunked, select_arrays
 from ..splits import complete_splits
 from ..stored import SPLITS, Chunk, chunk_slices, image_extents, open_store, write_store
 from ..values import inspect_values, to_pixels, to_stored
-from .image_files import MAX_BYTES_IN_MEMORY, dataset_from_store, range_of_splits
 
 CHUNK = 1000  # images
 ARRAY_VERSION = 1  # increment when the same arrays would be read as other values

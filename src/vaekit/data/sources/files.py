@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import stat
 import tarfile
 import zipfile
@@ -21,7 +20,7 @@ from ...support.errors import printable, require
 from ..cache import stat_key
 from ..formats.archives import archive_errors, check_member, complete_members
 from ..formats.images import MAX_FILE_BYTES, BadImage, extensions, ignore_pillow_warnings
-from ..formats.pages import EXTENSIONS, images_of, open_pages, pack
+from ..formats.pages import EXTENSIONS, file_of_page, images_of, open_pages, pack, page_name
 
 MAX_STACK_BYTES = 2**30  # of a file of pages or slices
 MAX_DEPTH = 100  # folders in folders
@@ -331,20 +330,6 @@ def with_parents(folders: set[str], entries: list[Entry]) -> set[str]:
     """All folders of an archive, also those it does not list, without hidden ones."""
     parents = {str(p) for e in entries for p in PurePosixPath(e.name).parents}
     return {f for f in folders | parents if f != "." and not is_hidden(f)}
-
-
-PAGE = re.compile(r"(.+) page \d+", re.DOTALL)
-
-
-def page_name(file: str, number: int) -> str:
-    """The name of a page, from 1. No file is called so: the name of an image file ends with its extension."""
-    return f"{file} page {number}"
-
-
-def file_of_page(name: str) -> str:
-    """The file of an image that may be a page."""
-    match = PAGE.fullmatch(name)
-    return name if match is None else match[1]
 
 
 class PageSource:

@@ -17,6 +17,7 @@ from torch import Tensor
 from ...settings.data import EIGHT_BITS, Pages, PreprocessConfig, ValueRange
 from ...support.console import ProgressBar
 from ...support.errors import UserError, printable, require
+from ..assemble import MAX_BYTES_IN_MEMORY
 from ..dataset import Split
 from ..formats.chunked import file_of, is_chunked
 from ..formats.idx import find_idx, read_idx_files
@@ -29,6 +30,7 @@ from ..formats.images import (
     inspect_image,
     resize_images,
 )
+from ..formats.pages import file_of_page
 from ..stored import SPLITS, ImageStore, image_extents, open_store
 from ..values import check_part, converter, is_plain, to_pixels
 from .arrays import ArraySplits, as_labels, open_arrays, parse_array_names
@@ -38,12 +40,11 @@ from .files import (
     Folder,
     ImageSource,
     PageSource,
-    file_of_page,
     is_too_large,
     leave_out_broken_links,
     open_source,
 )
-from .image_files import MAX_BYTES_IN_MEMORY, decode_files, decoded_images
+from .image_files import decode_files, decoded_images
 from .layout import SPLIT_NAMES, mask_names
 from .metadata import read_metadata
 from .parquet import ParquetSource, find_parquet

@@ -14,7 +14,8 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from ...support.errors import UserError, one_line, printable, require
-from .files import TABLES, ImageSource, file_of_page
+from ..formats.pages import file_of_page
+from .files import TABLES, ImageSource
 
 FILE_COLUMNS = (
     "file_name", "filename", "file", "image", "image_name", "image_id", "image_path", "path", "name", "id", "img",

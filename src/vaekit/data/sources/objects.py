@@ -21,12 +21,12 @@ from torch.utils import data as torch_data
 from ...settings.data import SourceConfig
 from ...support.console import ProgressBar
 from ...support.errors import UserError, one_line, printable, reason, require
+from ..assemble import MAX_BYTES_IN_MEMORY
 from ..cache import cache_dir
 from ..dataset import Dataset, Split
 from ..formats.images import upright_array
 from ..stored import SPLITS, chunk_slices
 from .arrays import as_array, dataset_from_arrays, dataset_on_disk, to_numpy
-from .image_files import MAX_BYTES_IN_MEMORY
 
 NAME, WHERE = "arrays", "the data"
 IMAGE_KEYS = ("image", "images", "pixel_values", "x", "img")
