@@ -15,7 +15,7 @@ import json
 import math
 import os
 import struct
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -358,17 +358,27 @@ def write_store(
             facts=found,
             reading=list(reading),
         )
-        end = count * math.prod(shape) * np.dtype(stored).itemsize
-        header: dict[str, Any] = {
-            "__metadata__": {"vaekit": json.dumps(asdict(metadata))},
-            "images": {"dtype": STORED[stored], "shape": [count, *shape], "data_offsets": [0, end]},
-        }
-        for key, array in tensors.items():
+        for array in tensors.values():
             file.write(array.data)
-            dtype = {"labels": "I64", "extents": "F64"}.get(key, "U8")
-            offsets = [end, end + array.nbytes]
-            header[key] = {"dtype": dtype, "shape": [*array.shape], "data_offsets": offsets}
-            end += array.nbytes
-        text = json.dumps(header).encode()
+        text = store_header(metadata, [count, *shape], tensors)
         file.seek(0)
         file.write(struct.pack("<Q", header_size - 8) + text.ljust(header_size - 8))
+
+
+def store_header(
+    metadata: StoreMetadata, shape: list[int], tensors: Mapping[str, np.ndarray]
+) -> bytes:
+    """The JSON header of a safetensors file: images of a shape (N, C, H, W), then the `tensors` in order."""
+    stored = metadata.facts.stored
+    end = math.prod(shape) * np.dtype(stored).itemsize
+    header: dict[str, Any] = {
+        "__metadata__": {"vaekit": json.dumps(asdict(metadata))},
+        "images": {"dtype": STORED[stored], "shape": shape, "data_offsets": [0, end]},
+    }
+    types = {"int64": "I64", "float64": "F64", "uint8": "U8"}
+    for key, array in tensors.items():
+        offsets = [end, end + array.nbytes]
+        dtype = types[array.dtype.name]
+        header[key] = {"dtype": dtype, "shape": [*array.shape], "data_offsets": offsets}
+        end += array.nbytes
+    return json.dumps(header).encode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -95,18 +95,30 @@ def read_layout(source: ImageSource, leave_out: Sequence[str] = ()) -> Layout:
         class_names = classes_of_folders(where, names, paths, folders)
     elif any(len(path) > 1 for path in paths):
         reading.append("the names of the folders are no classes, since the table gives labels")
-    if class_names is None:
-        return Layout(names, split_index, None, None, skip, table.columns, False, tuple(reading))
+    layout = Layout(
+        names, split_index, None, None, skip, table.columns, gaps and class_names is not None, tuple(reading)
+    )  # fmt: skip
+    return layout if class_names is None else with_classes(where, layout, class_names, leave_out)
+
+
+def with_classes(
+    where: str, layout: Layout, class_names: Sequence[str], leave_out: Sequence[str]
+) -> Layout:
+    """The layout with the class of each of its images, without the classes in `leave_out`. Raises UserError as
+    `check_splits`, for too many classes, and where nothing is left."""
     rows = [i for i, name in enumerate(class_names) if name not in leave_out]
     require(len(rows) >= 1, f"{where} has only images of the excluded {', '.join(leave_out)}")
     classes = sorted({class_names[i] for i in rows})
     check_class_count(len(classes), where)
     class_index = {name: k for k, name in enumerate(classes)}
-    labels = np.array([class_index[class_names[i]] for i in rows], np.int64)
-    columns = {key: [values[i] for i in rows] for key, values in table.columns.items()}
-    layout = Layout(
-        [names[i] for i in rows], split_index[rows], labels, classes, skip, columns, gaps, tuple(reading)
-    )  # fmt: skip
+    layout = replace(
+        layout,
+        names=[layout.names[i] for i in rows],
+        split_index=layout.split_index[rows],
+        labels=np.array([class_index[class_names[i]] for i in rows], np.int64),
+        classes=classes,
+        columns={key: [values[i] for i in rows] for key, values in layout.columns.items()},
+    )
     check_splits(where, layout, slice(None))
     return layout
 

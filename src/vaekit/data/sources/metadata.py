@@ -70,23 +70,7 @@ def read_metadata(source: ImageSource, names: Sequence[str]) -> Metadata | None:
     if len(files) < len(names):
         return of_pages(read_metadata(source, files), files, names)
     where = printable(source.path)
-    tables, unread = [], []
-    for name, content in source.read({table.name for table in source.tables}):
-        base = PurePosixPath(name).name.lower()
-        require(
-            base in TABLES and content is not None,
-            f"{where}: {printable(name)} cannot be read; save it as metadata.csv, or move it away",
-        )
-        assert content is not None
-        try:
-            table = parse_table(name, content, names)
-        except (csv.Error, ValueError, RecursionError) as error:
-            reason = str(error) if isinstance(error, UserError) else one_line(error)
-            raise UserError(f"{where}: {printable(name)}: {reason}") from None
-        if table is None:
-            unread.append(f"{printable(name)} is not read: it has no column file_name")
-        else:
-            tables.append(table)
+    tables, unread = read_tables(source, names)
     if not tables:
         return Metadata(None, None, {}, tuple(unread)) if unread else None
     rows = match_rows(where, tables, names, getattr(source, "broken", []))
@@ -116,6 +100,30 @@ def read_metadata(source: ImageSource, names: Sequence[str]) -> Metadata | None:
             reading.append("the labels are measurements, not classes: kept as the column label")
             columns, labels = {**columns, "label": labels}, None
     return Metadata(labels, splits, columns, tuple(reading))
+
+
+def read_tables(source: ImageSource, names: Sequence[str]) -> tuple[list[Table], list[str]]:
+    """The tables of a source of the images `names`, and a sentence on each that is not one. Raises UserError for a
+    table that cannot be read."""
+    where = printable(source.path)
+    tables, unread = list[Table](), list[str]()
+    for name, content in source.read({table.name for table in source.tables}):
+        base = PurePosixPath(name).name.lower()
+        require(
+            base in TABLES and content is not None,
+            f"{where}: {printable(name)} cannot be read; save it as metadata.csv, or move it away",
+        )
+        assert content is not None
+        try:
+            table = parse_table(name, content, names)
+        except (csv.Error, ValueError, RecursionError) as error:
+            reason = str(error) if isinstance(error, UserError) else one_line(error)
+            raise UserError(f"{where}: {printable(name)}: {reason}") from None
+        if table is None:
+            unread.append(f"{printable(name)} is not read: it has no column file_name")
+        else:
+            tables.append(table)
+    return tables, unread
 
 
 def of_pages(
