@@ -125,9 +125,7 @@ def test_the_axes_of_imagej_and_ome_are_respected(tifffile, kind, axes, shape, e
     content = tiff(array, metadata={"axes": axes}, photometric="minisblack", **{kind: True})
     assert_equal_lists(pages_of(content), [*array.reshape(expected)])
     opened = open_pages("x.tif", content)
-    assert (opened.count, opened.shape, opened.dtype, opened.axes) == (
-        expected[0], expected[1:], np.uint16, axes,
-    )  # fmt: skip
+    assert (opened.count, opened.series[0].axes) == (expected[0], axes)
 
 
 def test_an_imagej_stack_in_one_page_is_a_stack(tifffile):
@@ -180,7 +178,6 @@ def test_orientation_is_applied_exactly_once(tifffile, orientation):
     stack = tiff(np.stack([array] * 2), extratags=[tag], photometric="minisblack")
     for page in pages_of(stack):
         np.testing.assert_array_equal(page, expected[None])
-    assert open_pages("x.tif", stack).shape == (1, *expected.shape)
     assert open_pages("x.tif", deep) is None  # Pillow reads it
     double = tiff(array.astype("float64"), extratags=[tag], photometric="minisblack")
     np.testing.assert_array_equal(pages_of(double)[0], expected[None])

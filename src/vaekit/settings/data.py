@@ -58,7 +58,7 @@ class LocationConfig:
 
 @dataclass(frozen=True)
 class PreprocessConfig:
-    """How images are resized and converted."""
+    """How images are read, resized and converted."""
 
     size: str | None = None
     """Size in pixels: 64, or height x width as 48x64; default: that of the images, or 64 where they differ."""

@@ -114,24 +114,6 @@ class Tiff:
     def count(self) -> int:
         return sum(_page_shape(s)[1] for s in self.series)
 
-    @property
-    def axes(self) -> str:
-        """The axes of the first series, as tifffile names them, such as TCYX."""
-        return str(self.series[0].axes)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the first page."""
-        series = self.series[0]
-        height, width = (series.shape[series.axes.index(axis)] for axis in "YX")
-        if _orientation(series) >= 5:
-            height, width = width, height
-        return _page_shape(series)[0], height, width
-
-    @property
-    def dtype(self) -> np.dtype:
-        return np.dtype(self.series[0].dtype).newbyteorder("=")
-
     def read(self, first_only: bool = False) -> list[np.ndarray]:
         import tifffile
 
