@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from vaekit import Run, load, load_data
-from vaekit.data.sources import arrays, image_files
+from vaekit.data import assemble
+from vaekit.data.sources import arrays
 from vaekit.data.stored import StoredImages
 from vaekit.explorer.session import ExplorerSession
 from vaekit.inference.latent_space import decode_latents
@@ -67,7 +68,7 @@ def large(folder):
 def test_data_of_scientists_go_all_the_way_and_back(make, vaekit, tmp_path, monkeypatch):
     path, flags, source = make(tmp_path)
     if make is large:
-        for module in (arrays, image_files):
+        for module in (arrays, assemble):
             monkeypatch.setattr(module, "MAX_BYTES_IN_MEMORY", source.nbytes // 2)
 
     def call(*arguments):

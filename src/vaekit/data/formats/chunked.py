@@ -72,9 +72,12 @@ def read_errors(where: str) -> Iterator[None]:
     """Turn errors of the libraries, which raise anything on damaged files, into a UserError."""
     try:
         yield
-    except (UserError, FileNotFoundError, PermissionError):
+    except UserError:
         raise
     except Exception as error:
+        system = isinstance(error, FileNotFoundError | PermissionError) and error.errno is not None
+        if system:  # zarr has errors of its own of this kind, for what is damaged
+            raise
         raise unreadable(where, error) from None
 
 
