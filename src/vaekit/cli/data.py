@@ -111,7 +111,7 @@ def prepare(
       vaekit data prepare photos/ --size 128 --out photos-128.safetensors
 
     Args:
-        folder: Folder of images, or a .zip or .tar.gz of one.
+        folder: Folder of images, a .zip or .tar.gz of one, or Parquet files.
         out: File to write, .safetensors; it must not exist. By default ./<folder>.safetensors.
     """
     from ..data.summary import prepare_file

@@ -73,7 +73,7 @@ def load_images(
     spec = ImageSpec(**cached_values(name, [key, form], find_spec))
 
     def make(path: Path) -> None:
-        write_images(pages, settings, name, path, bar, leave_out, spec)
+        write_decoded(pages, settings, name, path, bar, leave_out, spec)
 
     store = open_store(cached_file(name, [key, asdict(spec)], make, bar), bar)
     metadata = store.metadata
@@ -112,10 +112,10 @@ def prepare(
     """Decode image files into the file `out`. Raises UserError as `load_images`."""
     pages = PageSource(source, settings.pages)
     spec = resolve_spec(pages, read_layout(pages), settings, bar)
-    write_images(pages, settings, name, out, bar, (), spec)
+    write_decoded(pages, settings, name, out, bar, (), spec)
 
 
-def write_images(
+def write_decoded(
     source: PageSource,
     settings: PreprocessConfig,
     name: str,
