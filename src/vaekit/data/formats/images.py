@@ -40,7 +40,10 @@ PNG = b"\x89PNG\r\n\x1a\n"
 MAGIC = {PNG: "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's grey
 Depth = Literal["uint8", "uint16", "int16", "float32"]
-CONVERTED = (("uint16", "uint8"), ("int16", "float32"))  # from a type to another, where it is wanted
+CONVERTED = (
+    ("uint16", "uint8"),
+    ("int16", "float32"),
+)  # from a type to another, where it is wanted
 
 
 @dataclass(frozen=True)
