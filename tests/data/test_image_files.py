@@ -927,6 +927,11 @@ def test_the_verbs_decode_a_folder_once(tmp_path, monkeypatch, vaekit):
     assert code == 0, err
     assert len(decoded) == 24
     assert np.allclose(np.load(tmp_path / "one.npz")["z_mean"], codes["z_mean"], atol=1e-6)
+    # A damaged note of the size is written again.
+    for note in (Path(os.environ["VAEKIT_CACHE"]) / "inspected").iterdir():
+        note.write_text('{"channels": "three"}')
+    assert vaekit("data", "show", "d")[0] == 0
+    assert len(decoded) == 24
     # Another fit is another decoding, also where the first is cached.
     assert vaekit("data", "show", "d", "--fit", "letterbox")[0] == 0
     assert len(decoded) == 36

@@ -8,14 +8,21 @@ import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import filelock
 import platformdirs
 
 from ..support.atomic import write_bytes
 from ..support.console import ProgressBar
+from ..support.errors import UserError, record_from_dict
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Record = TypeVar("Record", bound="DataclassInstance")
 
 
 def cache_dir() -> Path:
@@ -68,15 +75,13 @@ def cached_file(stem: str, source: Any, make: Callable[[Path], None], bar: Progr
     return path
 
 
-def cached_values(stem: str, source: Any, find: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The cached JSON object of `source`; `find` finds it if there is none, or a damaged one."""
+def cached_record(stem: str, source: Any, kind: type[Record], find: Callable[[], Record]) -> Record:
+    """The cached dataclass of `source`; `find` finds it if there is none, or a damaged one."""
     path = cache_path(stem, source, "inspected/{}.json")
     try:
-        values = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError):
-        values = None
-    if not isinstance(values, dict):
-        values = find()
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_bytes(path, json.dumps(values).encode())
-    return values
+        return record_from_dict(kind, json.loads(path.read_bytes()), str(path))
+    except (OSError, ValueError, RecursionError, UserError):
+        record = find()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, json.dumps(asdict(record)).encode())
+    return record

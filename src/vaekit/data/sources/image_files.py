@@ -18,7 +18,7 @@ from ...settings.data import Pages, PreprocessConfig, SourceConfig
 from ...support.console import ProgressBar
 from ...support.errors import UserError, printable, require
 from ..assemble import dataset_from_store
-from ..cache import cache_path, cached_file, cached_values
+from ..cache import cache_path, cached_file, cached_record
 from ..dataset import Dataset
 from ..formats.images import (
     MAX_FILE_BYTES,
@@ -66,11 +66,11 @@ def load_images(
     form = {key: getattr(settings, key) for key in ("size", "fit", "colour")}
     pages = PageSource(source, settings.pages)
 
-    def find_spec() -> dict[str, Any]:
-        return asdict(resolve_spec(pages, read_layout(pages, leave_out), settings, bar))
+    def find_spec() -> ImageSpec:
+        return resolve_spec(pages, read_layout(pages, leave_out), settings, bar)
 
     key = store_key(source, settings.pages, leave_out)
-    spec = ImageSpec(**cached_values(name, [key, form], find_spec))
+    spec = cached_record(name, [key, form], ImageSpec, find_spec)
 
     def make(path: Path) -> None:
         write_decoded(pages, settings, name, path, bar, leave_out, spec)
