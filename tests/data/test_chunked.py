@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from image_folders import load
-from vaekit import UserError
+from vaekit import UserError, build, encode, load_data, train
 from vaekit.data.formats import chunked
 from vaekit.data.formats.chunked import select_arrays, split_path
 from vaekit.data.loading import reload
@@ -313,7 +313,7 @@ def test_compound_and_text_arrays_are_refused(tmp_path):
         file["named/labels"] = ["a"] * 20
     for name in ("compound", "text", "references", "empty"):
         refused(f"{path}:/{name}", "images and labels must be numbers")
-    refused(f"{path}:/named/images", "labels has .*images and labels must be numbers")
+    assert load_data(f"{path}:/named/images", progress=False).classes == ("a",)
 
 
 def test_huge_declared_arrays_are_refused(tmp_path):
@@ -377,3 +377,43 @@ def test_a_group_that_repeats_without_end_is_read_once(tmp_path):
         file["a/root"] = file["/"]
     selected = select_arrays(tmp_path / "x.h5", parse_array_names)
     np.testing.assert_array_equal(selected["images"][:], IMAGES)
+
+
+@pytest.mark.parametrize("kind", ["h5", "zarr", "npz"])
+@pytest.mark.parametrize("in_memory", ["yes", "no"])
+def test_texts_are_names_of_classes(kind, in_memory, tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (24, 6, 5), dtype=np.uint8)
+    texts = ["cat", "dög", "ant"] * 8
+    path = tmp_path / f"a.{kind}"
+    if kind == "h5":
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(path, "w") as file:
+            file["images"] = images
+            file.create_dataset("labels", data=texts, dtype=h5py.string_dtype())
+    elif kind == "zarr":
+        group = pytest.importorskip("zarr").open_group(str(path), mode="w")
+        group.create_array("images", data=images)
+        group.create_array("labels", shape=(24,), dtype=str)[:] = np.array(texts)
+    else:
+        np.savez(path, images=images, labels=np.array(texts))
+    data = load_data(path, in_memory=in_memory, progress=False)
+    assert data.classes == ("ant", "cat", "dög")
+    known = {image.tobytes(): text for image, text in zip(images, texts, strict=True)}
+    for split in data.splits.values():
+        for image, label in zip(split.images[:].numpy(), split.labels.tolist(), strict=True):
+            assert known[image.tobytes()] == data.classes[label]
+    model = build("cvae", data, latent_dim=2, hidden_dim=4)
+    run = train(model, data, out=tmp_path / "run", epochs=1, progress=False)
+    table = encode(run, path, samples=2)
+    assert table["class"].tolist() == texts
+    assert table["label"].tolist() == [data.classes.index(text) for text in texts]
+
+
+def test_attributes_that_scale_values_are_said_not_to_be_applied(tmp_path):
+    h5py = pytest.importorskip("h5py")
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        array = file.create_dataset("images", data=np.arange(720, dtype=np.int16).reshape(9, 10, 8))
+        array.attrs.update({"scale_factor": 0.1, "_FillValue": np.int16(-1), "units": "K"})
+    for in_memory in ("yes", "no"):
+        data = load_data(tmp_path / "a.h5", in_memory=in_memory, progress=False)
+        assert data.reading[0].endswith("; its attributes scale_factor, _FillValue are not applied")

@@ -417,7 +417,7 @@ def test_more_than_8_bits():
         assert read.dtype == depth
         assert np.array_equal(read[0], array)
         if depth == "uint16":  # for a model of 8-bit images
-            assert np.array_equal(decode(content, ImageSpec(1, 2, 3))[0], grey)
+            assert np.array_equal(decode(content, ImageSpec(1, 2, 3, rounded=True))[0], grey)
         else:
             with pytest.raises(BadImage, match=f"its values are {array.dtype}, not uint8"):
                 decode(content, ImageSpec(1, 2, 3))
@@ -489,8 +489,7 @@ def test_pil_images_of_a_dataset_are_converted_like_files():
     transparent = np.zeros((4, 5, 4), np.uint8)
     assert (all_images(load([Image.fromarray(transparent)] * 4)) == 255).all()
     assert load([Image.fromarray(grey > 99)] * 4).shape == (1, 4, 5)
-    with pytest.raises(UserError, match="must be whole numbers"):
-        load([(image, "cat") for image in deep])
+    assert load([(image, "cat") for image in deep]).classes == ("cat",)
     assert load([(image, None) for image in deep]).class_count == 0
     assert load((torch.rand(5, 1, 4, 4).bfloat16(), [0, 1, 0, 1, 0])).likelihood == "gaussian"
     with pytest.raises(UserError, match="do not form an array"):

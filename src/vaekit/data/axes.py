@@ -27,7 +27,7 @@ def read_axes(
 
     `channel_axis` decides; else, of four axes, the channels are the first or last of an image's three that has at most
     16 and is smaller than both others. If the shape (C, H, W) of the images is known, the only order that gives it is
-    taken. Raises UserError for an array that can be read in two ways, such as a single image or a volume.
+    taken. Raises UserError for an array that can be read in two ways, such as a single image, a volume, or (H, H, N).
     """
     require(
         len(shape) in (3, 4) and 0 not in shape,
@@ -48,6 +48,12 @@ def read_axes(
         if len(fitting) == 1:
             return fitting[0]
     likely = [order for order in orders if is_likely(shape, order)]
+    if len(shape) == 3 and shape[0] == shape[1] != shape[2] and likely == ["NHW"]:
+        last = f"{shape[2]:,} images of {shape[0]} x {shape[1]} pixels, as MATLAB stores them"
+        raise UserError(
+            f"{where}: an array of shape {shape} can be read as {describe(shape, 'NHW')}, or as {last}; for the first "
+            "add an axis: (N, 1, H, W), for the second move the last axis: numpy.moveaxis(x, -1, 0)"
+        )
     if len(likely) == 1:
         return likely[0]
     raise UserError(

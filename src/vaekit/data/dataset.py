@@ -45,6 +45,8 @@ class Split(torch_data.Dataset[Item]):
     def __post_init__(self) -> None:
         if isinstance(self.labels, Tensor) and self.labels.dtype in INTEGER_DTYPES:
             object.__setattr__(self, "labels", self.labels.long())
+        if isinstance(self.images, Tensor) and self.images.requires_grad:
+            object.__setattr__(self, "images", self.images.detach())
 
     def __len__(self) -> int:
         return len(self.images)

@@ -13,7 +13,15 @@ from torch import Tensor
 
 from ..settings.data import UNIT_RANGE, SourceConfig
 from ..support.console import ProgressBar
-from ..support.errors import UserError, did_you_mean, for_caller, printable, require, with_changes
+from ..support.errors import (
+    UserError,
+    did_you_mean,
+    flag_name,
+    for_caller,
+    printable,
+    require,
+    with_changes,
+)
 from .assemble import dataset_from_store
 from .cache import cached_file
 from .dataset import Dataset, Split
@@ -30,7 +38,7 @@ from .sources.objects import dataset_from_objects
 from .sources.parquet import open_images
 from .splits import complete_splits, take_subsets
 from .stored import open_store, write_store
-from .values import Facts
+from .values import Facts, on_levels
 
 
 def load(
@@ -210,17 +218,15 @@ def resized(dataset: Dataset, settings: SourceConfig) -> Dataset:
     for split in dataset.splits.values():
         require(
             isinstance(split.images, Tensor),
-            f"--size and --colour need images in memory; those of {dataset.name!r} are not",
+            f"--size and --colour need arrays in memory; those of {dataset.name!r} are not: resize them, or give "
+            f"{flag_name('in_memory')} yes",
         )
         require(
             settings.colour == "auto" or channels in (1, 3),
             f"--colour needs grey or colour images; those of {dataset.name!r} have {channels} channels",
         )
         assert isinstance(split.images, Tensor)
-        images = resize_images(split.images, spec)
-        levels = dataset.value_range.levels
-        if images.is_floating_point() and levels is not None:
-            images = images.mul_(levels - 1).round_().div_(levels - 1)
+        images = on_levels(resize_images(split.images, spec), dataset.value_range)
         splits.append(Split(images, split.labels, split.table))
     return dataset.with_splits(splits, digest=None)
 

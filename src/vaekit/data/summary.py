@@ -16,6 +16,7 @@ from .dataset import Dataset, get_split, pixels
 from .duplicates import given_duplicates
 from .sources.files import leave_out_broken_links
 from .sources.image_files import prepare
+from .sources.inputs import is_array_path
 from .sources.parquet import open_images
 from .splits import sorted_random_rows
 from .stored import open_store
@@ -96,7 +97,12 @@ def file_name(dataset: Dataset) -> str:
 def prepare_file(folder: Path, settings: PreprocessConfig, out: Path) -> str:
     """Decode image files (of a folder, an archive or Parquet files) into `out`; returns a one-line summary. Raises
     UserError."""
-    require(folder.exists(), f"there is no folder or archive {printable(folder)}")
+    require(
+        folder.exists() and not is_array_path(folder),
+        f"{printable(folder)} has arrays, which need no preparing; give it to --data as it is"
+        if folder.exists()
+        else f"there is no folder or archive {printable(folder)}",
+    )
     require(out.suffix == ".safetensors", f"--out {printable(out)} must end in .safetensors")
     require(
         not out.exists(),

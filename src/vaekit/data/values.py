@@ -159,12 +159,21 @@ def choose_range(
         low < high,
         f"{where}: all training values are {low:g}; give images that differ, or --range LOW,HIGH",
     )
+    require(
+        not facts.whole or (low, high) != (0, 1),
+        f"{where}: of the whole numbers from {facts.low:g} to {facts.high:g}, the range 0 to 1 keeps two; give a range "
+        "in their units, or save black and white images as 0 and 255",
+    )
     return ValueRange(float(low), float(high), facts.levels(low, high), facts.dtype)
 
 
 def is_plain(value_range: ValueRange) -> bool:
-    """Whether values that are uint8 are pixels as they are: 8-bit values from 0 to 255, or bits as 0 and 255."""
-    return value_range.low == 0 and value_range.high in (1, 255)
+    """Whether a model of this range takes 8-bit images: its own values are 8 bits, bits, or floats from 0 to 1. Values
+    of 16 bits, and floats that are not whole, are not, even from 0 to 255."""
+    eight_bits = value_range.levels is not None and value_range.dtype not in ("int16", "uint16")
+    return value_range.low == 0 and (
+        value_range.high == 1 or (value_range.high == 255 and eight_bits)
+    )
 
 
 def to_pixels(values: Tensor, value_range: ValueRange) -> Tensor:
@@ -176,14 +185,29 @@ def to_pixels(values: Tensor, value_range: ValueRange) -> Tensor:
     return pixels.sub_(low).div_(high - low).clamp_(0, 1)
 
 
+def on_levels(images: Tensor, value_range: ValueRange) -> Tensor:
+    """Resized pixels, rounded in place to the levels of their range where these are not 8 bits."""
+    levels = value_range.levels
+    if not images.is_floating_point() or levels is None:
+        return images
+    return images.mul_(levels - 1).round_().div_(levels - 1)
+
+
 def check_part(
-    lows: np.ndarray, highs: np.ndarray, value_range: ValueRange, where: str, strict: bool
+    lows: np.ndarray,
+    highs: np.ndarray,
+    value_range: ValueRange,
+    where: str,
+    strict: bool,
+    may_be_dark: bool = False,
+    advice: str = "give all images the same, or --range LOW,HIGH",
 ) -> str | None:
     """A sentence if values of some images lie outside the range and are clipped, from the smallest and largest value of
     each image (N,).
 
-    If `strict`, raises UserError where more than half of the images reach further outside than the range is wide, or
-    where all values are in a tiny part of the range: they probably are of another scale.
+    If `strict`, raises UserError with `advice` where more than half of the images reach further outside than the range
+    is wide, or, unless they `may_be_dark`, where all values are in a tiny part of the range: they probably are of
+    another scale.
     """
     low, high = value_range.low, value_range.high
 
@@ -194,10 +218,11 @@ def check_part(
     outside = outside_by(ROUNDING)
     span = f"values from {lows.min():g} to {highs.max():g}, and the range is {low:g} to {high:g}"
     if strict:
-        tiny = highs.max() - low < MIN_SHARE * (high - low) and value_range.dtype != "uint8"
+        dark = may_be_dark or value_range.dtype == "uint8"
+        tiny = highs.max() - low < MIN_SHARE * (high - low) and not dark
         require(
             2 * outside_by(1) <= len(lows) and not tiny,
-            f"{where} has {span}: it seems to be of another scale; give all images the same, or --range LOW,HIGH",
+            f"{where} has {span}: it seems to be of another scale; {advice}",
         )
     if outside:
         return (
@@ -227,6 +252,8 @@ def converter(
         f"{values}; for this model scale them to {'0 ... 255, or ' * (high == 255)}floats to [0, 1]",
     )
     if facts.bits and (facts.unit_floats or facts.dtype == "bool" or high == 1):
+        if facts.unit_floats and value_range.dtype == facts.dtype and high == 255:
+            log(f"{values}: read as black and white, though the model's data were from 0 to 255")
         return lambda array: torch.from_numpy(np.multiply(array, 255).astype(np.uint8))
     if facts.bits:
         log(f"{values}: read as two of 256 levels; give black and white as bool")
@@ -243,6 +270,8 @@ def describe_values(value_range: ValueRange, facts: Facts) -> str | None:
     if facts.bits:
         return f"{facts.dtype} values, all 0 or 1: black and white"
     if facts.eight_bits and value_range == ValueRange():
+        if facts.high <= 1:
+            return "8-bit values, all 0 or 1 of 255: almost black; if they mean black and white, save them as 0 and 255"
         return None
     if facts.eight_bits and value_range == ValueRange(dtype=facts.dtype):
         return f"{facts.dtype} values, all whole numbers from 0 to 255: read as 8-bit values"

@@ -235,7 +235,9 @@ class ExplorerSession:
         value_range = self.run.data.value_range
         depth = run_depth(value_range)
         try:
-            array = decode_image(content, ImageSpec(channels, height, width, depth=depth))
+            array = decode_image(
+                content, ImageSpec(channels, height, width, depth=depth, rounded=True)
+            )
         except BadImage as error:
             raise UserError(f"the image cannot be read: {error}") from None
         if depth == "uint8":

@@ -236,8 +236,9 @@ def image_fit(run: Run) -> str:
 
 
 def image_pages(run: Run) -> Pages | None:
-    """The setting of a run for image files with several pages."""
-    return None if run.source is None else run.source.pages
+    """The setting of a run for image files with several pages; all pages of a run on grey images that had none."""
+    pages = None if run.source is None else run.source.pages
+    return pages or ("all" if run.blueprint.shape[0] == 1 else None)
 
 
 def file_labels(run: Run, files: ImageFiles, label: int | str | None) -> Tensor | None:

@@ -26,11 +26,13 @@ INSIDE = re.compile(r"(.+\.(?:h5|hdf5|zarr|zarr\.zip))(?::([\\/].*)?)?", re.IGNO
 HDF5_FILTERS = {1, 2, 3, 4, 5, 6, 32000}
 # Codecs of zarr that only compress numbers; others may run code, such as pickle.
 ZARR_CODECS = {
-    "bytes", "transpose", "crc32c", "sharding_indexed", "blosc", "gzip", "zstd",
+    "bytes", "vlen-utf8", "transpose", "crc32c", "sharding_indexed", "blosc", "gzip", "zstd",
     *(prefix + name for prefix in ("", "numcodecs.") for name in (
         "zlib", "bz2", "lzma", "lz4", "delta", "shuffle", "fixedscaleoffset", "quantize"
     )),
 }  # fmt: skip
+# Attributes by which some programs store other values than they mean (the CF conventions of netCDF).
+CONVENTIONS = ("scale_factor", "add_offset", "_FillValue", "missing_value")
 MAX_ARRAYS = 10_000
 MAX_DEPTH = 32  # groups in groups
 MAX_LISTED = 6
@@ -46,7 +48,9 @@ class ChunkedArray:
     def __init__(self, array: Any, where: str) -> None:
         self.array, self.where = array, where
         self.shape = shape_of(array)
-        self.dtype = np.dtype(array.dtype).newbyteorder("=")
+        dtype = np.dtype(array.dtype)
+        self.dtype = dtype.newbyteorder("=") if dtype.kind in "buif" else np.dtype(object)
+        self.not_applied = [name for name in CONVENTIONS if name in array.attrs]
 
     @property
     def ndim(self) -> int:
@@ -154,9 +158,13 @@ def _selected(file: Path, inside: str, arrays: Mapping[str, Any], roles: Roles) 
     where = printable(file)
     if inside in arrays:
         return _with_labels(where, arrays, inside, roles)
-    direct = {name: a for name, a in arrays.items() if _parent(name) == inside and is_numeric(a)}
+    direct = {
+        name: a
+        for name, a in arrays.items()
+        if _parent(name) == inside and (is_numeric(a) or is_text_of_labels(name, a, roles))
+    }
     if roles([_leaf(name) for name in direct]):
-        return {_leaf(name): checked(where, name, array) for name, array in direct.items()}
+        return {_leaf(name): checked(where, name, array, roles) for name, array in direct.items()}
     images = [name for name, a in arrays.items() if len(shape_of(a)) >= 3 and is_numeric(a)]
     if len(images) == 1:
         return _with_labels(where, arrays, images[0], roles)
@@ -186,6 +194,13 @@ def is_numeric(array: Any) -> bool:
     return array.dtype.kind in "buif"
 
 
+def is_text_of_labels(name: str, array: Any, roles: Roles) -> bool:
+    """Whether an array holds a text for each image, and is called as labels are."""
+    found = roles([_leaf(name), "train_images"])
+    role = None if found is None else found[_leaf(name)][1]
+    return role == "labels" and array.dtype.kind in "SUOT" and len(shape_of(array)) == 1
+
+
 def _with_labels(where: str, arrays: Mapping[str, Any], name: str, roles: Roles) -> dict[str, Any]:
     """An array as "images", and "labels" where its group has labels that belong to it."""
 
@@ -201,15 +216,16 @@ def _with_labels(where: str, arrays: Mapping[str, Any], name: str, roles: Roles)
     labels = [n for n in beside if role(n) == wanted]
     selected = {"images": checked(where, name, arrays[name])}
     if len(labels) == 1:
-        selected["labels"] = checked(where, labels[0], arrays[labels[0]])
+        selected["labels"] = checked(where, labels[0], arrays[labels[0]], roles)
     return selected
 
 
-def checked(where: str, name: str, array: Any) -> ChunkedArray:
-    """An array that is safe to read. Raises UserError."""
+def checked(where: str, name: str, array: Any, roles: Roles | None = None) -> ChunkedArray:
+    """An array that is safe to read; with `roles`, labels may be texts. Raises UserError."""
     where, shape = f"{where}:/{printable(name)}", shape_of(array)
+    text = roles is not None and is_text_of_labels(name, array, roles)
     require(
-        is_numeric(array) and len(shape) >= 1 and math.prod(shape) > 0,
+        (is_numeric(array) or text) and len(shape) >= 1 and math.prod(shape) > 0,
         f"{where} has the shape {shape} and type {array.dtype}; images and labels must be numbers",
     )
     result = ChunkedArray(array, where)
@@ -346,7 +362,7 @@ class _Zarr:
 
     def __init__(self, array: Any, stored: int) -> None:
         self.array, self.stored = array, stored
-        self.shape, self.dtype = array.shape, np.dtype(array.dtype)
+        self.shape, self.dtype, self.attrs = array.shape, np.dtype(array.dtype), array.attrs
 
     def __getitem__(self, key: Any) -> Any:
         return self.array[key]

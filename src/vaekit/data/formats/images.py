@@ -22,6 +22,7 @@ from torch import Tensor
 
 from ...support.errors import reason
 from ..axes import single_image_order
+from .deep import deep_type, read_deep
 from .tiff_tags import BITS, ORIENTATION, is_plain_image
 
 T = TypeVar("T")
@@ -39,6 +40,7 @@ ONE_OF_SEVERAL = ("MPO", "PSD")  # a photo with its preview or depth map, a pict
 PNG = b"\x89PNG\r\n\x1a\n"
 MAGIC = {PNG: "PNG", b"\xff\xd8\xff": "JPEG", b"GIF8": "GIF", b"II*\0": "TIFF", b"MM\0*": "TIFF"}
 LUMA = np.array([0.299, 0.587, 0.114])  # ITU-R BT.601, as Pillow's grey
+MISSING = "it has 16 bits per colour, which needs imagecodecs: pip install 'vaekit[science]'"
 Depth = Literal["uint8", "uint16", "int16", "float32"]
 CONVERTED = (
     ("uint16", "uint8"),
@@ -49,13 +51,15 @@ CONVERTED = (
 @dataclass(frozen=True)
 class ImageSpec:
     """The target of a conversion: channels (1 grey, 3 colour), size, how to fit another aspect ratio (crop, letterbox,
-    stretch; exact where all images have the size), and the type of the values."""
+    stretch; exact where all images have the size), the type of the values, and whether 16 bits may become the nearest
+    of 8."""
 
     channels: int
     height: int
     width: int
     fit: str = "crop"
     depth: Depth = "uint8"
+    rounded: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,7 @@ def inspect_image(content: bytes) -> ImageInfo:
 
 def decode(content: bytes, spec: ImageSpec) -> np.ndarray:
     """Decode a file's bytes, (C, H, W), of the type `spec.depth`; values of 16 bits become the nearest of 8 where that
-    is uint8. Raises BadImage, also for values of another type."""
+    is uint8 and `spec.rounded`. Raises BadImage, also for values of another type."""
     if content.startswith(PAGE):
         return _decode_page(unpack(content), spec)
     if content.startswith(NPY):
@@ -223,8 +227,9 @@ def _image_info(image: Image.Image, content: bytes) -> ImageInfo:
     # Pillow turns a .tif when it opens it.
     if image.format != "TIFF" and orientation(image, content) in (5, 6, 7, 8):
         width, height = height, width
-    channels = 1 if is_grey(image) else 3
-    return ImageInfo(channels, height, width, image_depth(image, content))
+    depth = image_depth(image, content)
+    grey = is_grey(image) or (image.format == "PNG" and depth == "uint16" and content[25] in (0, 4))
+    return ImageInfo(1 if grey else 3, height, width, depth)
 
 
 def orientation(image: Image.Image, content: bytes) -> int:
@@ -248,6 +253,8 @@ def late_exif(content: bytes) -> bytes:
 
 def image_depth(image: Image.Image, content: bytes = b"") -> Depth:
     """The type that keeps the values of an image."""
+    if (deep := deep_type(image, content)) is not None:
+        return deep
     if image.mode == "F" or image.mode == "I":
         return "float32"
     if image.mode.startswith("I;16"):
@@ -265,6 +272,11 @@ def deep_values(image: Image.Image, content: bytes) -> np.ndarray:
 
     Raises BadImage for one that Pillow reads as 8 bits, where no other library can read it.
     """
+    try:
+        if deep_type(image, content) is not None:
+            return read_deep(image, content)
+    except ImportError:
+        raise BadImage(MISSING) from None
     if image.mode.startswith("I") or image.mode == "F":
         upright = np.asarray(ImageOps.exif_transpose(image))
         transparent = image.info.get("transparency")
@@ -276,9 +288,7 @@ def deep_values(image: Image.Image, content: bytes) -> np.ndarray:
     try:
         from imagecodecs import png_decode
     except ImportError:
-        raise BadImage(
-            "it has 16 bits per colour, which needs imagecodecs: pip install 'vaekit[science]'"
-        ) from None
+        raise BadImage(MISSING) from None
     pixels = png_decode(content)
     planes = np.moveaxis(pixels if pixels.ndim == 3 else pixels[..., None], -1, 0)
     array = np.moveaxis(turn(planes, orientation(image, content)), 0, -1)
@@ -304,7 +314,9 @@ def fit_array(array: np.ndarray, spec: ImageSpec) -> np.ndarray:
     another type."""
     array = array[..., None] if array.ndim == 2 else array
     depth = array_depth(array.dtype)
-    if depth != spec.depth and (depth, spec.depth) not in CONVERTED:
+    change = (depth, spec.depth)
+    refused = change not in CONVERTED or (change == ("uint16", "uint8") and not spec.rounded)
+    if depth != spec.depth and refused:
         raise BadImage(f"its values are {array.dtype}, not {spec.depth}")
     if (depth, spec.depth) == ("uint16", "uint8"):
         array = np.rint(array / 257).astype(np.uint8)
@@ -315,6 +327,17 @@ def fit_array(array: np.ndarray, spec: ImageSpec) -> np.ndarray:
         raise BadImage("some of its values are not finite (NaN or infinite)")
     if array.dtype.kind in "iu" and max(abs(low), abs(high)) > 2**24:
         raise BadImage(f"its values reach {max(abs(low), abs(high)):g}, more than float32 can hold")
+    if (
+        array.dtype.kind == "f"
+        and array.dtype.itemsize > 4
+        and (high - low) > 1e-12 * max(-low, high)
+    ):
+        # Not where an even image has nothing but the rounding of its program.
+        lost = float(np.abs(array.astype(np.float32) - array).max())
+        if not lost <= (high - low) / 256:
+            raise BadImage(
+                f"float32 cannot hold its values from {low:g} to {high:g} with their differences; subtract an offset"
+            )
     channels = array.shape[2]
     if channels == 3 and spec.channels == 1:
         array = (array @ LUMA)[..., None]

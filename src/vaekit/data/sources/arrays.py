@@ -16,7 +16,7 @@ from torch import Tensor
 from ...settings.data import MAX_CLASSES, PreprocessConfig, SourceConfig
 from ...support.console import ProgressBar
 from ...support.errors import UserError, one_line, printable, require, unreadable
-from ..assemble import MAX_BYTES_IN_MEMORY, dataset_from_store, range_of_splits
+from ..assemble import MAX_BYTES_IN_MEMORY, class_order, dataset_from_store, range_of_splits
 from ..axes import Order, describe, image_axes, read_axes, to_nchw
 from ..cache import cached_file, stat_key
 from ..dataset import Dataset, Split, check_class_count
@@ -26,6 +26,8 @@ from ..stored import SPLITS, Chunk, chunk_slices, image_extents, open_store, wri
 from ..values import inspect_values, to_pixels, to_stored
 
 CHUNK = 1000  # images
+MAX_NAME = 255  # characters of a class
+NUMPY_FLOATS = (torch.float16, torch.float32, torch.float64)  # others, such as bfloat16, it lacks
 ARRAY_VERSION = 1  # increment when the same arrays would be read as other values
 
 # The words of an array's name, in any order: train_images, x_test, val_labels, images, y ...
@@ -201,14 +203,21 @@ class ArraySplits:
     def describe(self) -> str:
         """A sentence on how the axes were read."""
         name, array = next(iter(self.arrays.items()))
-        shape = tuple(array.shape)
-        return f"{name}: an array of shape {shape} as {describe(shape, self.order)}"
+        return describe_array(name, array, self.order)
+
+
+def describe_array(name: str, array: Any, order: Order) -> str:
+    """A sentence on how an array was read, and which of its attributes were not."""
+    shape, ignored = tuple(array.shape), getattr(array, "not_applied", None)
+    told = f"; its attributes {', '.join(ignored)} are not applied" if ignored else ""
+    return f"{name}: an array of shape {shape} as {describe(shape, order)}{told}"
 
 
 def as_array(images: Any, where: str) -> Any:
     """An object with shape, type and slices: a tensor or list as an array, others as they are. Raises UserError."""
     if isinstance(images, Tensor) or not (hasattr(images, "dtype") and hasattr(images, "shape")):
         images = to_numpy(images, where, "images")
+    check_mask(images, where, "images")
     require(
         images.dtype.kind in "buif",
         f"{where}: an array of type {images.dtype}; pixels must be numbers",
@@ -234,9 +243,9 @@ def dataset_on_disk(
 
     key = [key, settings.channel_axis, ARRAY_VERSION]
     store = open_store(cached_file(name, key, make, bar), bar)
-    first = as_array(splits["train"][0], where).shape
-    order = read_axes(tuple(first), settings.channel_axis, where)
-    reading.append(f"train: an array of shape {tuple(first)} as {describe(tuple(first), order)}")
+    first = as_array(splits["train"][0], where)
+    order = read_axes(tuple(first.shape), settings.channel_axis, where)
+    reading.append(describe_array("train", first, order))
     dataset = dataset_from_store(store, settings, name, path)
     return replace(dataset, reading=(*reading, *dataset.reading))
 
@@ -323,11 +332,23 @@ def dataset_from_arrays(
 def number_classes(
     splits: Mapping[str, tuple[Any, Any]], where: str
 ) -> tuple[Mapping[str, tuple[Any, Any]], tuple[str, ...] | None]:
-    """The splits with their classes numbered from 0 in order, and the labels as the names of the classes, where a label
-    is too large to be a class's number, such as a date or an identifier; else the splits as they are, and None.
+    """The splits with their classes numbered from 0 in order, and the labels as the names of the classes, where labels
+    are texts, or one is too large to be a class's number, such as a date or an identifier; else the splits as they are,
+    and None.
 
     Raises UserError where there are too many classes.
     """
+    texts = {s: None if y is None else as_texts(y, where) for s, (_, y) in splits.items()}
+    if all(text is not None for text in texts.values()):
+        order = class_order(sorted({name for text in texts.values() for name in text or ()}))
+        number = {name: k for k, name in enumerate(order)}
+        require(
+            len(order) <= MAX_CLASSES and max(map(len, order), default=0) <= MAX_NAME,
+            f"{where}: {len(order):,} different labels, of up to {max(map(len, order), default=0):,} characters; there "
+            f"may be {MAX_CLASSES:,} classes of {MAX_NAME}; leave the labels out",
+        )
+        of_text = {s: np.array([number[t] for t in text or ()]) for s, text in texts.items()}
+        return {s: (x, of_text[s]) for s, (x, _) in splits.items()}, tuple(order)
     found = {s: to_numpy(y, where, "labels") for s, (_, y) in splits.items() if y is not None}
     numeric = all(y.dtype.kind in "iuf" and y.size > 0 for y in found.values())
     if not numeric or not any(y.max() >= MAX_CLASSES for y in found.values()):
@@ -346,6 +367,21 @@ def number_classes(
         for (split, y), part in zip(found.items(), np.split(numbers, ends), strict=True)
     }
     return {s: (x, numbered[s]) for s, (x, _) in splits.items()}, tuple(map(str, values.tolist()))
+
+
+def as_texts(labels: Any, where: str) -> list[str] | None:
+    """Labels that are texts, one per image, such as those of HDF5; None for others. Raises UserError for bytes that are
+    not UTF-8."""
+    array = to_numpy(labels, where, "labels")
+    if array.ndim != 1 or array.size == 0 or array.dtype.kind not in "SUOT":
+        return None
+    values = array.tolist()
+    if not all(isinstance(value, str | bytes) for value in values):
+        return None
+    try:
+        return [v.decode() if isinstance(v, bytes) else v for v in values]
+    except UnicodeDecodeError:
+        raise UserError(f"{where}: the labels are not text in UTF-8; number them from 0") from None
 
 
 def check_all_labelled(splits: Mapping[str, tuple[Any, Any]], where: str) -> None:
@@ -380,14 +416,32 @@ def as_labels(labels: Any, count: int, where: str) -> Tensor:
     return torch.from_numpy(array.astype(np.int64))
 
 
+def check_mask(values: Any, where: str, what: str) -> None:
+    """Raise UserError for a masked array of NumPy with masked values, which would be read as if they were there."""
+    masked = int(np.ma.count_masked(values)) if isinstance(values, np.ma.MaskedArray) else 0
+    require(
+        masked == 0,
+        f"{where}: {masked:,} values of the {what} are masked; fill them, or leave them out",
+    )
+
+
 def to_numpy(values: Any, where: str, what: str) -> np.ndarray:
+    """A tensor, list or array as an array. Raises UserError for tensors that have no values in rows, such as sparse
+    ones, for lists of different shapes, and for masked values."""
     if isinstance(values, Tensor):
-        values = values.detach().cpu()
-        if values.is_floating_point() and what == "labels":  # float32 would round those above 2^24
-            values = values.double()
-        elif values.dtype == torch.bfloat16:  # which NumPy lacks
-            values = values.float()
-        values = values.numpy()
+        kind = f"{values.layout} tensor of type {values.dtype}".replace("torch.", "")
+        try:
+            values = values.detach().cpu()
+            if values.is_floating_point() and what == "labels":  # float32 would round above 2^24
+                values = values.double()
+            elif values.is_floating_point() and values.dtype not in NUMPY_FLOATS:
+                values = values.float()
+            values = values.numpy()
+        except (TypeError, RuntimeError) as error:  # sparse, quantised, without data
+            raise UserError(
+                f"{where}: {what} in a {kind} cannot be read as an array ({one_line(error)}); give a dense tensor"
+            ) from None
+    check_mask(values, where, what)
     try:
         return np.asarray(values)
     except ValueError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
 from collections import Counter, deque
@@ -134,7 +135,9 @@ def write_decoded(
     shape = (spec.channels, spec.height, spec.width)
 
     def facts() -> Facts:
-        return Facts() if spec.depth == "uint8" else inspector.facts(spec.depth)
+        if spec.depth == "uint8":  # extents tell of images that are almost black
+            return Facts(high=float(inspector.high)) if inspector.high <= 1 else Facts()
+        return inspector.facts(spec.depth)
 
     def table() -> np.ndarray:
         columns = {key: [values[i] for i in good] for key, values in layout.columns.items()}
@@ -159,16 +162,19 @@ def resolve_spec(
 ) -> ImageSpec:
     """The channels, size and type of values to convert images to: from the settings, or else from the images."""
     size, inferred = settings.height_width, settings.colour == "auto"
-    names = layout.names if size is None or inferred else layout.names[:1]
-    results = decode_files(source, names, inspect_image, bar, "inspecting images")
-    infos = {name: info for name, info in results if not isinstance(info, BadImage)}
+    all_inspected = size is None or inferred
+    if all_inspected:
+        results = decode_files(source, layout.names, inspect_image, bar, "inspecting images")
+        infos = {name: info for name, info in results if not isinstance(info, BadImage)}
+    else:  # the first that can be read tells the type of all
+        each = decode_each(inspect_image, source.read(set(layout.names)))
+        readable = ((name, info) for name, info in each if not isinstance(info, BadImage))
+        infos = dict(itertools.islice(readable, 1))
     where = printable(source.path)
     channels = common_channels(infos, where) if inferred else 1 if settings.colour == "grey" else 3
     depth = common_depth(infos, where)
     size = size or common_size([*infos.values()], where, bar)
-    fits = len(names) == len(layout.names) and all(
-        (i.height, i.width) == size for i in infos.values()
-    )
+    fits = all_inspected and all((i.height, i.width) == size for i in infos.values())
     return ImageSpec(channels, *size, "exact" if fits else settings.fit, depth)
 
 
@@ -229,7 +235,7 @@ def decode_all(
     inspector: ValueInspector,
 ) -> Iterator[Chunk]:
     """Yield chunks of values (n, C, H, W), labels (n,) and split indices (n,), in order; unreadable images are appended
-    to `bad`, the rows of the others to `decoded`, and values other than of 8 bits pass through the inspector.
+    to `bad`, the rows of the others to `decoded`, and values pass through the inspector.
 
     Raises UserError at the end, if any image was bad and `skip_bad` is off, or if a split or class has none left.
     """
@@ -240,8 +246,7 @@ def decode_all(
         rows = decoded[-len(pending) :]
         labels = None if layout.labels is None else layout.labels[rows]
         values = np.stack(pending)
-        if spec.depth != "uint8":
-            inspector.add(values)
+        inspector.add(values)
         return values, labels, layout.split_index[rows]
 
     image_bytes = spec.channels * spec.height * spec.width * np.dtype(spec.depth).itemsize

@@ -24,6 +24,7 @@ from ..formats.idx import find_idx, read_idx_files
 from ..formats.images import (
     BadImage,
     Depth,
+    ImageInfo,
     ImageSpec,
     array_depth,
     decode,
@@ -32,8 +33,8 @@ from ..formats.images import (
 )
 from ..formats.pages import file_of_page
 from ..stored import SPLITS, ImageStore, image_extents, open_store
-from ..values import check_part, converter, is_plain, to_pixels
-from .arrays import ArraySplits, as_labels, open_arrays, parse_array_names
+from ..values import check_part, converter, is_plain, on_levels, to_pixels
+from .arrays import ArraySplits, as_labels, number_classes, open_arrays, parse_array_names
 from .files import (
     ARCHIVES,
     Entry,
@@ -44,7 +45,7 @@ from .files import (
     leave_out_broken_links,
     open_source,
 )
-from .image_files import decode_files, decoded_images
+from .image_files import decode_each, decode_files, decoded_images
 from .layout import SPLIT_NAMES, mask_names
 from .metadata import read_metadata
 from .parquet import ParquetSource, find_parquet
@@ -175,6 +176,17 @@ def run_depth(value_range: ValueRange) -> Depth:
     return "float32" if depth == "int16" else depth  # which takes both
 
 
+def depth_of_files(files: ImageFiles, value_range: ValueRange) -> Depth:
+    """The type of the values of image files for a model: that of its data where the first file has it, else 8 bits for
+    a model that takes these."""
+    depth, own = run_depth(value_range), array_depth(np.dtype(value_range.dtype))
+    if depth == own:
+        return own
+    contents = files.source.read(set(files.names[:1]))
+    info = next(decode_each(inspect_image, contents))[1]
+    return own if isinstance(info, ImageInfo) and info.depth == own else depth
+
+
 def read_images(
     files: ImageFiles,
     shape: tuple[int, int, int],
@@ -187,10 +199,12 @@ def read_images(
 
     Raises UserError for a file that is not an image, or whose values are of another type.
     """
-    spec = ImageSpec(*shape, fit=fit, depth=run_depth(value_range))
+    spec = ImageSpec(*shape, fit=fit, depth=depth_of_files(files, value_range))
     decoded = decoded_values(files, spec)
     if decoded is not None:
-        return pixels_of_run(decoded, files, value_range, bar)
+        values, may_be_resized = decoded
+        return pixels_of_run(values, files, value_range, bar, [*range(len(files))] * may_be_resized)
+    spec = replace(spec, rounded=True)
     values = np.empty((len(files), *shape), spec.depth)
     converted: dict[str, str] = {}
 
@@ -217,12 +231,13 @@ def read_images(
         if change:
             converted[name] = change
     log_conversions(converted, len(files), bar.log)
-    return pixels_of_run(values, files, value_range, bar)
+    resized = [rows[name] for name in converted]
+    return pixels_of_run(values, files, value_range, bar, resized)
 
 
-def decoded_values(files: ImageFiles, spec: ImageSpec) -> np.ndarray | None:
-    """The values of image files (N, C, H, W) as loading their folder as a data set has decoded them; None if it has
-    not."""
+def decoded_values(files: ImageFiles, spec: ImageSpec) -> tuple[np.ndarray, bool] | None:
+    """The values of image files (N, C, H, W) as loading their folder as a data set has decoded them, and whether some
+    may be resized; None if it has not."""
     if files.folder is None or files.folder.is_file() != files.folder.name.lower().endswith(
         ARCHIVES
     ):
@@ -238,17 +253,29 @@ def decoded_values(files: ImageFiles, spec: ImageSpec) -> np.ndarray | None:
                 for row, name in enumerate(store.table.names)
             }
             if all(name in rows for name in files.names):
-                return store.images.read_values(torch.tensor([rows[name] for name in files.names]))
+                numbers = torch.tensor([rows[name] for name in files.names])
+                return store.images.read_values(numbers), each.fit != "exact"
     return None
 
 
 def pixels_of_run(
-    values: np.ndarray, files: ImageFiles, value_range: ValueRange, bar: ProgressBar
+    values: np.ndarray,
+    files: ImageFiles,
+    value_range: ValueRange,
+    bar: ProgressBar,
+    resized: list[int],
 ) -> Tensor:
-    """Pixels of the values of image files. Raises UserError where they are of another scale."""
-    if not is_plain(value_range):
-        log_clipped(values, value_range, printable(files.source.path), bar.log)
-    return to_pixels(torch.from_numpy(values), value_range)
+    """Pixels of the values of image files, of which some rows are `resized`. Raises UserError where they are of another
+    scale."""
+    where = printable(files.source.path)
+    if values.dtype != np.uint8 or not is_plain(value_range):
+        log_clipped(values, value_range, where, bar.log)
+    elif value_range.high == 1 and value_range.levels == 2 and values.max() == 1:
+        bar.log(f"{where}: all values are 0 or 1, read as black and white")
+        values *= 255
+    pixels = to_pixels(torch.from_numpy(values), value_range)
+    pixels[resized] = on_levels(pixels[resized], value_range)
+    return pixels
 
 
 def log_clipped(
@@ -256,7 +283,17 @@ def log_clipped(
 ) -> None:
     """Log how many images have values outside of the range. Raises UserError where these are of another scale."""
     lows, highs = image_extents(values).T
-    sentence = check_part(lows, highs, value_range, where, strict=True)
+    # Integers of the model's own type, and any in a range to 1, are of its scale, however dark.
+    own = values.dtype.kind in "iu" and values.dtype == value_range.dtype
+    sentence = check_part(
+        lows,
+        highs,
+        value_range,
+        where,
+        strict=True,
+        may_be_dark=own or (is_plain(value_range) and value_range.high == 1),
+        advice="give values of the scale of the model's data",
+    )
     if sentence:
         log(sentence)
 
@@ -300,7 +337,7 @@ def read_arrays(
     where, log = printable(path), (bar or ProgressBar(False)).log
     file = file_of(path)
     require(file.is_file() or file.is_dir(), f"{where} is neither a file nor a folder")
-    arrays: dict[str, tuple[Any, Any]]
+    arrays: Mapping[str, tuple[Any, Any]]
     if path.suffix.lower() == ".safetensors":
         yield from read_store(open_store(path), shape, fit, value_range, log)
         return
@@ -312,6 +349,9 @@ def read_arrays(
         arrays, settings = open_arrays(path, mapped=True), PreprocessConfig()
     images = ArraySplits({name: x for name, (x, _) in arrays.items()}, settings, where, shape)
     convert = converter(images.facts, value_range, where, log)
+    classes = None
+    if all(y is not None for _, y in arrays.values()):
+        arrays, classes = number_classes(arrays, where)
     for name, (_, labels) in arrays.items():
         count = images.count(name)
         y = None if labels is None else as_labels(labels, count, where)
@@ -321,9 +361,14 @@ def read_arrays(
             values = images.read(name, chunk)
             if not is_plain(value_range):
                 log_clipped(values, value_range, where, log)
-            x = with_shape(convert(values), shape, fit, where)
+            x = with_shape(convert(values), shape, fit, where, value_range)
             part = Split(x, None if y is None else y[chunk])
-            yield name if len(arrays) > 1 else "all", start, part, None
+            yield (
+                name if len(arrays) > 1 else "all",
+                start,
+                part,
+                None if classes is None else [*classes],
+            )
 
 
 def read_store(
@@ -335,9 +380,10 @@ def read_store(
 ) -> Iterator[tuple[str, int, Split, list[str] | None]]:
     """Yield all images of a file of `vaekit data prepare`, as `read_arrays` does."""
     where, facts = printable(store.path), store.metadata.facts
-    plain = is_plain(value_range)
+    plain = is_plain(value_range) and facts.stored == "uint8"
+    same = facts.dtype == value_range.dtype
     require(
-        plain == (facts.stored == "uint8"),
+        same or is_plain(value_range) == (facts.stored == "uint8"),
         f"{where} has {facts.dtype} values, but the model's data were {value_range.dtype} values; give the same",
     )
     found = [torch.nonzero(store.split_index == i)[:, 0] for i in range(len(SPLITS))]
@@ -348,14 +394,17 @@ def read_store(
             some = rows[start : start + step]
             if not plain:
                 log_clipped(images.read_values(some), value_range, where, log)
-            x = with_shape(images[some], shape, fit, where)
+            x = with_shape(images[some], shape, fit, where, value_range)
             part = Split(x, None if store.labels is None else store.labels[some])
             several = sum(map(bool, map(len, found))) > 1
             yield name if several else "all", start, part, store.metadata.classes
 
 
-def with_shape(images: Tensor, shape: tuple[int, int, int], fit: str, where: str) -> Tensor:
-    """Images (N, C, H, W) in the shape (C, H, W). Raises UserError where they cannot be converted."""
+def with_shape(
+    images: Tensor, shape: tuple[int, int, int], fit: str, where: str, value_range: ValueRange
+) -> Tensor:
+    """Images (N, C, H, W) in the shape (C, H, W), of the levels of a range. Raises UserError where they cannot be
+    converted."""
     if tuple(images.shape[1:]) == shape:
         return images
     require(
@@ -363,4 +412,4 @@ def with_shape(images: Tensor, shape: tuple[int, int, int], fit: str, where: str
         f"the images of {where} are {tuple(images.shape[1:])} (C, H, W), but the model's are {shape}; only grey and "
         "colour images are converted to each other",
     )
-    return resize_images(images, ImageSpec(*shape, fit=fit))
+    return on_levels(resize_images(images, ImageSpec(*shape, fit=fit)), value_range)
