@@ -55,9 +55,14 @@ def cache_lock(path: Path, bar: ProgressBar) -> Iterator[None]:
         lock.release()
 
 
+def digest_of(source: Any) -> str:
+    """The hash of a JSON value."""
+    return hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()
+
+
 def cache_path(stem: str, source: Any, name: str = "decoded/{}.safetensors") -> Path:
     """The file in the cache of `source` (any JSON value that identifies it)."""
-    digest = hashlib.sha256(json.dumps(source, sort_keys=True).encode()).hexdigest()[:16]
+    digest = digest_of(source)[:16]
     clean = re.sub(r"[^\w.-]+", "-", stem).encode()[:120].decode(errors="ignore")
     return cache_dir() / name.format(f"{clean}-{digest}")
 

@@ -129,8 +129,8 @@ def check_unique_names(archive: Path, entries: list[Entry]) -> None:
 
 
 def file_entry(name: str, status: os.stat_result) -> Entry:
-    size, *times = stat_key(status)
-    return Entry(name, size, " ".join(map(str, times)))
+    # The values of `stat_key`, faster: there may be a million files.
+    return Entry(name, status.st_size, f"{status.st_mtime_ns} {status.st_ctime_ns}")
 
 
 class Folder:

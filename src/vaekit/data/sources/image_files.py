@@ -19,7 +19,7 @@ from ...settings.data import Pages, PreprocessConfig, SourceConfig
 from ...support.console import ProgressBar
 from ...support.errors import UserError, printable, require
 from ..assemble import dataset_from_store
-from ..cache import cache_path, cached_file, cached_record
+from ..cache import cache_path, cached_file, cached_record, digest_of
 from ..dataset import Dataset
 from ..formats.images import (
     MAX_FILE_BYTES,
@@ -90,7 +90,7 @@ def load_images(
 
 def store_key(source: ImageSource, pages: Pages | None, leave_out: Sequence[str] = ()) -> Any:
     """What decoded images depend on beside the ImageSpec."""
-    return [source.key, pages, list(leave_out), DECODER_VERSION]
+    return [digest_of(source.key), pages, list(leave_out), DECODER_VERSION]
 
 
 def decoded_images(path: Path, pages: Pages | None, spec: ImageSpec) -> ImageStore | None:
