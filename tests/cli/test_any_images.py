@@ -113,3 +113,22 @@ def test_data_of_scientists_go_all_the_way_and_back(make, vaekit, tmp_path, monk
     means = decode_latents(load(run), {"z": codes}).detach().double().numpy().clip(0, 1)
     allowed = 1e-6 * span if dtype == "float32" else 0.5001
     assert np.abs(written - (value_range.low + means * span)).max() <= allowed
+
+
+def test_encode_takes_the_flags_that_its_messages_name(vaekit, tmp_path, small_run):
+    tifffile = pytest.importorskip("tifffile")
+    rng = np.random.default_rng(0)
+    stack = rng.integers(0, 256, (3, 28, 28), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack")
+    encode = ["encode", small_run, "--samples", 1, "--out", "codes.npz"]
+    for pages, count in (("all", 3), ("first", 1)):
+        code, _, err = vaekit(*encode, "stack.tif", "--pages", pages)
+        assert code == 0, err
+        assert len(np.load(tmp_path / "codes.npz")["index"]) == count
+    np.save(tmp_path / "x.npy", rng.integers(0, 256, (5, 28, 28, 28), dtype=np.uint8))
+    code, _, err = vaekit(*encode, "x.npy")
+    assert (code, err.count("\n")) == (2, 1)
+    assert "--channel-axis first or last" in err
+    code, _, err = vaekit(*encode, "x.npy", "--channel-axis", "last")
+    assert code == 2
+    assert "only grey and colour images are converted" in err

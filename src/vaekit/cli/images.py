@@ -11,7 +11,7 @@ import tyro
 from tyro.conf import Positional
 
 from ..settings.analysis import parse_bands
-from ..settings.data import PixelType
+from ..settings.data import ChannelAxis, Pages, PixelType
 from ..support.errors import UserError, require
 from .words import RunArgument, WeightsArgument, print_text
 
@@ -212,6 +212,8 @@ def encode(
     samples: int = 100,
     seed: int = 0,
     label: str | None = None,
+    pages: Pages | None = None,
+    channel_axis: ChannelAxis = "auto",
     weights: WeightsArgument = "best",
     data_dir: str | None = None,
     device: str = "auto",
@@ -235,6 +237,8 @@ def encode(
         samples: Importance samples per image for the NLL.
         seed: Seed of the samples.
         label: Class of the image files, by name or number; by default that of their folders.
+        pages: What the pages of a file are, as for `vaekit train`; by default as in the run's data.
+        channel_axis: Axis of the channels in arrays; by default that of the model's channels.
         weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
         data_dir: Folder that holds the data set's files.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -250,7 +254,17 @@ def encode(
     if len(data) == 1 and not Path(data[0]).exists():
         found = data[0]
     table = encoded(
-        Run(run, weights), found, split, samples, seed, label, data_dir, device, progress=True
+        Run(run, weights),
+        found,
+        split,
+        samples,
+        seed,
+        label,
+        data_dir,
+        device,
+        progress=True,
+        pages=pages,
+        channel_axis=channel_axis,
     )
     print_text(
         f"{write_table(table, Path(out))}: {len(table['index']):,} images, {', '.join(table)}"

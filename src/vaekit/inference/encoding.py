@@ -26,6 +26,7 @@ from ..model.graph import VAE
 from ..runs.data import load_run_data
 from ..runs.directory import Run, pad_with_numbers
 from ..runs.load import load
+from ..settings.data import ChannelAxis, Pages
 from ..support.console import ProgressBar
 from ..support.devices import fast_float32, resolve_device, seeded
 from ..support.errors import UserError, printable, require, require_count, require_seed
@@ -44,6 +45,8 @@ def encode(
     data_dir: str | Path | None = None,
     device: str = "auto",
     progress: bool = False,
+    pages: Pages | None = None,
+    channel_axis: ChannelAxis = "auto",
 ) -> Table:
     """Encode images: a table with one row per image; columns of latents are (N, D), the others (N,).
 
@@ -54,14 +57,17 @@ def encode(
 
     `data` is the run's own data set by default, or a Dataset or the name of one, of which `split` is encoded ("test" by
     default, or "all"). Or it is a path, or several: image files, and folders and archives of them, whose class is that
-    of their folder, or `label` (a number or a name); or a file of arrays. All of these are encoded. Raises UserError.
+    of their folder, or `label` (a number or a name); or a file of arrays. All of these are encoded; `pages` and
+    `channel_axis` tell how files of several pages and arrays are read, as for `load_data`. Raises UserError.
     """
     require_count("samples", samples)
     require_seed(seed)
     run, torch_device, bar = Run.of(run), resolve_device(device), ProgressBar(progress)
     model = load(run).to(torch_device)
     tables = []
-    for origin, images in images_to_encode(run, data, split, label, data_dir, bar):
+    for origin, images in images_to_encode(
+        run, data, split, label, data_dir, bar, pages, channel_axis
+    ):
         with torch.no_grad(), seeded(seed, torch_device), fast_float32(torch_device):
             encoded = encode_images(model, images.to(torch_device), samples, bar)
         tables.append(origin | encoded)
@@ -80,6 +86,8 @@ def images_to_encode(
     label: int | str | None,
     data_dir: str | Path | None,
     bar: ProgressBar,
+    pages: Pages | None = None,
+    channel_axis: ChannelAxis = "auto",
 ) -> Iterator[tuple[Table, EvalSplit]]:
     """Yield the images to encode in parts, each with the columns that say where its images come from."""
     shape = run.blueprint.shape
@@ -98,12 +106,12 @@ def images_to_encode(
         f"--split {split} is for data sets; all of your own files are encoded",
     )
     if not any(file_of(path).exists() and is_array_path(path) for path in paths):
-        yield from file_parts(run, paths, label, bar)
+        yield from file_parts(run, paths, label, bar, pages or image_pages(run))
         return
     require(len(paths) == 1, "pass image files and folders of images, or one file of arrays")
     require(label is None, "--label is only for image files; arrays have their own labels")
     for name, start, part, classes in read_arrays(
-        paths[0], shape, image_fit(run), run.data.value_range, bar
+        paths[0], shape, image_fit(run), run.data.value_range, bar, channel_axis
     ):
         yield labelled_part(run, name, start, part, classes, printable(paths[0]))
 
@@ -162,10 +170,14 @@ def labelled_part(
 
 
 def file_parts(
-    run: Run, paths: Sequence[Path], label: int | str | None, bar: ProgressBar
+    run: Run,
+    paths: Sequence[Path],
+    label: int | str | None,
+    bar: ProgressBar,
+    pages: Pages | None,
 ) -> Iterator[tuple[Table, EvalSplit]]:
     """Yield the images of files, folders and an archive, in parts that fit into memory."""
-    files, shape = find_image_files(paths, run.class_names, image_pages(run)), run.blueprint.shape
+    files, shape = find_image_files(paths, run.class_names, pages), run.blueprint.shape
     labels, size = file_labels(run, files, label), max(1, MAX_BYTES_IN_MEMORY // math.prod(shape))
     for rows in torch.arange(len(files)).split(size):
         part = files.take(rows.tolist())

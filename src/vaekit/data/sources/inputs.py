@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ...settings.data import EIGHT_BITS, Pages, PreprocessConfig, ValueRange
+from ...settings.data import EIGHT_BITS, ChannelAxis, Pages, PreprocessConfig, ValueRange
 from ...support.console import ProgressBar
 from ...support.errors import UserError, printable, require
 from ..assemble import MAX_BYTES_IN_MEMORY
@@ -327,6 +327,7 @@ def read_arrays(
     fit: str,
     value_range: ValueRange = EIGHT_BITS,
     bar: ProgressBar | None = None,
+    channel_axis: ChannelAxis = "auto",
 ) -> Iterator[tuple[str, int, Split, list[str] | None]]:
     """Yield all images of a path of `is_array_path`, in their order and in bounded memory, for a model whose images had
     a shape and a range of values: the name of their split, the row of the first in it, images (n, C, H, W) of the shape
@@ -346,7 +347,8 @@ def read_arrays(
         arrays = {name: (s.images, s.labels) for name, s in read}
         settings = PreprocessConfig(channel_axis="first")
     else:
-        arrays, settings = open_arrays(path, mapped=True), PreprocessConfig()
+        arrays = open_arrays(path, mapped=True)
+        settings = PreprocessConfig(channel_axis=channel_axis)
     images = ArraySplits({name: x for name, (x, _) in arrays.items()}, settings, where, shape)
     convert = converter(images.facts, value_range, where, log)
     classes = None
