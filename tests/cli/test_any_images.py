@@ -132,3 +132,20 @@ def test_encode_takes_the_flags_that_its_messages_name(vaekit, tmp_path, small_r
     code, _, err = vaekit(*encode, "x.npy", "--channel-axis", "last")
     assert code == 2
     assert "only grey and colour images are converted" in err
+
+
+@pytest.mark.parametrize(
+    "flag", [["--channels", "last"], ["--channels=last"], ["--channel-axis", "last"]]
+)
+def test_the_channels_of_arrays_and_of_networks_have_one_flag(flag, vaekit, tmp_path):
+    """A number with --channels is of the networks, `first` or `last` of the arrays."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 256, (20, 8, 8, 8), np.uint8))
+    code, _, err = vaekit("data", "show", "x.npy")
+    assert (code, "say which with --channel-axis first or last" in err) == (2, True)
+    code, _, err = vaekit("data", "show", "x.npy", *flag)
+    assert (code, "20 images of 8 x 8 pixels, 8 channels (last)" in err) == (0, True)
+    small = ["--latent-dim", 2, "--channels", 2, "--num-layers", 1, "--epochs", 1, "--out", "run"]
+    code, _, err = vaekit("train", "convvae", "--data", "x.npy", *flag, *small)
+    assert code == 0, err
+    run = Run(tmp_path / "run")
+    assert (run.source.channel_axis, run.blueprint.settings.channels) == ("last", 2)
