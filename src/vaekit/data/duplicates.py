@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 
 from ..support.errors import printable
 from .dataset import Dataset, Split
 from .sources.catalog import parse_name
-from .stored import HASH_BYTES, SPLITS, ImageStore, chunk_slices, pixel_hashes
+from .stored import HASH_BYTES, ImageStore, chunk_slices, pixel_hashes
 
 MAX_PIXELS = 2**28  # hashed in about a second
 PAIRS = (("test", "train"), ("validation", "train"), ("test", "validation"))
@@ -26,9 +25,8 @@ def find_duplicates(dataset: Dataset) -> list[str]:
 
 def given_duplicates(store: ImageStore) -> list[str]:
     """The same for the parts that the source of a file of images has."""
-    rows = {name: torch.nonzero(store.split_index == i)[:, 0] for i, name in enumerate(SPLITS)}
     images = Split(store.images, None, store.table)
-    return shared_images({name: images.take(part) for name, part in rows.items() if len(part)})
+    return shared_images({name: images.take(rows) for name, rows in store.rows_by_split().items()})
 
 
 def shared_images(splits: Mapping[str, Split]) -> list[str]:

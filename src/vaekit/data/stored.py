@@ -55,9 +55,9 @@ class StoreMetadata:
     reading: list[str] = field(default_factory=list)
 
 
-def chunk_slices(count: int, bytes_per_image: int) -> Iterator[slice]:
-    """Yield slices of `count` images, each of up to CHUNK_BYTES, or of one image."""
-    step = max(1, CHUNK_BYTES // max(1, bytes_per_image))
+def chunk_slices(count: int, bytes_per_image: int, max_bytes: int = CHUNK_BYTES) -> Iterator[slice]:
+    """Yield slices of `count` images, each of up to `max_bytes`, or of one image."""
+    step = max(1, max_bytes // max(1, bytes_per_image))
     for start in range(0, count, step):
         yield slice(start, min(start + step, count))
 
@@ -218,6 +218,11 @@ class ImageStore:
     metadata: StoreMetadata
     extents: np.ndarray | None = None
     table: ImageTable | None = None
+
+    def rows_by_split(self) -> dict[str, Tensor]:
+        """The rows (n,) of the images of each split of the source that has some."""
+        rows = [torch.nonzero(self.split_index == i)[:, 0] for i in range(len(SPLITS))]
+        return {name: part for name, part in zip(SPLITS, rows, strict=True) if len(part)}
 
     def extents_of(self, rows: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """The smallest and the largest value of each of these images, (n,)."""

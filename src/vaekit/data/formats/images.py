@@ -157,8 +157,10 @@ def has_frames(image: Image.Image) -> bool:
 
 def _apply(content: bytes, function: Callable[[Image.Image], T]) -> T:
     """Open an image and apply a function to it. Raises BadImage, whatever went wrong."""
+    if not content:
+        raise BadImage("it is empty")
     try:
-        with _open(content) as image:
+        with open_image(content) as image:
             check_pixel_count(*image.size)
             if has_frames(image) or (image.format == "TIFF" and not is_plain_image(image)):
                 raise BadImage(
@@ -174,12 +176,6 @@ def _apply(content: bytes, function: Callable[[Image.Image], T]) -> T:
         raise
     except Exception as error:  # decoders raise anything on damaged files
         raise BadImage(reason(error)) from None
-
-
-def _open(content: bytes) -> Image.Image:
-    if not content:
-        raise BadImage("it is empty")
-    return open_image(content)
 
 
 def open_image(content: bytes) -> Image.Image:

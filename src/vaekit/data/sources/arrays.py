@@ -236,7 +236,6 @@ def dataset_on_disk(
     whenever they do. Raises UserError."""
     where, name = printable(path), file_of(path).stem
     images = {split: x for split, (x, _) in splits.items()}
-    reading: list[str] = []
 
     def make(file: Path) -> None:
         write_arrays(splits, ArraySplits(images, settings, where), name, file)
@@ -245,9 +244,8 @@ def dataset_on_disk(
     store = open_store(cached_file(name, key, make, bar), bar)
     first = as_array(splits["train"][0], where)
     order = read_axes(tuple(first.shape), settings.channel_axis, where)
-    reading.append(describe_array("train", first, order))
     dataset = dataset_from_store(store, settings, name, path)
-    return replace(dataset, reading=(*reading, *dataset.reading))
+    return replace(dataset, reading=(describe_array("train", first, order), *dataset.reading))
 
 
 def write_arrays(
@@ -308,9 +306,9 @@ def dataset_from_arrays(
         for key, split in given.items():
             labels = set() if split.labels is None else set(split.labels.tolist())
             for label in sorted(labels - train_labels):
-                name = classes[label] if classes else str(label)
+                new = classes[label] if classes else str(label)
                 raise UserError(
-                    f"{where}: {key} has the class {name!r}, of which train has no images; add some, or leave the "
+                    f"{where}: {key} has the class {new!r}, of which train has no images; add some, or leave the "
                     "class out"
                 )
     splits = complete_splits(given, settings, where)

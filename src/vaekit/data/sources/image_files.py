@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, replace
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -66,15 +66,16 @@ def load_images(
     leave_out_broken_links(source, settings.skip_bad, bar)
     form = {key: getattr(settings, key) for key in ("size", "fit", "colour")}
     pages = PageSource(source, settings.pages)
+    layout = cache(lambda: read_layout(pages, leave_out))  # read once, and not if all is cached
 
     def find_spec() -> ImageSpec:
-        return resolve_spec(pages, read_layout(pages, leave_out), settings, bar)
+        return resolve_spec(pages, layout(), settings, bar)
 
     key = store_key(source, settings.pages, leave_out)
     spec = cached_record(name, [key, form], ImageSpec, find_spec)
 
     def make(path: Path) -> None:
-        write_decoded(pages, settings, name, path, bar, leave_out, spec)
+        write_decoded(pages, layout(), settings, name, path, bar, spec)
 
     store = open_store(cached_file(name, [key, asdict(spec)], make, bar), bar)
     metadata = store.metadata
@@ -93,13 +94,19 @@ def store_key(source: ImageSource, pages: Pages | None, leave_out: Sequence[str]
     return [digest_of(source.key), pages, list(leave_out), DECODER_VERSION]
 
 
-def decoded_images(path: Path, pages: Pages | None, spec: ImageSpec) -> ImageStore | None:
-    """The images of a folder or an archive as an earlier `load_images` has decoded them, all of them, if it has."""
+def decoded_images(
+    path: Path, pages: Pages | None, specs: Iterable[ImageSpec]
+) -> Iterator[tuple[ImageSpec, ImageStore]]:
+    """Yield the images of a folder or an archive as earlier calls of `load_images` have decoded them, all of them, to
+    those of the specs that they have."""
     if not (path.is_dir() or path.name.lower().endswith(ARCHIVES)):
-        return None
-    source = open_source(path.resolve())
-    stored = cache_path(source_name(path.resolve()), [store_key(source, pages), asdict(spec)])
-    return open_store(stored) if stored.exists() else None
+        return
+    path = path.resolve()
+    key = store_key(open_source(path), pages)
+    for spec in specs:
+        stored = cache_path(source_name(path), [key, asdict(spec)])
+        if stored.exists():
+            yield spec, open_store(stored)
 
 
 def source_name(path: Path) -> str:
@@ -112,21 +119,21 @@ def prepare(
 ) -> None:
     """Decode image files into the file `out`. Raises UserError as `load_images`."""
     pages = PageSource(source, settings.pages)
-    spec = resolve_spec(pages, read_layout(pages), settings, bar)
-    write_decoded(pages, settings, name, out, bar, (), spec)
+    layout = read_layout(pages)
+    spec = resolve_spec(pages, layout, settings, bar)
+    write_decoded(pages, layout, settings, name, out, bar, spec)
 
 
 def write_decoded(
     source: PageSource,
+    layout: Layout,
     settings: PreprocessConfig,
     name: str,
     out: Path,
     bar: ProgressBar,
-    leave_out: Sequence[str],
     spec: ImageSpec,
 ) -> None:
     """Decode images into the file `out`, in parallel and in bounded memory. Raises UserError as `load_images`."""
-    layout = read_layout(source, leave_out)
     bar.log(f"decoding {len(layout.names):,} images of {printable(source.path)}, once")
     bad: list[str] = []
     good: list[int] = []

@@ -32,7 +32,7 @@ from ..formats.images import (
     resize_images,
 )
 from ..formats.pages import file_of_page
-from ..stored import SPLITS, ImageStore, image_extents, open_store
+from ..stored import ImageStore, chunk_slices, image_extents, open_store
 from ..values import check_part, converter, is_plain, on_levels, to_pixels
 from .arrays import ArraySplits, as_labels, number_classes, open_arrays, parse_array_names
 from .files import (
@@ -238,23 +238,20 @@ def read_images(
 def decoded_values(files: ImageFiles, spec: ImageSpec) -> tuple[np.ndarray, bool] | None:
     """The values of image files (N, C, H, W) as loading their folder as a data set has decoded them, and whether some
     may be resized; None if it has not."""
-    if files.folder is None or files.folder.is_file() != files.folder.name.lower().endswith(
-        ARCHIVES
-    ):
+    if files.folder is None:
         return None
     depths: tuple[Depth, ...] = ("float32", "int16") if spec.depth == "float32" else (spec.depth,)
-    for fit, depth in itertools.product((spec.fit, "exact"), depths):
-        each = replace(spec, fit=fit, depth=depth)
-        store = decoded_images(files.folder, files.pages, each)
-        if store is not None and store.table is not None:
-            inside = files.folder.is_dir()
-            rows = {
-                str(files.folder / name) if inside else name: row
-                for row, name in enumerate(store.table.names)
-            }
-            if all(name in rows for name in files.names):
-                numbers = torch.tensor([rows[name] for name in files.names])
-                return store.images.read_values(numbers), each.fit != "exact"
+    specs = [
+        replace(spec, fit=fit, depth=depth)
+        for fit, depth in itertools.product((spec.fit, "exact"), depths)
+    ]
+    inside = files.folder.is_dir()
+    for each, store in decoded_images(files.folder, files.pages, specs):
+        names = [] if store.table is None else store.table.names
+        rows = {str(files.folder / n) if inside else n: row for row, n in enumerate(names)}
+        if all(name in rows for name in files.names):
+            numbers = torch.tensor([rows[name] for name in files.names])
+            return store.images.read_values(numbers), each.fit != "exact"
     return None
 
 
@@ -357,9 +354,7 @@ def read_arrays(
     for name, (_, labels) in arrays.items():
         count = images.count(name)
         y = None if labels is None else as_labels(labels, count, where)
-        step = max(1, MAX_BYTES_IN_MEMORY // (4 * math.prod(images.shape)))
-        for start in range(0, count, step):
-            chunk = slice(start, start + step)
+        for chunk in chunk_slices(count, 4 * math.prod(images.shape), MAX_BYTES_IN_MEMORY):
             values = images.read(name, chunk)
             if not is_plain(value_range):
                 log_clipped(values, value_range, where, log)
@@ -367,7 +362,7 @@ def read_arrays(
             part = Split(x, None if y is None else y[chunk])
             yield (
                 name if len(arrays) > 1 else "all",
-                start,
+                chunk.start,
                 part,
                 None if classes is None else [*classes],
             )
@@ -388,18 +383,16 @@ def read_store(
         same or is_plain(value_range) == (facts.stored == "uint8"),
         f"{where} has {facts.dtype} values, but the model's data were {value_range.dtype} values; give the same",
     )
-    found = [torch.nonzero(store.split_index == i)[:, 0] for i in range(len(SPLITS))]
-    images = store.images.with_range(value_range)
-    step = max(1, MAX_BYTES_IN_MEMORY // (4 * math.prod(images.file_shape[1:])))
-    for name, rows in zip(SPLITS, found, strict=True):
-        for start in range(0, len(rows), step):
-            some = rows[start : start + step]
+    found, images = store.rows_by_split(), store.images.with_range(value_range)
+    image_bytes = 4 * math.prod(images.file_shape[1:])  # of pixels in float32
+    for name, rows in found.items():
+        for chunk in chunk_slices(len(rows), image_bytes, MAX_BYTES_IN_MEMORY):
+            some = rows[chunk]
             if not plain:
                 log_clipped(images.read_values(some), value_range, where, log)
             x = with_shape(images[some], shape, fit, where, value_range)
             part = Split(x, None if store.labels is None else store.labels[some])
-            several = sum(map(bool, map(len, found))) > 1
-            yield name if several else "all", start, part, store.metadata.classes
+            yield name if len(found) > 1 else "all", chunk.start, part, store.metadata.classes
 
 
 def with_shape(
