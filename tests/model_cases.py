@@ -35,6 +35,7 @@ CASES = {
     "batch normalisation": ("convvae", {"normalisation": "batch"}),
     "layer normalisation": ("convgmvae", {"normalisation": "layer"}),
     "two encoders": ("hvae", {"two_encoders": True}),
+    "deepvae of labels": ("deepvae", {"condition": "label"}),
 }
 
 
@@ -44,6 +45,8 @@ NO_DENSITY = "a deterministic posterior has no density"
 def small(name, shape=(1, 9, 6), **settings):
     model, extra = CASES.get(name, (name, {}))
     sizes = {"latent_dim": 3, "hidden_dim": 16, "channels": 4}
+    if model == "deepvae":
+        sizes = {"channels": 8}
     return build(model, shape, **{"classes": CLASSES, **sizes, **extra, **settings})
 
 

@@ -18,7 +18,7 @@ from ..model.graph import VAE
 from ..runs.data import evaluation_images
 from ..runs.directory import Run
 from ..settings.data import Pages
-from ..settings.model import Blueprint, ClusterConfig, HierarchyConfig
+from ..settings.model import Blueprint, ClusterConfig
 from ..support.console import ProgressBar
 from ..support.devices import eval_mode, seeded
 from ..support.errors import UserError, printable, require, require_count, require_seed
@@ -165,10 +165,7 @@ def decode_point(model: VAE, point: str, label: int | None = None) -> Tensor:
 
 def latent_sizes(blueprint: Blueprint) -> dict[str, int]:
     """The dimensions of the decoder's latents, by name."""
-    settings = blueprint.settings
-    if isinstance(settings, HierarchyConfig):
-        return {"z1": settings.latent_dim, "z2": settings.top_dim}
-    return {"z": settings.latent_dim}
+    return blueprint.settings.latent_sizes(blueprint.shape)
 
 
 @torch.no_grad()

@@ -13,15 +13,22 @@ from ..data import Dataset
 from ..data.dataset import pixels
 from ..settings.catalog import MODELS, ModelEntry, model_entry
 from ..settings.data import MAX_CLASSES
-from ..settings.model import Blueprint, ClusterConfig, HierarchyConfig, ModelConfig
+from ..settings.model import (
+    Blueprint,
+    ClusterConfig,
+    HierarchyConfig,
+    LadderConfig,
+    ModelConfig,
+)
 from ..settings.objective import ObjectiveConfig
 from ..support.devices import seeded
 from ..support.errors import UserError, is_whole, require, require_seed, with_changes
 from .conditions import MaskedDecoder, OneHot, Quadrants
 from .distributions import Conditional, Deterministic, Head, MixtureHead, posterior_head
 from .graph import VAE
+from .ladder import GroupPosterior, GroupPrior, Ladder, LadderDecoder
 from .layers import Layer, Layers, check_dense, default_layers, parse
-from .networks import MLP, Decoder, Dropout, Encoder, LayerStyle, ParallelNetworks
+from .networks import ACTIVATIONS, MLP, Decoder, Dropout, Encoder, LayerStyle, ParallelNetworks
 from .objectives import Objective, capacity, elbo, infovae, iwae
 from .pixels import likelihood_head
 from .priors import FixedMixture, LearnedMixture, StandardNormal, VampPrior
@@ -118,8 +125,10 @@ def build_from(blueprint: Blueprint) -> VAE:
 
 
 def build_graph(blueprint: Blueprint) -> VAE:
-    """The graph of one latent, of two levels, or with clusters, by the type of its settings."""
+    """The graph of one latent, of two levels, with clusters, or of many groups, by the type of its settings."""
     builder, settings = GraphBuilder(blueprint), blueprint.settings
+    if isinstance(settings, LadderConfig):
+        return build_ladder(builder, settings)
     if isinstance(settings, HierarchyConfig):
         return build_hierarchy(builder, settings)
     if isinstance(settings, ClusterConfig):
@@ -158,6 +167,18 @@ def build_clusters(builder: GraphBuilder, settings: ClusterConfig) -> VAE:
     prior = {"w": builder.prior(w_dim, style), "z": mixture}
     posterior = {"w": style, "z": builder.posterior(dim)}
     decoder = builder.decoder(("z",), dim)
+    return VAE(prior, posterior, decoder, builder.blueprint, builder.condition)
+
+
+def build_ladder(builder: GraphBuilder, settings: LadderConfig) -> VAE:
+    """Groups of latents, each given all above it: q(z_i | x, z_<i), p(z_i | z_<i), p(x | z)."""
+    head, shape = likelihood_head(settings), builder.shape
+    outputs = head.outputs * shape[0]
+    activation = ACTIVATIONS[settings.activation]
+    ladder = Ladder(settings, shape, outputs, builder.condition_size, activation)
+    prior = {name: GroupPrior(ladder, i) for i, name in enumerate(ladder.names)}
+    posterior = {name: GroupPosterior(ladder, i) for i, name in enumerate(ladder.names)}
+    decoder = LadderDecoder(ladder, head)
     return VAE(prior, posterior, decoder, builder.blueprint, builder.condition)
 
 

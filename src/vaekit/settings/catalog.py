@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from ..support.errors import UserError, did_you_mean, shown
 from .data import DataConfig
-from .model import ClusterConfig, HierarchyConfig, ModelConfig
+from .model import ClusterConfig, HierarchyConfig, LadderConfig, ModelConfig
 from .objective import ObjectiveConfig
 from .training import TrainConfig
 
@@ -73,6 +73,11 @@ MODELS: dict[str, ModelEntry] = {
     "convgmvae": ModelEntry(
         "Convolutional gmvae.",
         ClusterConfig(latent_dim=10, network="conv"),
+    ),
+    "deepvae": ModelEntry(
+        "Deep hierarchy of latents at many resolutions, for sharp images (Child 2021; Vahdat and Kautz 2020).",
+        LadderConfig(),
+        training=TrainConfig(batch_size=32, learning_rate=2e-3, clip_gradient=200.0),
     ),
 }
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
-from ..support.errors import flag_name, require, require_count
+from ..support.errors import flag_name, require, require_count, shown
 from .data import MAX_LEVELS
 
 Activation = Literal["relu", "silu", "gelu", "elu", "leaky-relu", "softplus", "tanh", "gated"]
@@ -168,6 +169,10 @@ class ModelConfig:
         chosen = self.levels or (levels if likelihood in DISCRETE else None)
         return replace(self, likelihood=likelihood, levels=chosen)
 
+    def latent_sizes(self, shape: tuple[int, int, int]) -> dict[str, int]:
+        """Dimensions of the latents that are decoded, by name, for images of `shape` (C, H, W)."""
+        return {"z": self.latent_dim}
+
     @property
     def has_other_layers(self) -> bool:
         """Whether a network other than encoder and decoder has layers of --hidden-dim."""
@@ -195,6 +200,9 @@ class HierarchyConfig(ModelConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require_count("top_dim", self.top_dim, largest=2**20)
+
+    def latent_sizes(self, shape: tuple[int, int, int]) -> dict[str, int]:
+        return {"z1": self.latent_dim, "z2": self.top_dim}
 
     @property
     def has_other_layers(self) -> bool:
@@ -231,6 +239,127 @@ class ClusterConfig(ModelConfig):
             f"--prior {self.prior} is not possible here: it would be that of w, which is standard so that the clusters "
             "hold the rest of the information",
         )
+
+
+@dataclass(frozen=True)
+class LadderConfig(ModelConfig):
+    """Settings of a deep hierarchy: groups of latents at several resolutions, from the coarsest to the finest."""
+
+    channels: int = 48
+    """Channels of the feature maps, at all resolutions."""
+    groups: str | None = None
+    """Groups of latents, from the coarsest resolution on, as SIZExCOUNT:CHANNELS, such as "4x2:16 8x2:8 16x1:4": SIZE is
+    the longer side of the feature map, one that halving the image gives; without CHANNELS about 64 / SIZE."""
+    patch_size: int | None = None
+    """Side of the squares of pixels that the finest feature map has one position for (by default 1, 2, 4 ..., so that
+    it is at most 32 pixels wide)."""
+    encoder_blocks: int = 1
+    """Residual blocks of the encoder at each resolution."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("patch_size", "encoder_blocks"):
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name), largest=1024)
+        for name in NOT_OF_LADDERS:
+            require(
+                getattr(self, name) == getattr(ModelConfig, name),
+                f"{flag_name(name)} has no effect for a deep hierarchy, whose networks are set by --channels, --groups, "
+                "--patch-size and --encoder-blocks; leave it out",
+            )
+        require(
+            self.posterior == "gaussian",
+            f"--posterior {self.posterior} is not possible in a deep hierarchy; leave it out",
+        )
+        require(
+            self.prior in (None, "standard"),
+            f"--prior {self.prior} is not possible in a deep hierarchy; choose --prior standard, or leave it out for a "
+            "learned one",
+        )
+        require(
+            self.condition in ("none", "label"),
+            "a deep hierarchy does not complete images; choose another model for --condition quadrants, such as cvae",
+        )
+        if self.groups is not None:
+            parse_groups(self.groups)
+
+    @property
+    def has_other_layers(self) -> bool:
+        return False
+
+    def latent_sizes(self, shape: tuple[int, int, int]) -> dict[str, int]:
+        return {name: math.prod(size) for name, size in self.latent_shapes(shape).items()}
+
+    def latent_shapes(self, shape: tuple[int, int, int]) -> dict[str, tuple[int, int, int]]:
+        """Shapes (C, H, W) of the latents by name, z4_0 being the first group of a map whose longer side is 4. Raises
+        UserError where halving the image does not give such a map."""
+        sizes = {max(size): size for size in self.feature_sizes(shape)}
+        groups = (
+            self.default_groups(list(sizes)) if self.groups is None else parse_groups(self.groups)
+        )
+        shapes = {}
+        for side, count, channels in groups:
+            require(
+                side in sizes,
+                f"--groups has a map of {side} pixels; for these images they are {', '.join(map(str, reversed(sizes)))}",
+            )
+            for i in range(count):
+                shapes[f"z{side}_{i}"] = (channels, *sizes[side])
+        return shapes
+
+    def feature_sizes(self, shape: tuple[int, int, int]) -> list[tuple[int, int]]:
+        """Height and width of the feature maps, from the finest to a single position."""
+        patch = self.patch(shape)
+        sizes = [(-(-shape[1] // patch), -(-shape[2] // patch))]
+        while max(sizes[-1]) > 1:
+            height, width = sizes[-1]
+            sizes.append((-(-height // 2), -(-width // 2)))
+        return sizes
+
+    def patch(self, shape: tuple[int, int, int]) -> int:
+        """The patch size for images of `shape`."""
+        return self.patch_size or 2 ** max(0, math.ceil(math.log2(max(shape[1:]) / 32)))
+
+    @staticmethod
+    def default_groups(sides: list[int]) -> list[tuple[int, int, int]]:
+        """Two groups at each resolution from 4 pixels on, or the coarsest, and one at the finest of several."""
+        used = [side for side in reversed(sides) if side > 2] or sides[:1]
+        return [
+            (side, 1 if side == used[-1] and len(used) > 1 else 2, default_channels(side))
+            for side in used
+        ]
+
+
+NOT_OF_LADDERS = (
+    "latent_dim", "hidden_dim", "num_layers", "network", "encoder", "decoder", "network_size", "two_encoders",
+    "normalisation", "dropout",
+)  # fmt: skip
+GROUP = re.compile(r"(\d{1,5})x(\d{1,3})(?::(\d{1,5}))?")
+
+
+def parse_groups(text: str) -> list[tuple[int, int, int]]:
+    """Side, number of groups and channels of each resolution of --groups. Raises UserError."""
+    groups = []
+    for word in text.split():
+        match = GROUP.fullmatch(word)
+        require(
+            match is not None and min(int(match[1]), int(match[2])) >= 1 and match[3] != "0",
+            f"--groups: {shown(word)} is none; write SIZExCOUNT or SIZExCOUNT:CHANNELS, such as 8x2:8",
+        )
+        assert match is not None
+        side = int(match[1])
+        groups.append((side, int(match[2]), int(match[3] or default_channels(side))))
+    sides = [side for side, *_ in groups]
+    require(
+        bool(sides) and sides == sorted(set(sides)),
+        f"--groups is {shown(text)}; name each resolution once, the coarsest first, such as 4x2 8x2 16x1",
+    )
+    return groups
+
+
+def default_channels(side: int) -> int:
+    """Channels of a latent whose map is `side` pixels wide."""
+    return max(2, 64 // side)
 
 
 @dataclass(frozen=True)
