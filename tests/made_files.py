@@ -121,6 +121,65 @@ def caltech_files() -> tuple[dict[str, bytes], list[np.ndarray]]:
     return {"caltech-101.zip": file.getvalue()}, [np.stack(images)]
 
 
+def omniglot_members(part: str, first: int) -> dict[str, bytes]:
+    """The files of a part of Omniglot with two alphabets of two characters, as the official archive has them: 1-bit
+    images of 105 x 105 pixels, black ink on white."""
+    members = {}
+    for k in range(4):
+        alphabet = f"{part.removeprefix('images_').title()}_{k // 2}"
+        for n in range(1, 21):
+            file = io.BytesIO()
+            ink = np.full((105, 105), 255, np.uint8)
+            ink[5 * (first + k) : 5 * (first + k) + 20, 5 * n - 5 : 5 * n] = 0
+            Image.fromarray(ink).convert("1").save(file, "png")
+            name = f"{part}/{alphabet}/character{k % 2 + 1:02d}/{first + k:04d}_{n:02d}.png"
+            members[name] = file.getvalue()
+    return members
+
+
+def zip_bytes(members: dict[str, bytes]) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for folder in sorted({name.rsplit("/", 1)[0] for name in members}):
+            archive.mkdir(folder)
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return file.getvalue()
+
+
+OMNIGLOT_FIRST = {"images_background": 1, "images_evaluation": 10}  # numbers of characters
+
+
+def omniglot_files() -> tuple[dict[str, bytes], list[np.ndarray]]:
+    """The archives of Omniglot, and all images, resized, with white ink."""
+    members = {part: omniglot_members(part, first) for part, first in OMNIGLOT_FIRST.items()}
+    images = []
+    for content in (content for part in members.values() for content in part.values()):
+        image = Image.open(io.BytesIO(content)).convert("L")
+        images.append(255 - np.asarray(image.resize((28, 28), Image.Resampling.LANCZOS)))
+    return {f"{part}.zip": zip_bytes(files) for part, files in members.items()}, [
+        np.stack(images)[:, None]
+    ]
+
+
+def burda_files() -> tuple[dict[str, bytes], list[np.ndarray]]:
+    """The 28 x 28 Omniglot of Burda et al., and the images of each split: a column has the pixels of an image, column
+    by column."""
+    images = {
+        key: RNG.random((count, 28, 28), np.float32)
+        for key, count in (("data", 1400), ("testdata", 7))
+    }
+    variables = {}
+    for (key, array), target in zip(images.items(), ("target", "testtarget"), strict=True):
+        variables[key] = array.swapaxes(1, 2).reshape(-1, 784).T
+        variables[target] = np.eye(50, dtype=np.uint8)[:, np.arange(len(array)) % 50]
+    file = io.BytesIO()
+    scipy.io.savemat(file, variables)
+    order = np.random.RandomState(123).permutation(1400)
+    train = images["data"][order, None]
+    return {"chardata.mat": file.getvalue()}, [train[:55], train[55:], images["testdata"][:, None]]
+
+
 MAKERS = {
     "mnist": idx_files,
     "fashionmnist": idx_files,
@@ -128,4 +187,6 @@ MAKERS = {
     "freyface": frey_files,
     "cifar10": cifar_files,
     "caltech101": caltech_files,
+    "omniglot": omniglot_files,
+    "omniglot28": burda_files,
 }

@@ -1,8 +1,9 @@
 """The catalogue of named data sets: descriptions, files and URLs. Data, not code; imports no torch.
 
 Hashes are of the files as downloaded. Hashes and URLs are from torchvision 0.29 (datasets/mnist.py,
-datasets/caltech.py), tensorflow-datasets 4.9 (its checksum lists), keras 3.15, and the authors' pages. The hash of
-frey_rawface.mat is from one source, and was checked against the original file.
+datasets/caltech.py, datasets/omniglot.py), tensorflow-datasets 4.9 (its checksum lists), keras 3.15, and the authors'
+pages. The hash of frey_rawface.mat is from one source, and was checked against the original file. That of chardata.mat
+is from one source too, a project that uses tfsnippet, and was not checked; its size is not published.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from ...support.errors import UserError, did_you_mean
 
 @dataclass(frozen=True)
 class RemoteFile:
-    """A file to download: its URLs in the order to try, its hash as `sha256:...` or `md5:...`, its size in bytes."""
+    """A file to download: its URLs in the order to try, its hash as `sha256:...` or `md5:...`, its size in bytes, None
+    where it is not published."""
 
     name: str
     urls: tuple[str, ...]
     digest: str
-    size: int
+    size: int | None
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,34 @@ CATALOG: dict[str, CatalogEntry] = {
         (("101_ObjectCategories.tar.gz",), ("101_ObjectCategories",)),
         {"background": "with 467 background images as one more class"},
         seeded=True,
+    ),
+    "omniglot": CatalogEntry(
+        "handwritten characters of 50 alphabets (Lake, Salakhutdinov and Tenenbaum 2015)", "28 x 28 grey",
+        "23,000 / 1,345 / 8,115", 1623, "MIT",
+        remote_files(
+            ("https://raw.githubusercontent.com/brendenlake/omniglot/master/python/",
+             "https://github.com/brendenlake/omniglot/raw/master/python/"),
+            {
+                "images_background.zip": (
+                    "sha256:ad41ab679c8b5d90b271ef46be6987cc81211774a695c29dcc5367b2b26ee640", 9464212),
+                "images_evaluation.zip": (
+                    "sha256:1f61a8f3366785b057fc117d9228e78a16e3d976c8953b2a10fcc74cf0609cee", 6462886),
+            },
+        ),
+        (("images_background", "images_evaluation"),),
+        {"alphabets": "with the 50 alphabets as classes"},
+    ),
+    "omniglot28": CatalogEntry(
+        "Omniglot as resized and split by Burda, Grosse and Salakhutdinov (2016)", "28 x 28 grey",
+        "23,000 / 1,345 / 8,070", 50, "licence not stated",
+        (
+            RemoteFile(
+                "chardata.mat",
+                ("https://github.com/yburda/iwae/raw/master/datasets/OMNIGLOT/chardata.mat",
+                 "https://raw.githubusercontent.com/yburda/iwae/master/datasets/OMNIGLOT/chardata.mat"),
+                "md5:21ecaf34373511aa7691cf2e0802aa3d", None,
+            ),
+        ),
     ),
     "digits": CatalogEntry(
         "handwritten digits of scikit-learn", "8 x 8 grey", "1,797 split by seed", 10, "licence as scikit-learn's", (),

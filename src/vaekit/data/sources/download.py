@@ -46,11 +46,12 @@ def fetch(file: RemoteFile, folder: Path, bar: ProgressBar) -> Path:
 def _fetch_from(url: str, file: RemoteFile, path: Path, bar: ProgressBar) -> None:
     """Download from one URL. Raises DownloadFailed; a partial file stays for the next time, unless its hash differs."""
     part = path.with_name(f"{path.name}.part")
-    bar.log(f"downloading {file.name}, {file.size / 1e6:,.1f} MB, from {url}")
+    size = "" if file.size is None else f", {file.size / 1e6:,.1f} MB"
+    bar.log(f"downloading {file.name}{size}, from {url}")
     for attempt in range(1, ATTEMPTS + 1):
         size_before = file_size(part)
         try:
-            if size_before < file.size:
+            if file.size is None or size_before < file.size:
                 _receive(url, file, part, bar)
         except DownloadFailed:
             if file_size(part) <= size_before or attempt == ATTEMPTS:
@@ -74,7 +75,7 @@ def _receive(url: str, file: RemoteFile, part: Path, bar: ProgressBar) -> None:
     import requests
     import urllib3
 
-    done = file_size(part)
+    done, total = file_size(part), file.size or 1
     # Identity: the hash is of the bytes as published, not as a server or library decompresses them.
     headers = {"Accept-Encoding": "identity", "User-Agent": "vaekit"}
     if done:
@@ -94,16 +95,18 @@ def _receive(url: str, file: RemoteFile, part: Path, bar: ProgressBar) -> None:
             resumed = status == 206 and content_range.startswith(f"bytes {done}-")
             if not resumed:
                 done = 0
+            # A server that does not tell the length closes the connection at the end; the hash is checked anyway.
+            total = file.size or done + int(response.headers.get("Content-Length", 0))
             part.parent.mkdir(parents=True, exist_ok=True)
             with (
                 part.open("ab" if resumed else "wb") as out,
-                bar.download(file.name, file.size, done) as progress,
+                bar.download(file.name, total, done) as progress,
             ):
                 for block in response.raw.stream(BLOCK_BYTES, decode_content=False):
                     out.write(block)
                     done += len(block)
                     progress.advance(progress.task_ids[0], len(block))
-                    if done > file.size:
+                    if 0 < total < done:
                         break
     except urllib3.exceptions.HTTPError:
         pass  # the connection was lost: the size received is checked below
@@ -114,9 +117,9 @@ def _receive(url: str, file: RemoteFile, part: Path, bar: ProgressBar) -> None:
         raise OSError(error.errno, error.strerror, str(part)) from None
     if not done:
         part.unlink(missing_ok=True)
-    if done < file.size:
+    if done < total:
         raise DownloadFailed(
-            f"the transfer was interrupted after {done:,} of {file.size:,} bytes; run again to resume"
+            f"the transfer was interrupted after {done:,} of {total:,} bytes; run again to resume"
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
@@ -20,6 +21,7 @@ SPLIT_NAMES = {
     **dict.fromkeys(("test", "testing", "test_data"), 2),
 }
 NORMAL, MASKS = "good", "ground_truth"  # folders of MVTec-AD
+OMNIGLOT_PARTS = ("images_background", "images_evaluation")
 Parts = tuple[str, ...]  # of a path
 
 
@@ -63,7 +65,7 @@ def read_layout(source: ImageSource, leave_out: Sequence[str] = ()) -> Layout:
     inside = paths[0][:skip]
     paths, folders = [path[skip:] for path in paths], [f[skip:] for f in folders if len(f) > skip]
     refuse_several_sets(where, inside, folders)
-    reading: list[str] = []
+    reading = describe_alphabets(where, paths)
     gaps = is_anomaly_set(paths, folders)
     if gaps:
         kept = [i for i, path in enumerate(paths) if path[0].lower() != MASKS]
@@ -129,6 +131,20 @@ def wrapping_folders(paths: Sequence[Parts], folders: Sequence[Parts]) -> int:
     while shortest - depth > 1 and len({f[depth] for f in folders if len(f) > depth}) == 1:
         depth += 1
     return depth
+
+
+def describe_alphabets(where: str, paths: Sequence[Parts]) -> list[str]:
+    """A sentence on the classes of a part of Omniglot, an alphabet's folder with folders character01, ... Raises
+    UserError for both of its parts, whose names are no classes."""
+    parts = sorted({path[0] for path in paths if path[0].startswith(OMNIGLOT_PARTS)})
+    require(
+        len(parts) < 2,
+        f"{where} has the parts of Omniglot ({', '.join(map(printable, parts))}), which are no classes; name one of "
+        f"them, or read both by --data omniglot --data-dir {where}",
+    )
+    if not all(len(path) == 3 and re.fullmatch(r"character\d+", path[1]) for path in paths):
+        return []
+    return ["classes are the alphabets, the first folders; the characters in them are none"]
 
 
 def are_splits(tops: Iterable[str]) -> bool:

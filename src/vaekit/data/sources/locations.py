@@ -96,9 +96,10 @@ def as_table(data_dir: str | None) -> Table:
         classes = f", {entry.classes} classes" if entry.classes else ""
         lines = [f"{entry.summary}, {entry.shape}{classes}; {entry.images}; {entry.licence}"]
         lines += [f"{name}:{variant}: {text}" for variant, text in entry.variants.items()]
-        size = sum(file.size for file in entry.files) / 1e6
+        sizes = [file.size for file in entry.files]
+        size = "" if None in sizes else f", {sum(size or 0 for size in sizes) / 1e6:,.0f} MB"
         available = not entry.files or find_local(name, data_dir)
-        table.add_row(name, "\n".join(lines), "yes" if available else f"no, {size:,.0f} MB")
+        table.add_row(name, "\n".join(lines), "yes" if available else f"no{size}")
     table.caption = "NAME:1000: 1,000 training images, as with --train-images 1000"
     table.caption_justify = "left"
     return table

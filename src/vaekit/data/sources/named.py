@@ -25,6 +25,7 @@ from .arrays import dataset_from_arrays, open_arrays
 from .download import check_file
 from .files import Folder, ImageSource, Tar
 from .image_files import load_images
+from .omniglot import omniglot, omniglot28
 from .published import cifar_contents, read_amat, read_cifar, read_mat
 
 # md5 of the unpacked files, since repackaged copies differ only in their compression.
@@ -205,5 +206,7 @@ def digits(folder: Path, variant: str, settings: SourceConfig, bar: ProgressBar)
 Reader = Callable[[Path, str, SourceConfig, ProgressBar], Dataset]
 READERS: dict[str, Reader] = {
     reader.__name__: reader
-    for reader in (mnist, binarizedmnist, fashionmnist, freyface, cifar10, caltech101, digits)
-}
+    for reader in (
+        mnist, binarizedmnist, fashionmnist, freyface, cifar10, caltech101, omniglot, omniglot28, digits
+    )
+}  # fmt: skip

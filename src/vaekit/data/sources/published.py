@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tarfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -34,21 +35,27 @@ def read_amat(path: Path, pixels: int) -> np.ndarray:
 
 
 def read_mat(path: Path, key: str, digest: str) -> np.ndarray:
-    """Read the matrix `key` of a MATLAB file, uint8. Raises UserError.
+    """Read the matrix `key` of a MATLAB file, uint8. Raises UserError."""
+    (matrix,) = read_mat_variables(path, digest, [key])
+    require(
+        matrix.dtype == np.uint8 and matrix.ndim == 2,
+        f"{printable(path)}: {key!r} is not a matrix of bytes; get the original file",
+    )
+    return matrix
+
+
+def read_mat_variables(path: Path, digest: str, keys: Sequence[str]) -> list[np.ndarray]:
+    """Read arrays of a MATLAB file. Raises UserError.
 
     SciPy's reader can crash the process on a damaged file (docs/design/0014), so it only reads a file of known hash.
     """
     from scipy.io import loadmat
 
-    variables = loadmat(check_file(path, digest), variable_names=[key])
+    variables = loadmat(check_file(path, digest), variable_names=keys)
     where = printable(path)
-    require(key in variables, f"{where} has no variable {key!r}; get the original file")
-    matrix = variables[key]
-    require(
-        isinstance(matrix, np.ndarray) and matrix.dtype == np.uint8 and matrix.ndim == 2,
-        f"{where}: {key!r} is not a matrix of bytes; get the original file",
-    )
-    return matrix
+    for key in keys:
+        require(key in variables, f"{where} has no variable {key!r}; get the original file")
+    return [np.asarray(variables[key]) for key in keys]
 
 
 def read_cifar(content: bytes, where: str) -> tuple[np.ndarray, np.ndarray]:
