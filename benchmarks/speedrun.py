@@ -39,6 +39,9 @@ RECORDS = {
     f"--learning-rate 1e-2 --compile no {FAST}",
     "86.76": f"{TWO_LEVELS} --epochs 17 --kl-warmup 3 --compile no {FAST}",
     "84.5": f"{TWO_LEVELS} --epochs 65 --kl-warmup 5 --compile yes {FAST}",
+    # Tentative: never run. Limits of 30 minutes and two hours on 2 cores.
+    "82.4": f"{TWO_LEVELS} --epochs 330 --kl-warmup 20 --compile yes {FAST}",
+    "80.5": "vae --network resnet --prior flow --latent-dim 40 --epochs 100 --compile yes",
 }
 
 
@@ -71,6 +74,25 @@ def evaluate_run(level: str, seed: int, seconds: float, run: Path) -> Attempt:
     return Attempt(level, seed, round(seconds, 1), metrics["elbo"], metrics.get("nll"))
 
 
+def machine(run: Run) -> str:
+    """This machine with its matrix-product rate, and the revision of a run."""
+    return (
+        f"{processor()}, {torch.get_num_threads()} threads, {matrix_rate() / 1e9:.0f} GFLOP/s in float32 "
+        f"(100x784 @ 784x500), torch {torch.__version__}, revision {run.config['versions']['git']}"
+    )
+
+
+def epoch_log(run: Run) -> list[str]:
+    """The lines of a run's log: epoch, seconds of training, validation objective."""
+    lines, seconds = [], 0.0
+    for epoch in run.metrics:
+        seconds += epoch["seconds"]
+        lines.append(
+            f"    {epoch['epoch']:4}  {seconds:7.1f}  {epoch['validation_objective']:8.2f}"
+        )
+    return lines
+
+
 def report(level: str, attempts: list[Attempt], out: Path) -> str:
     """The record as markdown: command, machine, results, and the curve of each training."""
     by_elbo = level.startswith("elbo")
@@ -84,9 +106,7 @@ def report(level: str, attempts: list[Attempt], out: Path) -> str:
         if reached
         else f"# {level}: not reached",
         "",
-        f"{time.strftime('%Y-%m-%d')}, {processor()}, {torch.get_num_threads()} threads, "
-        f"{matrix_rate() / 1e9:.0f} GFLOP/s in float32 (100x784 @ 784x500), torch {torch.__version__}, "
-        f"revision {first.config['versions']['git']}",
+        f"{time.strftime('%Y-%m-%d')}, {machine(first)}",
         "",
         f"    vaekit train {RECORDS[level]} --seed SEED",
         "",
@@ -102,13 +122,7 @@ def report(level: str, attempts: list[Attempt], out: Path) -> str:
         "",
     ]
     for a in attempts:
-        epochs = Run(out / f"{level}-{a.seed}").metrics
-        lines.append(f"    seed {a.seed}")
-        seconds = 0.0
-        for epoch in epochs:
-            seconds += epoch["seconds"]
-            line = f"{epoch['epoch']:4}  {seconds:7.1f}  {epoch['validation_objective']:8.2f}"
-            lines.append(f"    {line}")
+        lines += [f"    seed {a.seed}", *epoch_log(Run(out / f"{level}-{a.seed}"))]
     return "\n".join(lines) + "\n"
 
 
