@@ -243,6 +243,8 @@ def main() -> None:
     parser.add_argument("--report", type=Path, default=Path("docs/results"))
     parser.add_argument("--pictures", type=Path, default=Path("docs/pictures"))
     args = parser.parse_args()
+    for folder in (args.report, args.pictures):
+        folder.mkdir(parents=True, exist_ok=True)
     source = SOURCES[args.dataset]
     data = args.data or str(Path(os.environ.get("VAEKIT_DATA", ".")) / source.file)
     # Read once beforehand, so that no training decodes the files.
@@ -258,7 +260,6 @@ def main() -> None:
         if "pictures" in record:
             sections.setdefault(float(path.parts[-3].split("-")[1]), []).append(record)
     text = report(args.dataset, sections, args.out)
-    args.report.mkdir(parents=True, exist_ok=True)
     write_bytes(args.report / f"colour-{args.dataset}.md", text.encode())
     print(text)
 
