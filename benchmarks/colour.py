@@ -42,7 +42,7 @@ VAEKIT = [sys.executable, "-m", "vaekit"]
 CONFIGURATIONS = {
     "convvae": "convvae --latent-dim 128",
     "resnet": "convvae --network resnet --latent-dim 128",
-    "deepvae": "deepvae --likelihood logistic-mixture",
+    "deepvae": "deepvae",
 }
 TRIAL_IMAGES = 4000  # for training
 Images = dict[str, int]  # the number of each split

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 import vaekit
 from vaekit.data.dataset import ResolvedBinarisation, pixels
 from vaekit.model.build import objective_of
+from vaekit.model.ladder import Ladder, LadderDecoder
 from vaekit.model.objectives import Objective
 from vaekit.settings.catalog import MODELS
 from vaekit.settings.presets import preset
@@ -89,22 +91,61 @@ def vaekit_epochs(
 def eager_epochs(name: str, images: np.ndarray) -> tuple[int, Iterator[None]]:
     """vaekit's model in a carefully written loop: data in memory, no synchronisation before the end of an epoch."""
     model, objective = build_task(name)
+    return count_weights(model), eager_loop(name, model, lambda x: -objective(model(x)), images)
+
+
+def eager_loop(
+    name: str, model: nn.Module, losses: Callable[[Tensor], Tensor], images: np.ndarray
+) -> Iterator[None]:
+    """Train on the mean of the losses (B,) of each batch, one epoch at each `next`."""
     task, stored = TASKS[name], torch.from_numpy(images)[:, None]
     optimizer = torch.optim.Adam(model.parameters(), lr=task.learning_rate)
+    while True:
+        total = torch.zeros(())
+        for rows in torch.randperm(len(stored)).split(task.batch):
+            loss = losses(pixels(stored[rows], binarisation(name))).mean()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.detach()
+        float(total)
+        yield
 
-    def loop() -> Iterator[None]:
-        while True:
-            total = torch.zeros(())
-            for rows in torch.randperm(len(stored)).split(task.batch):
-                loss = -objective(model(pixels(stored[rows], binarisation(name)))).mean()
-                optimizer.zero_grad()
-                loss.backward()
-                optimizer.step()
-                total += loss.detach()
-            float(total)
-            yield
 
-    return count_weights(model), loop()
+def plain_ladder_loss(ladder: Ladder, x: Tensor) -> Tensor:
+    """The negative ELBO of images (B, C, H, W), (B,), of a deepvae's networks as one would write it for them alone: one
+    pass down, no distributions, the KL of Gaussians in closed form."""
+    height, width = (-n % ladder.patch for n in x.shape[-2:])
+    h = ladder.stem(F.pixel_unshuffle(F.pad(x - 0.5, (0, width, 0, height)), ladder.patch))
+    maps = {}
+    for i, blocks in enumerate(ladder.encoder):
+        h = blocks(F.avg_pool2d(h, 2, ceil_mode=True, count_include_pad=False) if i else h)
+        maps[h.shape[-2:]] = h
+    h, kl = ladder.first.expand(len(x), *ladder.first.shape), torch.zeros(len(x))
+    positions = iter(ladder.positions)
+    for i, enters in enumerate(ladder.enters):
+        prior, change = ladder.priors[i](h)
+        loc_p, raw_p = prior.chunk(2, dim=1)
+        features = torch.cat([h, maps[h.shape[-2:]]], dim=1)
+        shift, raw_q = ladder.posteriors[i](features).chunk(2, dim=1)
+        p, q = ladder.head.positive(raw_p), ladder.head.positive(raw_q)
+        z = loc_p + shift + q * torch.randn_like(q)
+        kl = kl + ((p / q).log() + (q**2 + shift**2) / (2 * p**2) - 0.5).flatten(1).sum(1)
+        h = ladder.blocks[i](ladder.merges[i](z) + change + h)
+        if enters:
+            position = next(positions)
+            _, rows, columns = position.shape
+            h = F.interpolate(h, scale_factor=2)[..., :rows, :columns] + position
+    logits = ladder.last(h)[..., : x.shape[-2], : x.shape[-1]]
+    return F.binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1) + kl
+
+
+def plain_ladder_epochs(name: str, images: np.ndarray) -> tuple[int, Iterator[None]]:
+    """A deepvae trained by `plain_ladder_loss` in the loop of `eager_epochs`."""
+    model, _ = build_task(name)
+    assert isinstance(model.decoder, LadderDecoder)
+    ladder = model.decoder.ladder
+    return count_weights(model), eager_loop(name, model, partial(plain_ladder_loss, ladder), images)
 
 
 class ExampleVAE(nn.Module):

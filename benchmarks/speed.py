@@ -198,7 +198,7 @@ def main() -> None:
     )
     print(f"torch {torch.__version__}, `{shlex.join(['python', *sys.argv])}`\n", flush=True)
     for model in args.models:
-        steps = -(-args.steps // 10) if model == "conv" else args.steps
+        steps = -(-args.steps // 10) if model in ("conv", "deepvae") else args.steps
         compare(model, args.rounds, args.restarts, steps)
     start_up()
 

@@ -35,6 +35,8 @@ def start(name: str, model: str, steps: int) -> tuple[int, Iterator[Any]]:
 
     if name == "tutorial":
         return in_torch.tutorial_epochs(images, labels)
+    if name == "plain-ladder":
+        return in_torch.plain_ladder_epochs(model, images)
     if name == "eager":
         return in_torch.eager_epochs(model, images)
     return in_torch.vaekit_epochs(model, images, labels, VAEKIT_VARIANTS[name])
@@ -42,7 +44,9 @@ def start(name: str, model: str, steps: int) -> tuple[int, Iterator[Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("name", choices=[*VAEKIT_VARIANTS, "tutorial", "eager", *REQUIRED_PACKAGES])
+    parser.add_argument(
+        "name", choices=[*VAEKIT_VARIANTS, "tutorial", "eager", "plain-ladder", *REQUIRED_PACKAGES]
+    )
     parser.add_argument("model", choices=TASKS)
     parser.add_argument("--steps", type=int, default=200)
     args = parser.parse_args()

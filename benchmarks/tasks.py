@@ -45,6 +45,7 @@ TASKS = {
     "vampprior": Task(100, 5e-4, True, ("eager", "pythae", "jax")),
     "hvampprior": Task(100, 5e-4, True, ("eager", "pythae", "jax")),
     "gmvae": Task(100, 1e-3, True, ("eager", "jax")),
+    "deepvae": Task(32, 2e-3, True, ("eager", "plain-ladder")),
 }
 
 

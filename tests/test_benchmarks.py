@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from conftest import random_dataset
-from vaekit import UserError, build, evaluate, load_data, train
+from vaekit import UserError, build, elbo, evaluate, load_data, train
 from vaekit.data.duplicates import find_duplicates
 
 ROOT = Path(__file__).parents[1]
@@ -20,6 +21,7 @@ sys.path.append(str(ROOT / "benchmarks"))
 import colour  # noqa: E402
 import density  # noqa: E402
 import icons  # noqa: E402
+import in_torch  # noqa: E402
 
 
 def picture(*size, mode="RGB", ink=(200, 30, 60)) -> bytes:
@@ -130,6 +132,21 @@ def test_the_table_of_colour_has_a_line_for_each_measured_model():
     assert len(lines) == 4
     assert len(colour.table(records, "test")) == 3
     assert {line.count("|") for line in lines} == {11}
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 10), (3, 40, 8)])
+def test_the_plain_ladder_has_the_elbo_of_the_deepvae(shape):
+    """Of images that are padded, and cut into squares; with the same noise, which both draw in the same order."""
+    model = build("deepvae", shape, channels=8, likelihood="bernoulli")
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weights in model.parameters():  # also those that are zero at first
+            weights += 0.1 * torch.randn_like(weights)
+        x = torch.bernoulli(torch.full((3, *shape), 0.4))
+        torch.manual_seed(1)
+        plain = in_torch.plain_ladder_loss(model.decoder.ladder, x)
+        torch.manual_seed(1)
+        assert torch.allclose(-elbo()(model(x)), plain, rtol=1e-5)
 
 
 def test_published_figures_are_complete():
