@@ -34,6 +34,7 @@ from speedrun import epoch_log, machine
 
 import vaekit
 from vaekit import Run
+from vaekit.settings.model import DISCRETE
 from vaekit.support.atomic import write_bytes, write_json
 from vaekit.support.errors import require
 
@@ -131,7 +132,7 @@ def measure(run: Path, split: str) -> Record:
     metrics = vaekit.evaluate(run, split=split, metrics=METRICS)
     blueprint = Run(run).blueprint
     dimensions = math.prod(blueprint.shape)
-    discrete = metrics["likelihood"] not in ("gaussian", "bernoulli", "continuous-bernoulli")
+    discrete = metrics["likelihood"] in DISCRETE
     bits = -metrics["elbo"] / (dimensions * math.log(2)) if discrete else None
     keys = ("psnr", "ssim", "frechet_samples", "frechet_reconstructions", "frechet_training")
     return {"bits": bits, "images": metrics["images"], **{key: metrics[key] for key in keys}}
