@@ -32,6 +32,11 @@ CASES = {
     "gmvae of labels": ("gmvae", {"condition": "label", "w_dim": 2}),
     "hvae of quadrants": ("hvae", {"condition": "quadrants:3"}),
     "deterministic mmdvae": ("mmdvae", {"posterior": "deterministic"}),
+    "logistic mixture": ("convvae", {"likelihood": "logistic-mixture"}),
+    "quadrants of a logistic mixture": (
+        "cvae",
+        {"condition": "quadrants:2", "likelihood": "logistic-mixture"},
+    ),
     "batch normalisation": ("convvae", {"normalisation": "batch"}),
     "layer normalisation": ("convgmvae", {"normalisation": "layer"}),
     "two encoders": ("hvae", {"two_encoders": True}),

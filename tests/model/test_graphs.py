@@ -40,11 +40,12 @@ from vaekit.model.objectives import capacity, elbo, from_text, infovae, iwae, we
 from vaekit.model.pixels import (
     DiscretisedLogistic,
     MaskedPixels,
+    decoder_channels,
     likelihood_head,
 )
 from vaekit.model.priors import FixedMixture, LearnedMixture, StandardNormal, VampPrior
 from vaekit.settings.catalog import MODELS
-from vaekit.settings.model import Blueprint, Likelihood, ModelConfig
+from vaekit.settings.model import DISCRETE, Blueprint, Likelihood, ModelConfig
 from vaekit.settings.objective import ObjectiveConfig
 from vaekit.support.console import ProgressBar
 from vaekit.training.preflight import check_labels
@@ -537,7 +538,7 @@ def test_the_number_of_classes_must_be_a_whole_number():
 
 def test_a_head_needs_a_chosen_likelihood():
     with pytest.raises(UserError, match="choose"):
-        likelihood_head(ModelConfig())
+        likelihood_head(ModelConfig(), 1)
 
 
 def test_a_standard_deviation_that_is_not_known_is_nan():
@@ -684,7 +685,7 @@ def test_infovae_refuses_learned_priors(name):
 
 def test_categorical_probabilities_sum_to_one_and_are_the_softmax():
     output = torch.randn(2, 3 * 256, 4, 5)
-    head = likelihood_head(ModelConfig(likelihood="categorical"))
+    head = likelihood_head(ModelConfig(likelihood="categorical"), 1)
     assert head.outputs == 256
     p = head(output)
     assert p.event_shape == (3, 4, 5)
@@ -699,7 +700,7 @@ def test_categorical_probabilities_sum_to_one_and_are_the_softmax():
 
 def test_continuous_bernoulli_integrates_to_one():
     x = torch.linspace(0, 1, 20_001)
-    head = likelihood_head(ModelConfig(likelihood="continuous-bernoulli"))
+    head = likelihood_head(ModelConfig(likelihood="continuous-bernoulli"), 1)
     for logit in (-30.0, -3.0, -1e-4, 0.0, 1e-3, 0.7, 30.0):
         p = head(torch.full((1, 1, 1, 1), logit))
         density = p.log_prob(x.view(-1, 1, 1, 1)).exp()
@@ -712,7 +713,7 @@ def test_continuous_bernoulli_integrates_to_one():
 def test_continuous_bernoulli_keeps_its_digits_in_float32():
     """torch's own has an error of 0.02 nats per pixel at a logit of 15, so of tens of nats per image."""
     x = torch.linspace(0, 1, 101).view(-1, 1, 1, 1)
-    head = likelihood_head(ModelConfig(likelihood="continuous-bernoulli"))
+    head = likelihood_head(ModelConfig(likelihood="continuous-bernoulli"), 1)
     for logit in (-40.0, -15.0, -0.011, -0.009, 1e-6, 5.0, 15.0, 100.0):
         exact = head(torch.full((1, 1, 1, 1), logit))
         single = head(torch.full((1, 1, 1, 1), logit).float())
@@ -726,13 +727,14 @@ def test_continuous_bernoulli_keeps_its_digits_in_float32():
 def test_draws_have_the_mean_and_variance_of_their_pixels(likelihood, output, dtype):
     """Saturated too, where probabilities are 0 or 1 in float32. 5 standard errors, and as much of the variance, whose
     error is that of (x - mean)^2: 1 of 10,000 seeds would fail one of these 100."""
-    head = likelihood_head(ModelConfig(likelihood=likelihood)).to(dtype)
-    outputs = torch.zeros(1, head.outputs, 1, 1, dtype=dtype)
+    settings = ModelConfig(likelihood=likelihood)
+    head = likelihood_head(settings, 1).to(dtype)
+    outputs = torch.zeros(1, decoder_channels(settings, 1), 1, 1, dtype=dtype)
     outputs[:, 0] = output
     pixels, count = head(outputs), 20_000
     draws = pixels.sample((count,)).double()
     mean = pixels.mean.double()
-    if likelihood in ("logistic", "categorical"):
+    if likelihood in DISCRETE:
         levels = LEVELS.to(dtype).view(-1, 1, 1, 1)
         p = pixels.expand((256,)).log_prob(levels).exp().double()
         variance = (p * (LEVELS - mean.item()) ** 2).sum()
@@ -750,7 +752,7 @@ def test_draws_have_the_mean_and_variance_of_their_pixels(likelihood, output, dt
 
 def test_the_continuous_bernoulli_has_its_closed_form_mean_and_variance():
     """At a logit of 50 torch's draws have the mean 0.937 and the standard deviation 0.03; right are 0.98 and 0.02."""
-    head = likelihood_head(ModelConfig(likelihood="continuous-bernoulli"))
+    head = likelihood_head(ModelConfig(likelihood="continuous-bernoulli"), 1)
     for logit in (-1000.0, 50.0, 1000.0):
         mean = 1 - 1 / abs(logit) if logit > 0 else 1 / abs(logit)
         p = head(torch.full((1, 1, 1, 1), logit).float())

@@ -146,7 +146,7 @@ def test_samples_are_levels_with_their_probabilities(levels):
 
 @pytest.mark.parametrize("levels", [2, 17, 1024])
 def test_categorical_pixels_are_a_softmax_over_their_levels(levels):
-    head = likelihood_head(ModelConfig(likelihood="categorical", levels=levels))
+    head = likelihood_head(ModelConfig(likelihood="categorical", levels=levels), 2)
     assert head.outputs == levels
     output = torch.randn(3, 2 * levels, 4, 5)
     pixels = head(output)

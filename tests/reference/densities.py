@@ -117,6 +117,19 @@ def log_discretised_logistic(x, mean, scale):
     )
 
 
+def log_logistic_mixture(x, logits, mean, scale, coefficients):
+    """Salimans et al. 2017, eqs. 2 and 3, of a pixel of C channels, the last axis, for levels from 0 to 1 rather than
+    -1 to 1: x (..., C), logits (..., K), mean and scale (..., K, C); coefficients (..., K) by (channel, one before)."""
+    parts = logits - logsumexp(logits)[..., None]
+    for c in range(x.shape[-1]):
+        given = mean[..., c]
+        for (channel, before), weight in coefficients.items():
+            if channel == c:
+                given = given + weight * (x[..., before, None] - 0.5)
+        parts = parts + log_discretised_logistic(x[..., c, None], given, scale[..., c])
+    return logsumexp(parts)
+
+
 def log_categorical(x, logits):
     """log softmax over 256 levels: x = k / 255 (...), logits (..., 256)."""
     level = np.broadcast_to(np.rint(x * 255).astype(int), logits.shape[:-1])

@@ -125,9 +125,29 @@ class Model:
         if self.likelihood == "categorical":
             logits = output.reshape(*output.shape[:-3], self.shape[0], 256, *self.shape[1:])
             return d.log_categorical(x, np.moveaxis(logits, -3, -1))
+        if self.likelihood == "logistic-mixture":
+            return self.log_mixture(x, np.moveaxis(output, -3, -1))
         mean, scale = self.location_and_scale(output)
         log_density = {"gaussian": d.log_normal, "logistic": d.log_discretised_logistic}
         return log_density[self.likelihood](x, mean, scale)
+
+    def log_mixture(self, x, output):
+        """10 components, whose means are spread evenly over [0, 1] for outputs of 0: outputs (..., H, W, numbers) ->
+        (..., 1, H, W), of all channels together."""
+        k, channels = 10, self.shape[0]
+        pairs = [(c, c - d) for d in (1, 2, 3) for c in range(d, channels)]
+        logits, each, tangents = np.split(output, [k, k + 2 * k * channels], axis=-1)
+        each = each.reshape(*each.shape[:-1], k, 2, channels)
+        tangents = tangents.reshape(*tangents.shape[:-1], k, len(pairs))
+        places = (np.arange(k)[:, None] + 0.5) / k
+        if self.mean == "sigmoid":
+            mean = d.sigmoid(each[..., 0, :] + np.log(places / (1 - places)))
+        else:
+            mean = each[..., 0, :] + places
+        scale = d.positive(each[..., 1, :], 0.1, 1e-3)
+        coefficients = {pair: np.tanh(tangents[..., i]) for i, pair in enumerate(pairs)}
+        x = np.moveaxis(x, -3, -1)
+        return d.log_logistic_mixture(x, logits, mean, scale, coefficients)[..., None, :, :]
 
     def location_and_scale(self, output):
         """An output of 0 is grey, 0.5; learned scales have an initial value and a floor."""

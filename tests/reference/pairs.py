@@ -12,6 +12,7 @@ from reference import models
 from vaekit import build
 from vaekit.data import EvalSplit, Split
 from vaekit.settings.catalog import MODELS
+from vaekit.settings.model import DISCRETE
 
 BATCH, CLASSES = 4, 3
 SHAPE = (1, 7, 5)
@@ -36,6 +37,13 @@ CASES = {
     "continuous bernoulli": Case("vae", {"likelihood": "continuous-bernoulli"}),
     "logistic, a scale per pixel": Case("convvae", {"likelihood": "logistic"}, (3, 7, 5)),
     "logistic, one scale": Case("vae", {"likelihood": "logistic", "scale": "shared"}, (3, 3, 2)),
+    "logistic mixture": Case("convvae", {"likelihood": "logistic-mixture"}, (3, 7, 5)),
+    "logistic mixture, five channels": Case(
+        "vae", {"likelihood": "logistic-mixture", "mean": "sigmoid"}, (5, 3, 2)
+    ),
+    "logistic mixture, quadrants": Case(
+        "cvae", {"likelihood": "logistic-mixture", "condition": "quadrants:1"}, (3, 4, 3)
+    ),
     "categorical": Case("vae", {"likelihood": "categorical"}, (3, 3, 2)),
     "grey bernoulli": Case("vae", {"likelihood": "bernoulli"}),
     "learned mixture": Case("vae", {"prior": "learned-mixture", "components": 3}),
@@ -73,7 +81,7 @@ class Pair:
         self.ours = self.reference(self.weights)
         rng = np.random.default_rng([self.seed, 1])
         x = rng.uniform(size=(BATCH, *case.shape))
-        if s.likelihood in ("logistic", "categorical"):
+        if s.likelihood in DISCRETE:
             x = np.rint(x * 255) / 255
             x.flat[:4] = (0, 1, 1, 0)
         elif s.likelihood == "bernoulli" and name != "grey bernoulli":

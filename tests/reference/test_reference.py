@@ -19,6 +19,7 @@ VARIANTS = (
     "conditional prior",
     "learned mixture",
     "gaussian, a scale per pixel",
+    "logistic mixture, quadrants",
     "two halvings",
 )
 

@@ -67,14 +67,16 @@ def test_gaussian_means_are_squashed_as_in_the_originals(name):
     settings = PRESETS[name].entry.settings
     outputs = torch.full((1, 2 if settings.scale == "each" else 1, 2, 2), 30.0)
     outputs[0, 0, 0] = -30.0
-    pixels = likelihood_head(settings)(outputs)
+    pixels = likelihood_head(settings, 1)(outputs)
     assert torch.allclose(pixels.mean[0, 0], torch.tensor([[0.0, 0.0], [1.0, 1.0]]), atol=1e-6)
     assert "squashed" not in PRESETS[name].differs
 
 
 def test_a_squashed_mean_has_the_density_of_a_gaussian_around_the_sigmoid():
     output, x = torch.linspace(-3, 3, 12).view(1, 1, 3, 4), torch.rand(1, 1, 3, 4)
-    found = likelihood_head(ModelConfig(likelihood="gaussian", scale=0.3, mean="sigmoid"))(output)
+    found = likelihood_head(ModelConfig(likelihood="gaussian", scale=0.3, mean="sigmoid"), 1)(
+        output
+    )
     expected = torch.distributions.Normal(1 / (1 + (-output).exp()), 0.3).log_prob(x).sum()
     assert torch.allclose(found.log_prob(x), expected)
     with pytest.raises(UserError, match="mean has no effect for a bernoulli"):

@@ -79,12 +79,18 @@ def test_100_compiled_steps_have_the_loss_of_eager_ones(name):
 
 
 @pytest.mark.long
-def test_a_compiled_step_of_4096_levels_has_the_loss_of_an_eager_one():
-    data = random_dataset(kind="deep", count=60)
+@pytest.mark.parametrize("likelihood", ["logistic", "logistic-mixture"])
+@pytest.mark.parametrize(
+    ("name", "shape", "kind"), [("vae", (1, 6, 5), "deep"), ("convvae", (3, 8, 8), "grey")]
+)
+def test_a_compiled_step_of_discrete_pixels_has_the_loss_of_an_eager_one(
+    name, shape, kind, likelihood
+):
+    data = random_dataset(shape, kind, count=60)
     results = []
     for choice in ("yes", "no"):
-        model = build("vae", data, **small("vae"))
-        assert model.blueprint.settings.levels == 4096
+        model = build(name, data, likelihood=likelihood, **small(name))
+        assert model.blueprint.settings.levels == data.levels
         learner = Learner(model, TrainConfig(epochs=2, batch_size=10, compile=choice), CPU)
         lines = []
         epochs = train_epochs(learner, data, elbo(), "none", log=lines.append)
@@ -102,6 +108,9 @@ def test_every_model_is_traced_as_one_graph():
         assert len(graph.graph.nodes) > 50, name
     deep = random_dataset(kind="deep")
     trace(loss_of("vae", deep), deep.train[:8], 1.0)
+    colour = random_dataset((3, 8, 8), "grey")
+    mixture = loss_of("convvae", colour, likelihood="logistic-mixture", channels=2)
+    trace(mixture, colour.train[:8], 1.0)
 
 
 EVERY_AUGMENTATION = (

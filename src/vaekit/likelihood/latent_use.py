@@ -16,7 +16,7 @@ from ..model.build import decoder_outputs
 from ..model.conditions import Quadrants
 from ..model.distributions import Deterministic, GaussianMixture
 from ..model.graph import VAE, Latent
-from ..model.pixels import SCALE_FLOOR
+from ..model.pixels import SCALE_FLOOR, MaskedPixels
 from ..settings.model import ClusterConfig, ModelConfig
 from ..settings.training import TrainConfig
 from ..support.devices import eval_mode, seeded
@@ -112,7 +112,8 @@ def measure_latent_use(model: VAE, images: EvalSplit) -> LatentUse:
 
 def pixel_scales(model: VAE, likelihood: Any) -> Tensor:
     """The scales of Gaussian pixels, (..., C H W), of which a model that completes images has only the hidden ones."""
-    scale: Tensor = likelihood.base_dist.scale
+    pixels: Any = likelihood.pixels if isinstance(likelihood, MaskedPixels) else likelihood
+    scale: Tensor = pixels.base_dist.scale
     if isinstance(model.condition, Quadrants):
         return scale[..., (model.condition.mask == 0).expand(scale.shape[-3:])]
     return scale.flatten(-3)

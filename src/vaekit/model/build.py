@@ -30,7 +30,7 @@ from .ladder import GroupPosterior, GroupPrior, Ladder, LadderDecoder
 from .layers import Layer, Layers, check_dense, default_layers, parse
 from .networks import ACTIVATIONS, MLP, Decoder, Dropout, Encoder, LayerStyle, ParallelNetworks
 from .objectives import Objective, capacity, elbo, infovae, iwae
-from .pixels import likelihood_head
+from .pixels import decoder_channels, likelihood_head
 from .priors import FixedMixture, LearnedMixture, StandardNormal, VampPrior
 
 Builder = Callable[[Blueprint], VAE]
@@ -259,9 +259,9 @@ class GraphBuilder:
 
     def decoder(self, latents: tuple[str, ...], dim: int) -> nn.Module:
         """p(x | latents), whose dimensions add up to `dim`."""
-        head = likelihood_head(self.settings)
         channels, height, width = self.shape
-        shape = (head.outputs * channels, height, width)
+        head = likelihood_head(self.settings, channels)
+        shape = (decoder_channels(self.settings, channels), height, width)
         network = Decoder(dim + self.condition_size, self.decoder_layers, shape, self.style)
         decoder = Conditional((*latents, *self.condition_names), network, head)
         if isinstance(self.condition, Quadrants):
@@ -300,5 +300,6 @@ def make_objective(
 
 
 def decoder_outputs(blueprint: Blueprint) -> int:
-    """How many numbers the decoder's network outputs per image: C H W times those per pixel."""
-    return math.prod(blueprint.shape) * likelihood_head(blueprint.settings).outputs
+    """How many numbers the decoder's network outputs per image."""
+    channels, height, width = blueprint.shape
+    return decoder_channels(blueprint.settings, channels) * height * width

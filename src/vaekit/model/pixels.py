@@ -14,13 +14,23 @@ from torch.distributions import Bernoulli, Categorical, Distribution, Independen
 from ..settings.model import Mean, ModelConfig, Scale
 from ..support.errors import UserError
 from .distributions import Head, LocationScaleHead, gaussian
+from .mixtures import (
+    LogisticMixture,
+    LogisticMixtureHead,
+    discretised_logistic_mean,
+    log_discretised_logistic,
+    nearest_level,
+)
 
 CENTERS = {"linear": 0.5, "sigmoid": None}  # an output of 0 is grey either way
 SCALE_FLOOR = 1 / 256  # of a Gaussian pixel: one level of an 8-bit image
 
 
-def likelihood_head(settings: ModelConfig) -> Head | LocationScaleHead:
-    """The decoder's head for the likelihood of the settings."""
+PixelHead = Head | LocationScaleHead | LogisticMixtureHead
+
+
+def likelihood_head(settings: ModelConfig, channels: int) -> PixelHead:
+    """The decoder's head for the likelihood of the settings and images of C channels."""
     if settings.likelihood == "bernoulli":
         return Head(bernoulli, 3)
     if settings.likelihood == "continuous-bernoulli":
@@ -30,9 +40,20 @@ def likelihood_head(settings: ModelConfig) -> Head | LocationScaleHead:
     levels = settings.levels or 256
     if settings.likelihood == "logistic":
         return logistic_head(settings.scale or "each", settings.mean, levels)
+    if settings.likelihood == "logistic-mixture":
+        logistic = logistic_head("each", settings.mean, levels)
+        return LogisticMixtureHead(settings.logistics or 10, channels, levels, logistic)
     if settings.likelihood == "categorical":
         return Head(partial(categorical, levels=levels), 3, levels)
     raise UserError("the likelihood is 'auto'; make the model with `build`, which chooses one")
+
+
+def decoder_channels(settings: ModelConfig, channels: int) -> int:
+    """How many numbers per pixel of C channels the decoder's network gives to that head."""
+    head = likelihood_head(settings, channels)
+    if isinstance(head, LogisticMixtureHead):
+        return head.channels_out
+    return head.outputs * channels
 
 
 def bernoulli(logits: Tensor) -> Distribution:
@@ -105,20 +126,26 @@ class MaskedPixels(Distribution):
 
     arg_constraints = {}  # noqa: RUF012
 
-    def __init__(self, pixels: Independent, mask: Tensor, visible: Tensor) -> None:
-        self.base_dist, self.mask, self.visible = pixels.base_dist, mask, visible
+    def __init__(
+        self, pixels: Independent | LogisticMixture, mask: Tensor, visible: Tensor
+    ) -> None:
+        self.pixels, self.mask, self.visible = pixels, mask, visible
         super().__init__(pixels.batch_shape, pixels.event_shape, validate_args=False)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Nats, summed over the random pixels."""
-        return (self.base_dist.log_prob(value) * self.mask).sum((-3, -2, -1))
+        if isinstance(self.pixels, LogisticMixture):
+            each = self.pixels.log_prob_of_pixels(value)
+        else:
+            each = self.pixels.base_dist.log_prob(value)
+        return (each * self.mask).sum((-3, -2, -1))
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        return torch.where(self.mask > 0, self.base_dist.sample(sample_shape), self.visible)
+        return torch.where(self.mask > 0, self.pixels.sample(sample_shape), self.visible)
 
     @property
     def mean(self) -> Tensor:
-        return torch.where(self.mask > 0, self.base_dist.mean, self.visible)
+        return torch.where(self.mask > 0, self.pixels.mean, self.visible)
 
 
 class CategoricalPixels(Distribution):
@@ -170,23 +197,7 @@ class DiscretisedLogistic(Distribution):
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Nats; value on the levels."""
-        x, loc, steps = value, self.loc, self.levels - 1
-        half = 0.5 / steps
-        if self.levels > 256:
-            # Float32 has too few digits for value + half, so take value - loc: first the whole level minus a number of
-            # few digits, which is exact, then the small rest of loc.
-            coarse = (loc.detach() * 128).round() / 128
-            x = ((x * steps).round() - coarse * steps - (loc - coarse) * steps) / steps
-            loc = torch.zeros_like(loc)
-        upper = (x + half - loc) / self.scale
-        lower = (x - half - loc) / self.scale
-        # log(sigmoid(b) - sigmoid(a)) = log sigmoid(b) + log sigmoid(-a) + log(1 - e^(a - b)) is exact far out in the
-        # tails too; b - a is the width of a level, not a difference of floats.
-        first, last = value < half, value > 1 - half
-        log_upper = torch.where(last, 0.0, F.logsigmoid(upper))
-        log_lower = torch.where(first, 0.0, F.logsigmoid(-lower))
-        width = torch.where(first | last, 0.0, torch.log(-torch.expm1(-2 * half / self.scale)))
-        return log_upper + log_lower + width
+        return log_discretised_logistic(value, self.loc, self.scale, self.levels)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         shape = self._extended_shape(sample_shape)
@@ -194,16 +205,8 @@ class DiscretisedLogistic(Distribution):
             uniform = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device)
             # eps: at exactly 0 or 1 the logit is infinite.
             x = self.loc + self.scale * torch.logit(uniform, eps=1e-7)
-            return (x * (self.levels - 1)).round().clamp(0, self.levels - 1) / (self.levels - 1)
+            return nearest_level(x, self.levels)
 
     @property
     def mean(self) -> Tensor:
-        """E[x] = sum over levels of P(x >= level) / (L - 1). Above 256 levels, the integral of P(x >= t) over t: off by
-        at most half a level, and by 0.056 of one at scales from a quarter of a level."""
-        if self.levels > 256:
-            low, high = -self.loc.abs() / self.scale, -(self.loc - 1).abs() / self.scale
-            return self.loc.clamp(0, 1) + self.scale * (F.softplus(low) - F.softplus(high))
-        total = torch.zeros_like(self.loc)
-        for level in range(1, self.levels):
-            total += torch.sigmoid((self.loc - (level - 0.5) / (self.levels - 1)) / self.scale)
-        return total / (self.levels - 1)
+        return discretised_logistic_mean(self.loc, self.scale, self.levels)

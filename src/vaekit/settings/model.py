@@ -12,14 +12,21 @@ from .data import MAX_LEVELS
 
 Activation = Literal["relu", "silu", "gelu", "elu", "leaky-relu", "softplus", "tanh", "gated"]
 Likelihood = Literal[
-    "auto", "bernoulli", "continuous-bernoulli", "gaussian", "logistic", "categorical"
+    "auto",
+    "bernoulli",
+    "continuous-bernoulli",
+    "gaussian",
+    "logistic",
+    "logistic-mixture",
+    "categorical",
 ]
 Prior = Literal["standard", "mixture", "learned-mixture", "vampprior", "conditional"]
 Condition = Literal["none", "label", "quadrants:1", "quadrants:2", "quadrants:3"]
 Scale = Literal["shared", "each"] | float
 Mean = Literal["linear", "sigmoid"]
 # Likelihoods of discrete pixels, such as the 256 levels of an 8-bit image.
-DISCRETE = ("logistic", "categorical")
+DISCRETE = ("logistic", "logistic-mixture", "categorical")
+WITHOUT_LOCATION = ("bernoulli", "continuous-bernoulli", "categorical")
 MAX_CATEGORIES = 1024  # of a categorical pixel, which has an output for each
 
 
@@ -65,9 +72,13 @@ class ModelConfig:
     """Dropout probability of the units of dense hidden layers."""
     likelihood: Likelihood = "auto"
     """Distribution of the pixels; auto follows the data: bernoulli for MNIST and similar sets, logistic
-    (discretised) for other 8-bit images and whole numbers of up to 65,536 levels, gaussian for float arrays."""
+    (discretised) for other 8-bit images and whole numbers of up to 65,536 levels, gaussian for float arrays.
+    logistic-mixture mixes several logistics per pixel, and conditions a channel on the up to three before it."""
+    logistics: int | None = None
+    """Components per pixel of a logistic-mixture (10 by default)."""
     levels: int | None = None
-    """Number of values of a pixel of the likelihoods logistic and categorical; by default that of the data."""
+    """Number of values of a pixel of the likelihoods logistic, logistic-mixture and categorical; by default that of
+    the data."""
     scale: Scale | None = None
     """Standard deviation of a gaussian (scale of a logistic) pixel: a number fixes it, shared learns one for all
     pixels, each one per pixel by the decoder; default: shared for gaussian, each for logistic. Learned scales stay
@@ -79,6 +90,13 @@ class ModelConfig:
         for name in ("latent_dim", "hidden_dim", "channels", "components"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name), largest=2**20)
+        if self.logistics is not None:
+            require_count("logistics", self.logistics, largest=1024)
+            require(
+                self.likelihood == "logistic-mixture",
+                f"--logistics has no effect for --likelihood {self.likelihood}; leave it out, or choose --likelihood "
+                "logistic-mixture",
+            )
         largest = 12 if self.network == "conv" else 100
         require(
             self.num_layers is None or 1 <= self.num_layers <= largest,
@@ -108,11 +126,15 @@ class ModelConfig:
                 0 < self.scale < math.inf, f"--scale is {self.scale}; it must be a positive number"
             )
         require(
-            self.scale is None or self.likelihood in ("auto", "gaussian", "logistic"),
+            self.scale in (None, "each") or self.likelihood != "logistic-mixture",
+            f"--scale {self.scale} is not possible for a logistic-mixture, whose scales are all outputs; leave it out",
+        )
+        require(
+            self.scale is None or self.likelihood not in WITHOUT_LOCATION,
             f"--scale has no effect for a {self.likelihood} likelihood; leave it out or choose another --likelihood",
         )
         require(
-            self.mean == "linear" or self.likelihood in ("auto", "gaussian", "logistic"),
+            self.mean == "linear" or self.likelihood not in WITHOUT_LOCATION,
             f"--mean has no effect for a {self.likelihood} likelihood; leave it out or choose another --likelihood",
         )
         require(

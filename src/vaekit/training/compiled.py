@@ -72,6 +72,10 @@ class CompiledStep:
         options: dict[str, Any] = {"fallback_random": True, "cpp.vec_isa_ok": True}
         if batch.images.is_cuda:
             options["triton.cudagraphs"] = True
+        else:
+            # Channels last makes what follows a convolution slow on CPUs: 1.3 times the time of a convvae's step, and
+            # 2.2 times with a logistic-mixture.
+            options["layout_optimization"] = False
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # internal to the compiler
             self.run: Callable[..., Any] = compile_graph(graph, inputs, options)

@@ -18,7 +18,7 @@ from ..inference.picture_data import training_examples
 from ..likelihood.elbo import modelled_pixels
 from ..likelihood.latent_use import MAX_IMAGES, LatentWarnings, measure_latent_use, metrics_record
 from ..model.graph import VAE
-from ..model.pixels import likelihood_head
+from ..model.pixels import decoder_channels, likelihood_head
 from ..runs.directory import Run
 from ..settings.training import MonitorConfig, TrainConfig
 from ..support.devices import eval_mode
@@ -156,8 +156,8 @@ def check_monitor(settings: MonitorConfig) -> MonitorConfig:
 def untrained_log_likelihood(model: VAE, images: Tensor) -> float:
     """Mean log p(x), nats, of a decoder whose network gives zeros: what a model that knows nothing has."""
     settings, (channels, *size) = model.blueprint.settings, model.blueprint.shape
-    head = likelihood_head(settings)
-    likelihood = head(torch.zeros(len(images), head.outputs * channels, *size))
+    head = likelihood_head(settings, channels)
+    likelihood = head(torch.zeros(len(images), decoder_channels(settings, channels), *size))
     share = modelled_pixels(model) / math.prod(model.blueprint.shape)
     return share * float(likelihood.log_prob(images.cpu()).mean())
 
