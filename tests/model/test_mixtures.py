@@ -20,6 +20,7 @@ from vaekit.model.pixels import (
     likelihood_head,
     logistic_head,
 )
+from vaekit.settings.catalog import MODELS
 from vaekit.settings.model import ModelConfig
 
 pytestmark = pytest.mark.usefixtures("float64")
@@ -211,11 +212,10 @@ def test_the_mean_of_one_channel_is_exact():
         assert (pixels.mean.flatten() - exact).abs().max() * (levels - 1) < within
 
 
-@pytest.mark.parametrize(("largest", "typical", "worst"), [(0.05, 0.15, 1), (0.2, 0.6, 3)])
+@pytest.mark.parametrize(("largest", "typical", "worst"), [(0.05, 0.1, 0.3), (0.2, 0.35, 1)])
 def test_the_mean_of_several_channels_is_within_a_level(largest, typical, worst):
     """Root mean square and largest error over single components, in levels of 8 bits: exact sums over the first two
-    channels, the third's mean in closed form. Where the channels' own expectations are put in for them the errors are
-    2.5 and 15 of the largest scales."""
+    channels, the third's mean in closed form. A lattice whose channels rise together is off by twice as much."""
     generator = torch.Generator().manual_seed(0)
     size, levels = 20, 256
 
@@ -349,6 +349,16 @@ def test_the_outputs_are_as_many_as_the_numbers_of_a_mixture(channels):
     likelihood = model.decode(z=torch.zeros(2, 3))
     assert likelihood.coefficients.shape == (2, 7, pairs, 5, 4)
     assert likelihood.mean.shape == likelihood.sample().shape == (2, channels, 5, 4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_model_takes_it(name):
+    extra = {"pseudo_inputs": "noise", "components": 5} if "vamp" in name else {}
+    model = build(name, (3, 8, 8), classes=4, likelihood="logistic-mixture", logistics=2, **extra)
+    x = images(2, (3, 8, 8), "grey")
+    inference = model(x, torch.tensor([0, 1]))
+    assert inference.log_likelihood.isfinite().all()
+    assert model.reconstruct(x, torch.tensor([0, 1])).mean.shape == x.shape
 
 
 @pytest.mark.parametrize(

@@ -172,8 +172,8 @@ def build_clusters(builder: GraphBuilder, settings: ClusterConfig) -> VAE:
 
 def build_ladder(builder: GraphBuilder, settings: LadderConfig) -> VAE:
     """Groups of latents, each given all above it: q(z_i | x, z_<i), p(z_i | z_<i), p(x | z)."""
-    head, shape = likelihood_head(settings), builder.shape
-    outputs = head.outputs * shape[0]
+    shape, channels = builder.shape, builder.shape[0]
+    head, outputs = likelihood_head(settings, channels), decoder_channels(settings, channels)
     activation = ACTIVATIONS[settings.activation]
     ladder = Ladder(settings, shape, outputs, builder.condition_size, activation)
     prior = {name: GroupPrior(ladder, i) for i, name in enumerate(ladder.names)}
