@@ -321,7 +321,7 @@ def test_the_sum_over_hidden_pixels_is_one():
 @pytest.mark.parametrize("mean", ["linear", "sigmoid"])
 def test_the_components_start_apart(mean):
     """Outputs of 0: equal weights, locations spread over [0, 1], no conditioning; 8.6 bits a number for colours at
-    random, 7.7 for grey."""
+    random, 7.2 for grey."""
     head = head_of(3, components=10, mean=mean)
     pixels = head(torch.zeros(head.channels_out, 40, 40))
     assert torch.allclose(pixels.logits, torch.tensor(-math.log(10)))
