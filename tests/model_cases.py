@@ -14,6 +14,7 @@ LIKELIHOODS = [x for x in get_args(Likelihood) if x != "auto"]
 
 CLASSES = 4
 VAMP = {"pseudo_inputs": "noise", "components": 5}
+FLOW = {"flow_steps": 2, "flow_dim": 8}
 
 
 # Every model of the table, and variants by its settings: (model, settings).
@@ -41,6 +42,22 @@ CASES = {
     "layer normalisation": ("convgmvae", {"normalisation": "layer"}),
     "two encoders": ("hvae", {"two_encoders": True}),
     "deepvae of labels": ("deepvae", {"condition": "label"}),
+    "flow prior": ("vae", {**FLOW, "prior": "flow"}),
+    "spline flow prior": ("vae", {**FLOW, "prior": "flow", "flow": "spline-coupling"}),
+    "autoregressive flow prior of labels": (
+        "cvae",
+        {**FLOW, "prior": "flow", "flow": "affine-autoregressive"},
+    ),
+    "hvae with a flow prior": ("hvae", {**FLOW, "prior": "flow", "top_dim": 2}),
+    "flow posterior": ("vae", {**FLOW, "posterior": "flow", "flow": "affine-autoregressive"}),
+    "flow posteriors and prior": (
+        "hvae",
+        {**FLOW, "prior": "flow", "posterior": "flow", "top_dim": 4, "two_encoders": True},
+    ),
+    "gmvae with flow posteriors": (
+        "gmvae",
+        {**FLOW, "posterior": "flow", "flow": "spline-autoregressive"},
+    ),
 }
 
 

@@ -24,7 +24,7 @@ from sklearn.base import (
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor, nn
-from torch.distributions import Distribution, Normal
+from torch.distributions import Distribution, Normal, TransformedDistribution
 
 from .data import Dataset, Split, pixels
 from .data.dataset import Batch, ResolvedBinarisation
@@ -185,7 +185,7 @@ class VAETransformer(
         By importance sampling with the same noise for every row, so that a row's value does not depend on the others.
         """
         check_is_fitted(self)
-        require(self.model_.blueprint.settings.posterior == "gaussian", NO_DENSITY)
+        require(self.model_.blueprint.settings.posterior != "deterministic", NO_DENSITY)
 
         def log_likelihoods(model: VAE, images: Tensor) -> Tensor:
             weights = model(images, samples=(self.samples,)).log_weight
@@ -327,8 +327,12 @@ class SharedNoisePosterior(nn.Module):
         self.posterior = posterior
 
     def forward(self, values: Values) -> Distribution:
-        q = self.posterior(values).base_dist
-        return independent(SharedNoiseNormal(q.loc, q.scale, validate_args=False), 1)
+        q = self.posterior(values)
+        flow = isinstance(q, TransformedDistribution)
+        gaussians = (q.base_dist if flow else q).base_dist
+        shared = SharedNoiseNormal(gaussians.loc, gaussians.scale, validate_args=False)
+        base = independent(shared, 1)
+        return type(q)(base, q.transform) if flow else base
 
 
 class SharedNoiseNormal(Normal):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,6 @@ from ..data.stored import SPLITS
 from ..data.values import is_plain
 from ..likelihood.elbo import ELBO_SAMPLES, image_chunks
 from ..likelihood.importance import measure_nll
-from ..model.distributions import stddev
 from ..model.graph import VAE
 from ..runs.data import load_run_data
 from ..runs.directory import Run, pad_with_numbers
@@ -208,7 +208,8 @@ def encode_images(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar)
         batch = images[chunk]
         for name, q in model.posteriors(model.given(batch.images, batch.labels)).items():
             add(f"{name}_mean", q.mean)
-            add(f"{name}_scale", stddev(q))
+            with suppress(NotImplementedError):  # of a flow
+                add(f"{name}_scale", q.stddev)
         inference = model(batch.images, batch.labels, samples=(elbo_samples,))
         for name, latent in inference.latents.items():
             add(f"{name}_sample", latent.z[0])

@@ -13,10 +13,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import TransformedDistribution
 
 from ..likelihood.importance import prepare_for_inference
 from ..model.conditions import Quadrants
-from ..model.distributions import GaussianMixture, stddev
+from ..model.distributions import GaussianMixture
 from ..model.graph import VAE
 from ..runs.directory import Run
 from ..runs.load import load_trained
@@ -75,11 +76,13 @@ def export(
 
 
 def encoder(model: VAE, inputs: NamedTensors) -> NamedTensors:
-    """From images x (B, C, H, W) in [0, 1] and labels y (B,): mean and standard deviation of each latent's posterior,
-    with the latents before it at their means."""
+    """From images x (B, C, H, W) in [0, 1] and labels y (B,): mean and standard deviation (not of a flow) of each
+    latent's posterior, with the latents before it at their means."""
     outputs: NamedTensors = {}
     for name, q in model.posteriors(model.given(inputs["x"], inputs.get("y"))).items():
-        outputs |= {f"{name}_mean": q.mean, f"{name}_scale": stddev(q)}
+        outputs[f"{name}_mean"] = q.mean
+        if not isinstance(q, TransformedDistribution):  # whose standard deviation is unknown
+            outputs[f"{name}_scale"] = q.stddev
     return outputs
 
 
@@ -100,7 +103,9 @@ def prior(model: VAE, inputs: NamedTensors) -> NamedTensors:
         if isinstance(p, GaussianMixture):
             passed = inputs[f"{name}_choice"][:, None] >= p.logits.exp().cumsum(-1)
             p = p.component(passed.sum(-1).clamp(max=p.logits.shape[-1] - 1))
-        values[name] = samples[name] = p.base_dist.loc + p.base_dist.scale * noise
+        base = p.base_dist if isinstance(p, TransformedDistribution) else p
+        z = base.base_dist.loc + base.base_dist.scale * noise
+        values[name] = samples[name] = p.transform(z) if base is not p else z
     return samples
 
 

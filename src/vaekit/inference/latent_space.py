@@ -23,7 +23,7 @@ from ..model.graph import VAE
 from ..support.devices import seeded
 from ..support.errors import UserError
 
-KDE_SAMPLES = 2000
+KDE_SAMPLES = 2048
 ANCESTRAL_SAMPLES = 64  # samples of the latents above, whose priors make up the mixture
 
 
@@ -68,8 +68,8 @@ class PriorMixture:
     """The prior of one latent as a mixture of M diagonal Gaussians: `loc` and `scale` (M, D), `logits` (M,).
 
     It mixes over samples of the latents above it and over labels; a prior of another kind is approximated by a kernel
-    density of 2,000 samples. `centres` (K, D): means of the components of a mixture prior, given the latents above at
-    their means; else None.
+    density of about 2,000 samples. `centres` (K, D): means of the components of a mixture prior, given the latents
+    above at their means; else None.
     """
 
     loc: Tensor
@@ -117,7 +117,7 @@ def prior_mixture(model: VAE, latent: str, y: Tensor | None = None, seed: int = 
         logits = loc.new_zeros(loc.shape[:-1])
     else:  # a kernel density with Scott's bandwidth
         with seeded(seed):
-            loc = p.expand((KDE_SAMPLES,) if y is None else (count,)).sample()
+            loc = p.expand((KDE_SAMPLES // count, count)).sample().flatten(0, 1)
         scale = (loc.std(0) * len(loc) ** (-1 / (loc.shape[-1] + 4))).expand_as(loc)
         logits = loc.new_zeros(len(loc))
     dim = loc.shape[-1]

@@ -280,10 +280,9 @@ def check_values(tensors: dict[str, Tensor], classes: int) -> None:
             allowed = bool(
                 ((values >= 0) & (values <= (1 if values.is_floating_point() else 255))).all()
             )
-        else:  # the KL is NaN where it is unknown
-            allowed = kind not in ("codes", "scales", "use", "clusters") or bool(
-                values.isfinite().all()
-            )
+        else:  # KL and scales are NaN where they are unknown
+            known = values.isfinite() | (values.isnan() if kind == "scales" else False)
+            allowed = kind not in ("codes", "scales", "use", "clusters") or bool(known.all())
         require(allowed, f"{name} has values that are not possible")
     known = torch.isin(tensors["rows.test"], tensors["code_rows"])
     require(bool(known.all()), "rows.test has images without latents")

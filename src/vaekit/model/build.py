@@ -224,7 +224,11 @@ class GraphBuilder:
     def posterior(self, dim: int, latent: str = "", **joining: Any) -> Conditional:
         """q(. | x) over `dim` dimensions, or q(. | x, latent) with the Encoder's arguments `joining`."""
         s = self.settings
-        head = Head(Deterministic, 1) if s.posterior == "deterministic" else posterior_head()
+        head: Any = Head(Deterministic, 1) if s.posterior == "deterministic" else posterior_head()
+        if s.posterior == "flow":
+            from .flows import FlowHead
+
+            head = FlowHead(dim, s.flow, s.flow_steps, s.flow_dim)
         count = head.outputs if s.two_encoders else 1
         outputs = head.outputs * dim // count
         networks = [self.encoder(outputs, given=self.given, **joining) for _ in range(count)]
@@ -240,6 +244,10 @@ class GraphBuilder:
             return LearnedMixture(s.mixture_size, dim)
         if s.prior == "vampprior":
             return VampPrior(posterior, s.mixture_size, self.shape)
+        if s.prior == "flow":
+            from .flows import FlowPrior
+
+            return FlowPrior(dim, s.flow, s.flow_steps, s.flow_dim, self.condition_size)
         if s.prior != "conditional":
             return StandardNormal(dim)
         head = posterior_head()
@@ -282,8 +290,12 @@ def make_objective(
     config = config.resolve(defaults or ObjectiveConfig())
     samples = () if config.samples == 1 else (config.samples,)
     without_kl = config.objective == "infovae" and config.alpha == 1
-    require(settings.posterior == "gaussian" or without_kl, NO_DENSITY)
+    require(settings.posterior != "deterministic" or without_kl, NO_DENSITY)
     if config.objective == "iwae":
+        require(
+            config.gradient == "plain" or settings.posterior == "gaussian",
+            "--gradient dreg needs a Gaussian posterior; leave out --posterior, or choose --gradient plain",
+        )
         return iwae(config.samples, config.gradient)
     if config.objective == "infovae":
         one_latent = not isinstance(settings, HierarchyConfig | ClusterConfig)

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import reduce
 from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import Categorical, Distribution, Independent, Normal, constraints
+from torch.distributions import (
+    Categorical,
+    Distribution,
+    Independent,
+    Normal,
+    TransformedDistribution,
+    constraints,
+)
 
 from ..support.errors import UserError
 
@@ -193,7 +201,11 @@ def sample_with_temperature(
     p: Distribution, temperature: float = 1.0, cluster: Tensor | None = None
 ) -> Tensor:
     """A sample, pulled towards the mean by a temperature below 1. A mixture's is pulled to the mean of its component,
-    a random one or that of `cluster` (an index per batch element). Raises UserError for an index out of range."""
+    a random one or that of `cluster` (an index per batch element); a flow's base is pulled, before its transform.
+    Raises UserError for an index out of range."""
+    if isinstance(p, TransformedDistribution):
+        z = sample_with_temperature(p.base_dist, temperature)
+        return reduce(lambda value, transform: transform(value), p.transforms, z)
     if isinstance(p, GaussianMixture):
         largest = p.logits.shape[-1] - 1
         if cluster is None:

@@ -14,10 +14,11 @@ from typing import Any, Literal, Protocol, get_args
 
 import torch
 from torch import Tensor
+from torch.distributions import Independent
 
 from ..support import distributed
 from ..support.errors import UserError, did_you_mean, for_caller, require, require_count, shown
-from .distributions import GaussianMixture, gaussian, independent
+from .distributions import gaussian, independent
 from .graph import Inference, Latent
 from .mmd import Kernel, squared_mmd
 
@@ -57,8 +58,8 @@ class elbo:
 @dataclass(frozen=True)
 class capacity:
     """E[log p(x | z)] - beta |KL(q || p) - warmup nats|, per image: holds the KL at a number of nats that rises during
-    KL warm-up. Burgess et al. 2018, eq. 8 (their gamma is beta). A KL that is estimated from draws (of mixtures and of
-    several latents) is held on average over the batch.
+    KL warm-up. Burgess et al. 2018, eq. 8 (their gamma is beta). A KL that is estimated from draws (of mixtures, of
+    flows and of several latents) is held on average over the batch.
     """
 
     nats: float
@@ -69,12 +70,12 @@ class capacity:
         require(not isinstance(warmup, Mapping), "a capacity holds the KL of all latents together")
         excess = inference.kl - warmup * self.nats  # type: ignore[operator]
         (latent, *others) = inference.latents.values()
-        if others or isinstance(latent.prior, GaussianMixture):
+        estimated = not all(isinstance(p, Independent) for p in (latent.prior, latent.posterior))
+        sign = excess.detach()
+        if others or estimated:
             # The sign of an image's own draw would penalise the variance of the draws.
-            sign = distributed.all_reduce(excess.detach().sum()).sign()
-        else:
-            sign = excess.detach().sign()
-        value = inference.log_likelihood - self.beta * sign * excess
+            sign = distributed.all_reduce(sign.sum())
+        value = inference.log_likelihood - self.beta * sign.sign() * excess
         return value.mean(0) if self.samples else value
 
 
@@ -123,6 +124,10 @@ class iwae:
         )
         (latent,) = inference.latents.values()
         q: Any = latent.posterior
+        require(
+            isinstance(q, Independent),
+            "doubly reparameterised gradients need a Gaussian posterior; choose --gradient plain",
+        )
         detached = independent(gaussian(q.base_dist.loc.detach(), q.base_dist.scale.detach()), 1)
         log_q = detached.log_prob(latent.z)
         log_weight = inference.log_likelihood + latent.prior.log_prob(latent.z) - log_q

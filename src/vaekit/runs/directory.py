@@ -66,7 +66,14 @@ STATE = "state.safetensors"
 OWN_FILES = ("config.json", "metrics.jsonl", "*.safetensors", "evaluation*.json", "clusters-*")
 # Defaults, for older runs, of settings of the model and of the training that were added to format 2.
 ADDED_SETTINGS: dict[str, dict[str, Any]] = {
-    "settings": {"mean": "linear", "levels": None, "logistics": None},
+    "settings": {
+        "mean": "linear",
+        "levels": None,
+        "logistics": None,
+        "flow": "affine-coupling",
+        "flow_steps": 4,
+        "flow_dim": 256,
+    },
     "training": {"state_every": 30.0, "skip_spikes": None, "allow_slow": False, "augment": None},
 }
 MAX_METRICS_BYTES = 2**28

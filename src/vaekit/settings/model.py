@@ -20,13 +20,17 @@ Likelihood = Literal[
     "logistic-mixture",
     "categorical",
 ]
-Prior = Literal["standard", "mixture", "learned-mixture", "vampprior", "conditional"]
+Prior = Literal["standard", "mixture", "learned-mixture", "vampprior", "conditional", "flow"]
+FlowKind = Literal[
+    "affine-coupling", "spline-coupling", "affine-autoregressive", "spline-autoregressive"
+]
 Condition = Literal["none", "label", "quadrants:1", "quadrants:2", "quadrants:3"]
 Scale = Literal["shared", "each"] | float
 Mean = Literal["linear", "sigmoid"]
 # Likelihoods of discrete pixels, such as the 256 levels of an 8-bit image.
 DISCRETE = ("logistic", "logistic-mixture", "categorical")
 WITHOUT_LOCATION = ("bernoulli", "continuous-bernoulli", "categorical")
+FLOW_SETTINGS = ("flow", "flow_steps", "flow_dim")
 MAX_CATEGORIES = 1024  # of a categorical pixel, which has an output for each
 
 
@@ -39,13 +43,21 @@ class ModelConfig:
     prior: Prior | None = None
     """Prior of the latent (in a hierarchy, of the top one): standard normal, the default; mixture of fixed Gaussians or
     learned-mixture; vampprior, the mixture of posteriors of learned pseudo-inputs; conditional, a network of the
-    condition, the default with quadrants."""
+    condition, the default with quadrants; flow, a normalising flow, given the condition if there is one."""
     components: int | None = None
     """Components of a mixture (10 by default), pseudo-inputs of a vampprior (500)."""
     pseudo_inputs: Literal["data", "noise"] = "data"
     """Initial pseudo-inputs of a vampprior: training images, or noise around grey."""
-    posterior: Literal["gaussian", "deterministic"] = "gaussian"
-    """Posterior of the latent: a diagonal Gaussian, or a single point without noise (only infovae)."""
+    posterior: Literal["gaussian", "deterministic", "flow"] = "gaussian"
+    """Posterior of the latent: a diagonal Gaussian, a single point without noise (only infovae), or flow, a diagonal
+    Gaussian followed by the transforms of a normalising flow."""
+    flow: FlowKind = "affine-coupling"
+    """Transforms of a flow: couplings of two halves of the dimensions, or autoregressive ones, which are slower to
+    sample a prior from; each affine, or a spline, slower."""
+    flow_steps: int = 4
+    """Number of transforms of a flow."""
+    flow_dim: int = 256
+    """Units of each of the two hidden layers of a transform of a flow."""
     condition: Condition = "none"
     """Condition of the model: the label, or 1 to 3 quadrants of the image, of which the rest is then modelled."""
     network: Literal["dense", "conv"] = "dense"
@@ -97,6 +109,13 @@ class ModelConfig:
                 f"--logistics has no effect for --likelihood {self.likelihood}; leave it out, or choose --likelihood "
                 "logistic-mixture",
             )
+        require_count("flow_steps", self.flow_steps, largest=100)
+        require_count("flow_dim", self.flow_dim, largest=2**20)
+        for name in () if "flow" in (self.prior, self.posterior) else FLOW_SETTINGS:
+            require(
+                getattr(self, name) == getattr(ModelConfig, name),
+                f"{flag_name(name)} has no effect without a flow; choose --prior flow or --posterior flow",
+            )
         largest = 12 if self.network == "conv" else 100
         require(
             self.num_layers is None or 1 <= self.num_layers <= largest,
@@ -138,7 +157,7 @@ class ModelConfig:
             f"--mean has no effect for a {self.likelihood} likelihood; leave it out or choose another --likelihood",
         )
         require(
-            self.components is None or self.prior not in (None, "standard", "conditional"),
+            self.components is None or self.prior not in (None, "standard", "conditional", "flow"),
             f"--components has no effect for a {self.prior or 'standard'} prior; choose --prior mixture, "
             "learned-mixture or vampprior",
         )
@@ -165,8 +184,8 @@ class ModelConfig:
         )
         require(
             self.prior != "vampprior" or self.posterior == "gaussian",
-            "--prior vampprior is a mixture of posteriors, which are points with --posterior deterministic; choose "
-            "another prior",
+            "--prior vampprior is a mixture of posteriors, which are points with --posterior deterministic, and with "
+            "--posterior flow too slow to evaluate; choose another prior",
         )
         require(
             self.prior != "vampprior" or self.normalisation != "batch",

@@ -176,7 +176,7 @@ def check_objective(
         "the objective lacks the number of samples per image; give it an attribute `samples`: () or (K,)",
     )
     require(
-        model.blueprint.settings.posterior == "gaussian"
+        model.blueprint.settings.posterior != "deterministic"
         or (isinstance(objective, infovae) and objective.alpha == 1),
         NO_DENSITY,
     )

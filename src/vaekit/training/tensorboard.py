@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,6 @@ from ..data import EvalSplit
 from ..data.dataset import Batch
 from ..inference import generation
 from ..likelihood.latent_use import LatentUse, batch_size
-from ..model.distributions import stddev
 from ..model.graph import VAE
 from ..pictures.bands import Bands
 from ..pictures.grids import alternate_rows, canvas
@@ -102,7 +102,8 @@ class TensorBoardLogger:
             batch = sample[: batch_size(model)]
             for name, q in model.posteriors(model.given(batch.images, batch.labels)).items():
                 writer.add_histogram(f"latents/{name} means", q.mean, step)
-                writer.add_histogram(f"latents/{name} scales", stddev(q), step)
+                with suppress(NotImplementedError):  # of a flow
+                    writer.add_histogram(f"latents/{name} scales", q.stddev, step)
             x, y = self.examples.images, self.examples.labels
             reconstructions = generation.reconstruct(model, x, y)
             pairs = alternate_rows(self.bands(x), self.bands(reconstructions), 10)
