@@ -332,7 +332,7 @@ class SharedNoisePosterior(nn.Module):
         gaussians = (q.base_dist if flow else q).base_dist
         shared = SharedNoiseNormal(gaussians.loc, gaussians.scale, validate_args=False)
         base = independent(shared, 1)
-        return type(q)(base, q.transform) if flow else base
+        return type(q)(base, q.transforms) if flow else base
 
 
 class SharedNoiseNormal(Normal):

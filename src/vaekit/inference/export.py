@@ -99,13 +99,18 @@ def prior(model: VAE, inputs: NamedTensors) -> NamedTensors:
     samples: NamedTensors = {}
     for name, module in model.prior.items():
         noise = inputs[f"{name}_noise"]
-        p: Any = module(values).expand((len(noise),))
+        p: Any = module(values)
         if isinstance(p, GaussianMixture):
+            p = p.expand((len(noise),))
             passed = inputs[f"{name}_choice"][:, None] >= p.logits.exp().cumsum(-1)
             p = p.component(passed.sum(-1).clamp(max=p.logits.shape[-1] - 1))
-        base = p.base_dist if isinstance(p, TransformedDistribution) else p
-        z = base.base_dist.loc + base.base_dist.scale * noise
-        values[name] = samples[name] = p.transform(z) if base is not p else z
+        transforms = []
+        if isinstance(p, TransformedDistribution):
+            transforms, p = p.transforms, p.base_dist
+        z = p.base_dist.loc + p.base_dist.scale * noise
+        for transform in transforms:
+            z = transform(z)
+        values[name] = samples[name] = z
     return samples
 
 

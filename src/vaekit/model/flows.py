@@ -34,8 +34,8 @@ INITIAL = 0.01  # factor of the last layers' initial weights
 
 
 class Flow(TransformedDistribution):
-    """z = f(e) with e ~ base: log p(z) = log base(e) - log |det df/de|, a diagonal Gaussian `base_dist` and an f of
-    latent vectors. Rezende and Mohamed 2015, eq. 5.
+    """z = f(e) with e from the diagonal Gaussian `base_dist`: log p(z) = log p(e) - log |det df/de|, where f is one of
+    `transforms` of vectors after the other. Rezende and Mohamed 2015, eq. 5.
 
     `mean` is f(mean of the base), not the expectation, which has no closed form; there is no variance. `rsample` keeps
     its log-density, so that log_prob of the same tensor takes no inversion; an expanded Flow shares it.
@@ -43,34 +43,43 @@ class Flow(TransformedDistribution):
 
     drawn: list[Tensor]
 
-    def __init__(self, base: Distribution, transform: Transform) -> None:
-        super().__init__(base, [transform], validate_args=False)
-        self.transform = transform
+    def __init__(self, base: Distribution, transforms: list[Transform]) -> None:
+        super().__init__(base, transforms, validate_args=False)
         self.drawn = []
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Flow:
-        flow = Flow(self.base_dist.expand(batch_shape), self.transform)
+        flow = Flow(self.base_dist.expand(batch_shape), self.transforms)
         flow.drawn = self.drawn
         return flow
 
     @property
     def mean(self) -> Tensor:
-        with full_precision(self.base_dist.mean):
-            return self.transform(self.base_dist.mean)
+        z = self.base_dist.mean
+        with full_precision(z):
+            for transform in self.transforms:
+                z = transform(z)
+        return z
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
-        e = self.base_dist.rsample(sample_shape)
-        with full_precision(e):
-            z, log_det = self.transform.call_and_ladj(e)
-        self.drawn[:] = z, self.base_dist.log_prob(e) - log_det
+        z = self.base_dist.rsample(sample_shape)
+        log_prob = self.base_dist.log_prob(z)
+        with full_precision(z):
+            for transform in self.transforms:
+                z, log_det = transform.call_and_ladj(z)
+                log_prob = log_prob - log_det
+        self.drawn[:] = z, log_prob
         return z
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self.drawn and value is self.drawn[0]:
             return self.drawn[1]
+        batch = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        value, total = value.expand(*batch, -1), value.new_zeros(batch)
         with full_precision(value):
-            e, log_det = self.transform.inv.call_and_ladj(value)
-        return self.base_dist.log_prob(e) + log_det
+            for transform in reversed(self.transforms):
+                value, log_det = transform.inv.call_and_ladj(value)
+                total = total + log_det
+        return self.base_dist.log_prob(value) + total
 
 
 def full_precision(x: Tensor) -> contextlib.AbstractContextManager[Any]:
@@ -91,13 +100,13 @@ class FlowPrior(nn.Module):
         super().__init__()
         self.given = ("y",) if context else ()
         self.base = StandardNormal(dim)
-        self.transform = composed(dim, kind, steps, units, context)
+        self.steps = flow_steps(dim, kind, steps, units, context)
 
     def forward(self, values: dict[str, Tensor | None]) -> Flow:
         base, y = self.base(values), values["y"] if self.given else None
         if y is not None:
             base = base.expand(y.shape[:-1])
-        return Flow(base, self.transform(y).inv)
+        return Flow(base, [step(y).inv for step in self.steps][::-1])
 
 
 class FlowHead(nn.Module):
@@ -109,19 +118,17 @@ class FlowHead(nn.Module):
     def __init__(self, dim: int, kind: FlowKind, steps: int, units: int) -> None:
         super().__init__()
         self.gaussian = posterior_head()
-        self.transform = composed(dim, kind, steps, units, dim)
+        self.steps = flow_steps(dim, kind, steps, units, dim)
 
     def forward(self, output: Tensor) -> Flow:
         size = output.shape[-1] // self.outputs
         parameters, context = output.split((2 * size, size), -1)
-        return Flow(self.gaussian(parameters), self.transform(context))
+        return Flow(self.gaussian(parameters), [step(context) for step in self.steps])
 
 
-def composed(
-    dim: int, kind: FlowKind, steps: int, units: int, context: int
-) -> zuko.lazy.LazyTransform:
-    """`steps` transforms of vectors (..., dim), each nearly the identity at first: a module from a context
-    (..., context), or None where that is 0, to their composition. Raises UserError for a coupling in one dimension."""
+def flow_steps(dim: int, kind: FlowKind, steps: int, units: int, context: int) -> nn.ModuleList:
+    """`steps` modules from a context (..., context), or None where that is 0, to a transform of vectors (..., dim).
+    Raises UserError for a coupling in one dimension."""
     univariate, _, scheme = kind.partition("-")
     require(
         dim > 1 or scheme == "autoregressive",
@@ -129,15 +136,14 @@ def composed(
         "--flow spline-autoregressive",
     )
     step = Coupling if scheme == "coupling" else Autoregressive
-    transforms = [
-        step(dim, context, units, univariate == "spline", i % 2 == 1) for i in range(steps)
-    ]
-    return zuko.lazy.LazyComposedTransform(*transforms)
+    spline = univariate == "spline"
+    return nn.ModuleList(step(dim, context, units, spline, i % 2 == 1) for i in range(steps))
 
 
-class Step(zuko.lazy.LazyTransform):
-    """A transform of which each element is affine (RealNVP's) or a rational-quadratic spline on [-5, 5] (Durkan et al.
-    2019), with parameters from a network of two hidden layers."""
+class Step(nn.Module):
+    """A transform, at first nearly the identity. Each element is affine (Dinh et al. 2017) or a rational-quadratic
+    spline on [-5, 5] (Durkan et al. 2019), with parameters from a network of two hidden layers.
+    """
 
     def __init__(self, network: nn.Sequential, last: nn.Linear, spline: bool) -> None:
         super().__init__()
