@@ -87,6 +87,14 @@ def test_a_rows_results_do_not_depend_on_the_others(fitted, digits):
     np.testing.assert_allclose(fitted.score_samples(rows)[[0, 7, 50]], alone, rtol=1e-10)
 
 
+def test_a_rows_density_under_flows_does_not_depend_on_the_others(digits):
+    flows = {"prior": "flow", "posterior": "flow", "flow_dim": 8, "flow_steps": 2}
+    rows = digits[0][:60]
+    fitted = VAETransformer(settings=flows, **TINY).fit(rows)
+    alone = fitted.score_samples(rows[7:8])
+    np.testing.assert_allclose(fitted.score_samples(rows)[7:8], alone, rtol=1e-10)
+
+
 def test_codes_decode_to_similar_images(fitted, digits):
     rows = digits[0]
     reconstructions = fitted.inverse_transform(fitted.transform(rows))

@@ -1,6 +1,7 @@
 """Exported files compute the same as the model, for batches of any size."""
 
 import json
+from typing import get_args
 
 import numpy as np
 import onnxruntime
@@ -12,6 +13,7 @@ from vaekit import UserError, build, export, load, train
 from vaekit.inference.export import EXPORTED_PARTS, run_onnx
 from vaekit.inference.export import prior as prior_of
 from vaekit.settings.catalog import MODELS
+from vaekit.settings.model import FlowKind
 
 SHORT = ["vampprior"]
 CASES = [name if name in SHORT else pytest.param(name, marks=pytest.mark.long) for name in MODELS]
@@ -81,6 +83,51 @@ def test_the_prior_chooses_components_by_their_weights_and_adds_noise(tmp_path, 
     mixture = load(run).prior["z"]({})
     chosen = torch.tensor([0, 0, 1, 1, 2, 2])
     close(z, mixture.loc[chosen] + mixture.scale[chosen] * noise)
+
+
+FLOWS = {"prior": "flow", "posterior": "flow", "flow_steps": 2, "flow_dim": 4}
+
+
+def transformed(p, noise):
+    for transform in p.transforms:
+        noise = transform(noise)
+    return noise
+
+
+def test_the_function_of_a_flow_prior_transforms_the_noise():
+    """That of its posterior has no standard deviation, which is unknown."""
+    model = build("hvae", (1, 8, 8), **small_settings("hvae", **FLOWS))
+    noise = {"z2_noise": torch.randn(7, 3), "z1_noise": torch.randn(7, 2)}
+    samples = prior_of(model, noise)
+    close(samples["z2"], transformed(model.prior["z2"]({}), noise["z2_noise"]))
+    below = model.prior["z1"]({"z2": samples["z2"], "y": None})
+    close(samples["z1"], below.mean + below.stddev * noise["z1_noise"])
+    codes = EXPORTED_PARTS["encoder"](model, {"x": torch.rand(7, 1, 8, 8)})
+    assert list(codes) == ["z2_mean", "z1_mean"]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("kind", get_args(FlowKind))
+def test_flows_are_exported(tmp_path, monkeypatch, kind):
+    parts = {name: EXPORTED_PARTS[name] for name in ("encoder", "prior")}
+    monkeypatch.setattr("vaekit.inference.export.EXPORTED_PARTS", parts)
+    run = trained(tmp_path / "run", "vae", flow=kind, **FLOWS)
+    about = export(run, tmp_path / "onnx")
+    assert list(about["encoder.onnx"]["outputs"]) == ["z_mean"]
+    noise = torch.randn(7, 2)
+    session = onnxruntime.InferenceSession(tmp_path / "onnx" / "prior.onnx")
+    (z,) = session.run(None, {"z_noise": noise.numpy()})
+    close(z, transformed(load(run).prior["z"]({}), noise))
+
+
+def test_long_autoregressive_flows_are_not_exported(tmp_path):
+    """Each dimension is one pass of the network, all of them in the file."""
+    more = {"prior": "flow", "flow": "affine-autoregressive", "latent_dim": 20, "flow_dim": 4}
+    run = trained(tmp_path / "run", "vae", **more)
+    with pytest.raises(
+        UserError, match="80 passes of its networks; train one with flow affine-coupling"
+    ):
+        export(run, tmp_path / "onnx")
 
 
 def test_torch_export_computes_the_same_as_the_model(tmp_path):

@@ -39,6 +39,11 @@ SMALL = {
     "cvae": ("cvae", {"prior": "conditional"}, (2,)),
     "quadrants": ("cvae", {"condition": "quadrants:1"}, (2,)),
     "vampprior": ("vampprior", NOISE, (2,)),
+    "flow of labels": (
+        "cvae",
+        {"prior": "flow", "flow": "affine-autoregressive", "flow_steps": 2, "flow_dim": 8},
+        (2,),
+    ),
     "mixture": ("vae", {"prior": "learned-mixture", "components": 3}, (2,)),
     "gaussian": ("vae", {"likelihood": "gaussian", "scale": 1.0}, (2,)),
     "continuous": ("vae", {"likelihood": "continuous-bernoulli"}, (2,)),

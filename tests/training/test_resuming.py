@@ -39,6 +39,7 @@ CASES = {
     "bfloat16": ("vae", {}, {"precision": "bfloat16", "allow_slow": True}),
     "gmvae": ("gmvae", {"clusters": 3, "start_epochs": 2}, {}),
     "hvampprior": ("hvampprior", {"components": 4}, {"kl_warmup": 1.0}),
+    "flows": ("vae", {"prior": "flow", "posterior": "flow", "flow_dim": 8}, {"ema": 0.9}),
     "mmdvae": ("mmdvae", {"posterior": "deterministic"}, {}),
 }
 

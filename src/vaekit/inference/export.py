@@ -30,6 +30,7 @@ NamedTensors = dict[str, Tensor]
 EXTENSIONS: Mapping[Format, str] = {"onnx": "onnx", "torch": "pt2"}
 OPSET = 20
 TOLERANCE = 1e-5
+MAX_PASSES = 50  # of the networks of an autoregressive flow, each of which is in the file
 
 
 def export(
@@ -52,6 +53,7 @@ def export(
             raise UserError(f"{name} is not installed: pip install 'vaekit[onnx]'") from None
     trained = load_trained(run)
     model = prepare_for_inference(trained.model, "float32").eval()
+    check_flow(model)
     contents, descriptions = {}, {}
     with torch.no_grad():
         for name, function in EXPORTED_PARTS.items():
@@ -73,6 +75,17 @@ def export(
     }
     write_json(folder / "model.json", {**settings, "files": descriptions})
     return descriptions
+
+
+def check_flow(model: VAE) -> None:
+    """Raise UserError for a prior that would be written with too many passes of its networks."""
+    settings = model.blueprint.settings
+    passes = settings.flow_steps * getattr(settings, "top_dim", settings.latent_dim)
+    require(
+        settings.prior != "flow" or "coupling" in settings.flow or passes <= MAX_PASSES,
+        f"a sample of this autoregressive flow prior takes {passes} passes of its networks; train one with --flow "
+        "affine-coupling to export it",
+    )
 
 
 def encoder(model: VAE, inputs: NamedTensors) -> NamedTensors:
