@@ -63,6 +63,7 @@ class Flow(TransformedDistribution):
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         z = self.base_dist.rsample(sample_shape)
         log_prob = self.base_dist.log_prob(z)
+        transform: Any
         with full_precision(z):
             for transform in self.transforms:
                 z, log_det = transform.call_and_ladj(z)
@@ -75,6 +76,7 @@ class Flow(TransformedDistribution):
             return self.drawn[1]
         batch = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
         value, total = value.expand(*batch, -1), value.new_zeros(batch)
+        transform: Any
         with full_precision(value):
             for transform in reversed(self.transforms):
                 value, log_det = transform.inv.call_and_ladj(value)
