@@ -74,11 +74,11 @@ def test_a_density_integrates_to_one(kind, part):
     """By the trapezoid rule in two dimensions; the weights are small enough for tails within the grid."""
     module = randomised(part(2, kind, 3, 8), 0.3)
     p = module(torch.tensor([0.5, -0.5, 0.2, -0.3, 0.7, 0.1]) if part is FlowHead else {})
-    line = torch.linspace(-12, 12, 201)
+    line = torch.linspace(-9, 9, 161)
     with torch.no_grad():
         log_density = p.log_prob(torch.cartesian_prod(line, line))
     total = log_density.exp().sum() * (line[1] - line[0]) ** 2
-    assert total.item() == pytest.approx(1, abs=5e-3)
+    assert total.item() == pytest.approx(1, abs=1e-2)
     assert (log_density - p.base_dist.log_prob(torch.cartesian_prod(line, line))).abs().max() > 0.3
 
 
@@ -286,7 +286,9 @@ def flow_loss(kind, data) -> Loss:
     return Loss(model, elbo())
 
 
-@pytest.mark.parametrize("kind", ["affine-coupling", "spline-autoregressive"])
+@pytest.mark.parametrize(
+    "kind", ["affine-coupling", pytest.param("spline-autoregressive", marks=pytest.mark.long)]
+)
 def test_a_traced_step_is_the_eager_one(kind):
     """Without values that the graph depends on; the gradients of every parameter too."""
     data = random_dataset(kind="grey")
