@@ -40,6 +40,19 @@ CASES = {
     ),
     "batch normalisation": ("convvae", {"normalisation": "batch"}),
     "layer normalisation": ("convgmvae", {"normalisation": "layer"}),
+    "residual": ("convvae", {"network": "resnet"}),
+    "residual cvae": (
+        "cvae",
+        {"network": "resnet", "normalisation": "weight", "blocks": 1, "prior": "conditional"},
+    ),
+    "residual quadrants": (
+        "cvae",
+        {"network": "resnet", "condition": "quadrants:1", "num_layers": 2, "blocks": 1},
+    ),
+    "residual hvampprior": (
+        "hvampprior",
+        {**VAMP, "network": "resnet", "normalisation": "group", "blocks": 1},
+    ),
     "two encoders": ("hvae", {"two_encoders": True}),
     "deepvae of labels": ("deepvae", {"condition": "label"}),
     "flow prior": ("vae", {**FLOW, "prior": "flow"}),

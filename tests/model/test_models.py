@@ -70,7 +70,7 @@ def check_shapes(name, shape, likelihood):
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("likelihood", LIKELIHOODS)
-@pytest.mark.parametrize("network", ["vae", "convvae"])
+@pytest.mark.parametrize("network", ["vae", "convvae", "residual"])
 @torch.no_grad()
 def test_any_image_shape_works(network, shape, likelihood):
     if likelihood == "categorical" and math.prod(shape) > 3072:

@@ -32,6 +32,7 @@ from .networks import ACTIVATIONS, MLP, Decoder, Dropout, Encoder, LayerStyle, P
 from .objectives import Objective, capacity, elbo, infovae, iwae
 from .pixels import decoder_channels, likelihood_head
 from .priors import FixedMixture, LearnedMixture, StandardNormal, VampPrior
+from .residual import ResidualNetworks
 
 Builder = Callable[[Blueprint], VAE]
 NO_DENSITY = (
@@ -193,9 +194,15 @@ class GraphBuilder:
         self.encoder_layers = parse(s.encoder or encoder, "--encoder", s.network_size)
         self.decoder_layers = parse(s.decoder or decoder, "--decoder", s.network_size)
         require(
-            s.network_size == 1 or any(x.kernel for x in self.encoder_layers + self.decoder_layers),
+            s.network_size == 1
+            or s.network == "resnet"
+            or any(x.kernel for x in self.encoder_layers + self.decoder_layers),
             "--network-size multiplies the channels of convolutions, and these networks have none",
         )
+        self.residual: ResidualNetworks | None = None
+        if s.network == "resnet":
+            channels = max(1, int(s.channels * s.network_size))
+            self.residual = ResidualNetworks(self.style, channels, s.blocks, s.num_layers)
         self.condition: nn.Module | None = None
         self.given: int | tuple[int, int, int] | None = None  # size or shape of the condition
         if s.condition == "label":
@@ -219,7 +226,9 @@ class GraphBuilder:
         return layers
 
     def encoder(self, outputs: int, **joining: Any) -> Encoder:
-        return Encoder(self.shape, self.encoder_layers, outputs, self.style, **joining)
+        return Encoder(
+            self.shape, self.encoder_layers, outputs, self.style, residual=self.residual, **joining
+        )
 
     def posterior(self, dim: int, latent: str = "", **joining: Any) -> Conditional:
         """q(. | x) over `dim` dimensions, or q(. | x, latent) with the Encoder's arguments `joining`."""
@@ -270,7 +279,9 @@ class GraphBuilder:
         channels, height, width = self.shape
         head = likelihood_head(self.settings, channels)
         shape = (decoder_channels(self.settings, channels), height, width)
-        network = Decoder(dim + self.condition_size, self.decoder_layers, shape, self.style)
+        network = Decoder(
+            dim + self.condition_size, self.decoder_layers, shape, self.style, self.residual
+        )
         decoder = Conditional((*latents, *self.condition_names), network, head)
         if isinstance(self.condition, Quadrants):
             return MaskedDecoder(decoder, self.condition)

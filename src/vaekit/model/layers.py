@@ -139,6 +139,8 @@ def default_layers(settings: ModelConfig, height: int, width: int) -> tuple[str,
     if settings.network == "dense":
         dense = " ".join([hidden] * (settings.num_layers or 2))
         return dense, dense
+    if settings.network == "resnet":
+        return hidden, hidden
     depth = settings.num_layers or num_halvings(height, width)
     channels = [settings.channels * 2**level for level in range(depth)]
     encoder = [*(f"{n}@3/2" for n in channels), hidden]

@@ -11,13 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from ..support.errors import require
 from .layers import Layer, Layers, check_decoder, check_encoder
+
+if TYPE_CHECKING:
+    from .residual import ResidualNetworks
 
 Size = tuple[int, int]  # height and width
 
@@ -75,6 +78,25 @@ class BatchNorm(nn.BatchNorm1d):
         return super().forward(x.flatten(0, -2)).view(x.shape)
 
 
+def normalisation(width: int, style: LayerStyle, images: bool) -> list[nn.Module]:
+    """The normalisation of features, of vectors or `images`, as one module or none."""
+    if style.normalisation == "batch":
+        return [nn.BatchNorm2d(width) if images else BatchNorm(width)]
+    if style.normalisation in ("layer", "group"):
+        groups = 1 if style.normalisation == "layer" else math.gcd(width, max(1, width // 8))
+        return [nn.GroupNorm(groups, width) if images else nn.LayerNorm(width)]
+    return []
+
+
+def weight_normalised(layer: nn.Module) -> nn.Module:
+    """`layer` with weights gain v / |v| for each output (Salimans and Kingma 2016)."""
+    if isinstance(layer, nn.Sequential):  # an even kernel's padding and convolution
+        weight_normalised(layer[-1])
+        return layer
+    outputs = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
+    return nn.utils.parametrizations.weight_norm(layer, dim=outputs)
+
+
 def hidden_layer(
     make: Callable[..., nn.Module], inputs: int, layer: Layer, style: LayerStyle
 ) -> list[nn.Module]:
@@ -84,10 +106,9 @@ def hidden_layer(
     width = 2 * layer.width if activation == "gated" else layer.width
     # A batch normalisation cancels any bias.
     modules = [make(inputs, width, bias=style.normalisation != "batch")]
-    if style.normalisation == "batch":
-        modules.append(nn.BatchNorm2d(width) if images else BatchNorm(width))
-    elif style.normalisation == "layer":
-        modules.append(nn.GroupNorm(1, width) if images else nn.LayerNorm(width))
+    if style.normalisation == "weight":
+        modules = [weight_normalised(module) for module in modules]
+    modules += normalisation(width, style, images)
     if activation == "gated":
         modules.append(nn.GLU(dim=1 if images else -1))
     elif activation != "linear":
@@ -122,6 +143,7 @@ class Encoder(nn.Module):
     `layers` are convolutions, then dense layers. `given` is the condition's size, or (C, H, W) if it is an image, or
     None; to convolutions it is channels, constant ones unless it is an image. A latent of `latent_dim` passes through
     `branch`, joins the image's features, and both pass through `joint`: images are encoded once for all its samples.
+    With `residual`, its convolutions come before `layers`, which are dense.
     """
 
     def __init__(
@@ -134,6 +156,7 @@ class Encoder(nn.Module):
         latent_dim: int = 0,
         branch: Layers = (),
         joint: Layers = (),
+        residual: ResidualNetworks | None = None,
     ) -> None:
         super().__init__()
         check_encoder(layers)
@@ -142,7 +165,7 @@ class Encoder(nn.Module):
         self.condition_shape = (given, 1, 1) if isinstance(given, int) else given or (0, 1, 1)
         convolutions = [layer for layer in layers if layer.kernel]
         modules: list[nn.Module] = []
-        if convolutions:
+        if convolutions or residual:
             channels += self.condition_shape[0]
         for layer in convolutions:
             after = layer.outputs(size[0]), layer.outputs(size[1])
@@ -155,7 +178,10 @@ class Encoder(nn.Module):
             channels, size = layer.width, after
         self.convolutions = nn.Sequential(*modules)
         features = channels * math.prod(size)
-        if not convolutions:
+        if residual:
+            self.convolutions = residual.encoder(channels, size)
+            features = math.prod(residual.features(size))
+        elif not convolutions:
             features += math.prod(self.condition_shape)
         self.trunk, features = hidden_layers(features, layers[len(convolutions) :], style)
         self.branch, branch_width = hidden_layers(latent_dim, branch, style)
@@ -176,10 +202,16 @@ class Decoder(nn.Module):
     """Vectors (..., D_i), concatenated -> images (..., C, H, W).
 
     `layers` are dense; or dense, then convolutions, whose sizes follow from the image's backwards: any size is exact.
+    With `residual`, its convolutions come after `layers`, which are dense.
     """
 
     def __init__(
-        self, inputs: int, layers: Layers, shape: tuple[int, int, int], style: LayerStyle
+        self,
+        inputs: int,
+        layers: Layers,
+        shape: tuple[int, int, int],
+        style: LayerStyle,
+        residual: ResidualNetworks | None = None,
     ) -> None:
         super().__init__()
         check_decoder(layers)
@@ -188,9 +220,14 @@ class Decoder(nn.Module):
         dense = [layer for layer in layers if not layer.kernel and not layer.image]
         convolutions = [layer for layer in layers if layer.kernel]
         self.hidden, features = hidden_layers(inputs, dense, style)
+        if residual:
+            self.small = residual.features(shape[1:])
+            self.unfold: nn.Module = nn.Linear(features, math.prod(self.small))
+            self.convolutions = residual.decoder(shape)
+            return
         if not convolutions:
             self.convolutions = nn.Sequential()
-            self.unfold: nn.Module = nn.Linear(features, math.prod(shape))
+            self.unfold = nn.Linear(features, math.prod(shape))
             return
         sizes = [(height, width)]
         for layer in reversed(convolutions):

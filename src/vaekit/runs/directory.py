@@ -70,6 +70,7 @@ ADDED_SETTINGS: dict[str, dict[str, Any]] = {
         "mean": "linear",
         "levels": None,
         "logistics": None,
+        "blocks": 2,
         "flow": "affine-coupling",
         "flow_steps": 4,
         "flow_dim": 256,

@@ -60,14 +60,18 @@ class ModelConfig:
     """Units of each of the two hidden layers of a transform of a flow."""
     condition: Condition = "none"
     """Condition of the model: the label, or 1 to 3 quadrants of the image, of which the rest is then modelled."""
-    network: Literal["dense", "conv"] = "dense"
-    """Dense layers, or convolutions of stride 2; the decoder mirrors the encoder."""
+    network: Literal["dense", "conv", "resnet"] = "dense"
+    """Dense layers, convolutions of stride 2, or residual blocks of convolutions (resnet); the decoder mirrors the
+    encoder."""
     hidden_dim: int = 500
     """Units of each dense hidden layer."""
     num_layers: int | None = None
-    """Hidden layers (dense; 2 by default), or halvings of the image (conv; by default until it is 8 pixels wide)."""
+    """Hidden layers (dense; 2 by default), or halvings of the image (conv and resnet; by default until it is 8 pixels
+    wide)."""
     channels: int = 32
-    """Channels of the first convolution; each further one doubles them (conv only)."""
+    """Channels of the first convolution (conv) or resolution (resnet); each further one doubles them."""
+    blocks: int = 2
+    """Residual blocks at each resolution (resnet only)."""
     encoder: str | None = None
     """Layers of the encoder, instead of the four settings above, such as "32@3/2 64@3/2 500"; see docs/layers.md."""
     decoder: str | None = None
@@ -78,8 +82,9 @@ class ModelConfig:
     """Separate networks for the posterior's location and scale, instead of one for both."""
     activation: Activation = "silu"
     """Activation of the hidden layers; gated is a gated linear unit."""
-    normalisation: Literal["none", "layer", "batch"] = "none"
-    """Normalisation before each activation."""
+    normalisation: Literal["none", "layer", "batch", "group", "weight"] = "none"
+    """Normalisation before each activation, over all features (layer), groups of channels (group; conv and resnet) or
+    the batch; weight normalises the weights instead."""
     dropout: float = 0.0
     """Dropout probability of the units of dense hidden layers."""
     likelihood: Likelihood = "auto"
@@ -99,7 +104,7 @@ class ModelConfig:
     """Mean of a gaussian (location of a logistic) pixel: the decoder's output itself, or its sigmoid, in [0, 1]."""
 
     def __post_init__(self) -> None:
-        for name in ("latent_dim", "hidden_dim", "channels", "components"):
+        for name in ("latent_dim", "hidden_dim", "channels", "blocks", "components"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name), largest=2**20)
         if self.logistics is not None:
@@ -116,7 +121,7 @@ class ModelConfig:
                 getattr(self, name) == getattr(ModelConfig, name),
                 f"{flag_name(name)} has no effect without a flow; choose --prior flow or --posterior flow",
             )
-        largest = 12 if self.network == "conv" else 100
+        largest = 12 if self.network != "dense" else 100
         require(
             self.num_layers is None or 1 <= self.num_layers <= largest,
             f"--num-layers is {self.num_layers}; a {self.network} network has 1 to {largest}",
@@ -164,6 +169,25 @@ class ModelConfig:
         require(
             self.prior == "vampprior" or self.pseudo_inputs == "data",
             "--pseudo-inputs needs --prior vampprior",
+        )
+        layers = f"{self.encoder or ''} {self.decoder or ''}"
+        if self.network == "resnet":
+            require(
+                not layers.strip(),
+                "--network resnet has no --encoder and --decoder, which list other layers; leave them out, or choose "
+                "another --network",
+            )
+            require(
+                self.activation != "gated",
+                "--activation gated is not possible with --network resnet; choose another, such as silu",
+            )
+        require(
+            self.network == "resnet" or self.blocks == ModelConfig.blocks,
+            "--blocks has no effect without --network resnet; leave it out",
+        )
+        require(
+            self.network != "dense" or "@" in layers or self.normalisation != "group",
+            "--normalisation group needs convolutions, --network conv or resnet; choose layer for dense layers",
         )
         if self.encoder and self.decoder:
             unread = ["num_layers", "channels"] + ["hidden_dim"] * (not self.has_other_layers)
