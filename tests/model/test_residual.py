@@ -14,8 +14,8 @@ from vaekit import UserError, build
 from vaekit.model.build import objective_of
 from vaekit.model.layers import Layer
 from vaekit.model.networks import LayerStyle, hidden_layer, normalisation
-from vaekit.model.residual import Pack, ResidualNetworks, Upsample
-from vaekit.training.compiled import trace
+from vaekit.model.residual import Downsample, Pack, ResidualNetworks, Upsample
+from vaekit.training.compiled import compile_step, trace
 from vaekit.training.step import Loss
 
 STYLES = [LayerStyle(normalisation=name) for name in ("none", "layer", "group", "batch", "weight")]
@@ -58,7 +58,7 @@ def test_weights_are_counted_by_hand():
 
     def block(width):
         half = width // 2
-        return conv(width, half, 1) + 2 * conv(half, half, 3) + conv(half, width, 1)
+        return conv(width, half, 1) + conv(half, half, 3) + conv(half, width, 1)
 
     blocks = block(8) + block(16)
     encoder, decoder = networks.encoder(3, (32, 32)), networks.decoder((6, 32, 32))
@@ -120,6 +120,17 @@ def test_packing_keeps_every_pixel_and_upsampling_repeats_it():
     large = Upsample([5, 7])(packed)
     for i, j in ((0, 0), (3, 4), (4, 6)):
         assert torch.equal(large[..., i, j], packed[..., i // 2, j // 2])
+
+
+@pytest.mark.parametrize("size", [(6, 4), (5, 7), (1, 1)])
+def test_downsampling_is_the_mean_of_the_pixels_there_are(size):
+    """And so is its gradient."""
+    x = torch.randn(2, 3, *size, requires_grad=True)
+    found, expected = Downsample()(x), nn.AvgPool2d(2, ceil_mode=True)(x)
+    assert torch.allclose(found, expected, atol=1e-6)
+    weights = torch.randn_like(found)
+    gradients = [torch.autograd.grad((y * weights).sum(), x)[0] for y in (found, expected)]
+    assert torch.allclose(*gradients, atol=1e-6)
 
 
 @pytest.mark.parametrize("style", STYLES, ids=lambda style: style.normalisation)
@@ -235,6 +246,17 @@ def test_a_traced_step_computes_the_eager_values():
     assert torch.allclose(means, loss.backward(data.train[:8], 1.0), rtol=1e-5)
     for found, parameter in zip(gradients, loss.parameters(), strict=True):
         assert torch.allclose(found, parameter.grad, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["none", "weight", "group"])
+def test_a_step_of_odd_images_compiles(name):
+    """To the eager gradients; torch's average pooling of odd images, for one, does not."""
+    data, settings = random_dataset((3, 33, 18), "grey"), {"normalisation": name, "channels": 8}
+    model = build("convvae", data, network="resnet", latent_dim=2, hidden_dim=8, **settings)
+    model.to(memory_format=torch.channels_last)
+    loss = Loss(model, objective_of(model.blueprint))
+    assert compile_step(loss, data.train[:8], 1.0) != loss.backward
 
 
 def test_bfloat16_is_near_float32():

@@ -71,7 +71,7 @@ class ResidualNetworks:
         before = 4 * inputs if packed else inputs
         for i, (width, *_) in enumerate(self.levels(size)):
             if i:
-                modules.append(nn.AvgPool2d(2, ceil_mode=True))
+                modules.append(Downsample())
             modules.append(self.convolution(before, width, kernel=1 if i else 3))
             modules += [self.block(width) for _ in range(self.blocks)]
             before = width
@@ -112,16 +112,16 @@ class ResidualNetworks:
         return [*normalisation(width, self.style, True), ACTIVATIONS[self.style.activation]()]
 
     def block(self, width: int) -> ResidualBlock:
-        """A bottleneck: 1 x 1 to half the channels, 3 x 3 twice, 1 x 1 back, each after an activation."""
-        narrow, modules = max(1, width // 2), []
-        for before, after, kernel, factor in (
-            (width, narrow, 1, 1.0),
-            (narrow, narrow, 3, 1.0),
-            (narrow, narrow, 3, 1.0),
-            (narrow, width, 1, LAST_FACTOR),
-        ):
-            modules += [*self.activation(before), self.convolution(before, after, kernel, factor)]
-        return ResidualBlock(*modules)
+        """A bottleneck: 1 x 1 to half the channels, 3 x 3, 1 x 1 back, each after an activation."""
+        narrow = max(1, width // 2)
+        return ResidualBlock(
+            *self.activation(width),
+            self.convolution(width, narrow, kernel=1),
+            *self.activation(narrow),
+            self.convolution(narrow, narrow, kernel=3),
+            *self.activation(narrow),
+            self.convolution(narrow, width, kernel=1, factor=LAST_FACTOR),
+        )
 
 
 class ResidualBlock(nn.Module):
@@ -135,13 +135,29 @@ class ResidualBlock(nn.Module):
         return x + self.layers(x)
 
 
+def padded(x: Tensor) -> Tensor:
+    """Images whose last row and column are repeated where their number is odd (by `cat`, whose gradient torch 2.13
+    compiles in channels-last, other than that of a padding "replicate")."""
+    if x.shape[-2] % 2:
+        x = torch.cat([x, x[..., -1:, :]], dim=-2)
+    return torch.cat([x, x[..., -1:]], dim=-1) if x.shape[-1] % 2 else x
+
+
 class Pack(nn.Module):
-    """Images (B, C, H, W) -> (B, 4 C, H / 2, W / 2), rounded up, after a row and a column of zeros where they are odd:
-    2 x 2 pixels become channels."""
+    """Images (B, C, H, W) -> (B, 4 C, H / 2, W / 2), rounded up: 2 x 2 pixels become channels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        height, width = x.shape[-2:]
-        return F.pixel_unshuffle(F.pad(x, (0, width % 2, 0, height % 2)), 2)
+        return F.pixel_unshuffle(padded(x), 2)
+
+
+class Downsample(nn.Module):
+    """Images (B, C, H, W) -> (B, C, H / 2, W / 2), rounded up: means of 2 x 2 pixels, of those there are at an edge.
+
+    (torch's AvgPool2d with `ceil_mode` is the same, but torch 2.13 compiles its gradient to wrong values at odd sizes.)
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(padded(x), 2)
 
 
 class Upsample(nn.Module):
