@@ -71,7 +71,7 @@ class ResidualNetworks:
         before = 4 * inputs if packed else inputs
         for i, (width, *_) in enumerate(self.levels(size)):
             if i:
-                modules.append(Downsample())
+                modules.append(halving())
             modules.append(self.convolution(before, width, kernel=1 if i else 3))
             modules += [self.block(width) for _ in range(self.blocks)]
             before = width
@@ -135,29 +135,13 @@ class ResidualBlock(nn.Module):
         return x + self.layers(x)
 
 
-def padded(x: Tensor) -> Tensor:
-    """Images whose last row and column are repeated where their number is odd (by `cat`, whose gradient torch 2.13
-    compiles in channels-last, other than that of a padding "replicate")."""
-    if x.shape[-2] % 2:
-        x = torch.cat([x, x[..., -1:, :]], dim=-2)
-    return torch.cat([x, x[..., -1:]], dim=-1) if x.shape[-1] % 2 else x
-
-
 class Pack(nn.Module):
-    """Images (B, C, H, W) -> (B, 4 C, H / 2, W / 2), rounded up: 2 x 2 pixels become channels."""
+    """Images (B, C, H, W) -> (B, 4 C, H / 2, W / 2), rounded up, after a row and a column of zeros where they are odd:
+    2 x 2 pixels become channels."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.pixel_unshuffle(padded(x), 2)
-
-
-class Downsample(nn.Module):
-    """Images (B, C, H, W) -> (B, C, H / 2, W / 2), rounded up: means of 2 x 2 pixels, of those there are at an edge.
-
-    (torch's AvgPool2d with `ceil_mode` is the same, but torch 2.13 compiles its gradient to wrong values at odd sizes.)
-    """
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(padded(x), 2)
+        height, width = x.shape[-2:]
+        return F.pixel_unshuffle(F.pad(x, (0, width % 2, 0, height % 2)), 2)
 
 
 class Upsample(nn.Module):
@@ -169,6 +153,12 @@ class Upsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.interpolate(x, scale_factor=2.0)[..., : self.height, : self.width]
+
+
+def halving() -> nn.Module:
+    """Images (B, C, H, W) -> (B, C, H / 2, W / 2), rounded up: means of 2 x 2 pixels, of those there are at an edge."""
+    # Nothing is padded, but with `count_include_pad` torch 2.13 compiles wrong gradients at odd sizes.
+    return nn.AvgPool2d(2, ceil_mode=True, count_include_pad=False)
 
 
 def packs(size: Size) -> bool:
