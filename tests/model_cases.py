@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vaekit import MODELS, build
-from vaekit.settings.model import Likelihood
+from vaekit.settings.model import NOT_OF_LADDERS, LadderConfig, Likelihood
 
 SHAPES = [(1, 28, 28), (1, 28, 20), (3, 32, 32), (3, 94, 94), (1, 7, 5), (1, 1, 1), (3, 64, 48)]
 LIKELIHOODS = [x for x in get_args(Likelihood) if x != "auto"]
@@ -54,7 +54,6 @@ CASES = {
         {**VAMP, "network": "resnet", "normalisation": "group", "blocks": 1},
     ),
     "two encoders": ("hvae", {"two_encoders": True}),
-    "deepvae of labels": ("deepvae", {"condition": "label"}),
     "flow prior": ("vae", {**FLOW, "prior": "flow"}),
     "spline flow prior": ("vae", {**FLOW, "prior": "flow", "flow": "spline-coupling"}),
     "autoregressive flow prior of labels": (
@@ -71,6 +70,11 @@ CASES = {
         "gmvae",
         {**FLOW, "posterior": "flow", "flow": "spline-autoregressive"},
     ),
+    "deepvae of labels": (
+        "deepvae",
+        {"condition": "label", "groups": "1x1:3 2x1:2", "patch_size": 2},
+    ),
+    "deepvae of one position": ("deepvae", {"groups": "1x1:2"}),
 }
 
 
@@ -78,10 +82,15 @@ NO_DENSITY = "a deterministic posterior has no density"
 
 
 def small(name, shape=(1, 9, 6), **settings):
+    """A small model; `settings` that a deep hierarchy refuses are left out there, and `latent_dim` is that of its two
+    groups."""
     model, extra = CASES.get(name, (name, {}))
     sizes = {"latent_dim": 3, "hidden_dim": 16, "channels": 4}
-    if model == "deepvae":
+    if isinstance(MODELS[model].settings, LadderConfig):
         sizes = {"channels": 8}
+        if dim := settings.pop("latent_dim", None):
+            extra = {**extra, "groups": f"1x2:{dim}"}
+        settings = {key: value for key, value in settings.items() if key not in NOT_OF_LADDERS}
     return build(model, shape, **{"classes": CLASSES, **sizes, **extra, **settings})
 
 

@@ -26,6 +26,7 @@ from vaekit.inference.generation import analogies, generate
 from vaekit.likelihood.importance import measure_nll
 from vaekit.model.build import objective_of
 from vaekit.model.distributions import sample_with_temperature
+from vaekit.model.ladder import Ladder
 from vaekit.model.networks import ACTIVATIONS, Encoder
 from vaekit.model.objectives import capacity, elbo, iwae
 from vaekit.runs.weights import load_weights
@@ -91,6 +92,9 @@ def check_gradients(name, likelihood, objective):
     model = small(name, likelihood=likelihood)
     if objective is not None:
         skip_without_density(model)
+    for parameter in model.parameters():  # what multiplies a map of zeros has no gradient yet
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
     loss = Loss(model, objective or objective_of(model.blueprint))
     value, means = loss(images(8, (1, 9, 6), likelihood), labels(8))
     value.backward()
@@ -254,6 +258,8 @@ def test_the_seed_determines_the_weights(name):
 @torch.no_grad()
 def test_dropout_is_active_in_training_and_only_there(name, constant_noise):
     model, x = small(name, dropout=0.5), images(2, (1, 9, 6))
+    if not model.blueprint.settings.dropout:
+        pytest.skip("the networks of a deep hierarchy have no dropout")
 
     def passes():
         return [model(x, labels(2)).likelihood.mean for _ in range(2)]
@@ -294,11 +300,15 @@ def test_every_activation_is_its_formula(network, activation):
 def test_an_image_is_encoded_once_for_any_number_of_samples(name):
     model, x = small(name).eval(), images(2, (1, 9, 6))
     seen = []
-    for module in model.posterior.modules():
+    for module in model.modules():
         if isinstance(module, Encoder):
-            module.trunk.register_forward_hook(lambda m, i, o: seen.append(o.shape))
+            module.trunk.register_forward_hook(lambda m, i, o: seen.append(o.shape[:-1]))
+        if isinstance(module, Ladder):
+            module.stem.register_forward_hook(lambda m, i, o: seen.append(o.shape[:-3]))
     model(x, labels(2), samples=(50,))
-    assert all(len(shape) == 2 for shape in seen)
+    vamp = len(getattr(next(iter(model.prior.values())), "logits", ()))
+    assert seen
+    assert all(shape in {(2,), (vamp,)} for shape in seen)
 
 
 def test_the_prior_of_hidden_quadrants_is_learned_by_default():
@@ -364,8 +374,7 @@ def test_a_cluster_is_sampled_from_its_component(constant_noise):
 
 def latent_sizes(model):
     s = model.blueprint.settings
-    sizes = {"z": s.latent_dim, "z1": s.latent_dim}
-    sizes |= {"z2": getattr(s, "top_dim", 0), "w": getattr(s, "w_dim", 0)}
+    sizes = {"w": getattr(s, "w_dim", 0), **s.latent_sizes(model.blueprint.shape)}
     return {name: sizes[name] for name in model.prior}
 
 
@@ -387,8 +396,11 @@ def test_samples_of_every_prior_match_its_density(name):
     """In 2-D, 20,000 samples as in `VAE.sample`, counted in 64 cells, against the density's integral over each; a
     chi-squared beyond 4 standard deviations above its mean has a probability of about 1 in 5,000."""
     model = small(name, latent_dim=2, **two_dimensional(name)).double().eval()
-    for parameter in model.prior.parameters():
-        parameter.mul_(2)  # far from N(0, I)
+    for key, parameter in model.named_parameters():
+        if "prior" in key:
+            parameter.mul_(2)  # far from N(0, I)
+        if "ladder" in key:
+            parameter.add_(0.3 * torch.randn_like(parameter))
     torch.manual_seed(0)
     values = model.given(None, given(model, 1).expand(1, *given(model, 1).shape[1:]))
     if values["y"] is not None:
