@@ -20,6 +20,7 @@ from vaekit.data.sources.named import READERS
 from vaekit.runs.directory import Run
 from vaekit.settings.catalog import MODELS
 from vaekit.settings.data import ValueRange
+from vaekit.settings.model import LadderConfig
 
 # The models here are tiny: a second thread would cost them more than it gives; so in the processes that tests start.
 torch.set_num_threads(1)
@@ -73,7 +74,10 @@ def small_settings(name: str, **more: Any) -> dict[str, Any]:
     small: dict[str, Any] = {"hidden_dim": 8, "latent_dim": 2, "channels": 2, "top_dim": 3}
     small |= {"clusters": 3, "start_epochs": 1}
     small |= {"components": 6} if "vampprior" in name else {}
-    known = {k: v for k, v in small.items() if hasattr(MODELS[name].settings, k)}
+    settings = MODELS[name].settings
+    if isinstance(settings, LadderConfig):
+        small = {"channels": 4, "groups": "1x2:2 2x1:1"}
+    known = {k: v for k, v in small.items() if hasattr(settings, k)}
     return known | more
 
 

@@ -1,7 +1,7 @@
 """Golden losses: 20 training steps in float64 with fixed weights, images and noise.
 
 They change with the maths or the architecture of a model, and must not change when code only moves.
-After an intended change: python tests/model/test_golden.py [CASE ...], inspect the difference, commit it with the reason.
+After an intended change: python tests/model/test_golden.py [CASE ...]; inspect the difference, commit it, say why.
 """
 
 import json

@@ -439,6 +439,65 @@ def test_a_capacity_does_not_penalise_the_variance_of_draws(float64):
         assert float(penalty.mean()) == pytest.approx(0.5, abs=0.1)
 
 
+def test_free_bits_floor_the_mean_kl_of_each_latent():
+    """E log p(x | z) - sum_l max(lambda, mean KL_l), over the batch: an image's own KL may be below lambda."""
+    model = tiny("hvae", top_dim=1)
+    inference = model(ALL_2X2, samples=(3,))
+    upper, lower = (inference.latents[name].kl.detach() for name in ("z2", "z1"))
+    means = sorted((upper.mean().item(), lower.mean().item()))
+    between = sum(means) / 2
+    assert means[0] < between < means[1]
+    larger = max((upper, lower), key=lambda kl: kl.mean())
+    assert (larger < between).any()  # of some images
+    plain = inference.log_likelihood.detach()
+    for nats, kept in [(0.9 * means[0], upper + lower), (between, larger + between)]:
+        found = elbo(samples=(3,), free_bits=nats)(inference)
+        assert torch.allclose(found, (plain - kept).mean(0), atol=1e-12)
+        expected = plain.mean() - max(nats, upper.mean()) - max(nats, lower.mean())
+        assert found.mean().item() == pytest.approx(expected.item(), abs=1e-12)
+    held = elbo(2.0, (3,), 1.1 * means[1])(inference, 0.3)
+    assert torch.allclose(held, plain.mean(0) - 0.3 * 2 * 2 * 1.1 * means[1], atol=1e-12)
+
+
+def test_a_kl_below_its_free_bits_has_no_gradient_and_one_above_its_own():
+    model = tiny("hvae", top_dim=1)
+    parameters = list(model.parameters())
+
+    def gradient(value_of, seed=0):
+        torch.manual_seed(seed)
+        value = value_of(model(ALL_2X2)).sum()
+        return torch.cat(
+            [g.flatten() for g in torch.autograd.grad(value, parameters, materialize_grads=True)]
+        )
+
+    inference = model(ALL_2X2)
+    kls = {name: latent.kl.mean().item() for name, latent in inference.latents.items()}
+    (small, least), (_, most) = sorted(kls.items(), key=lambda item: item[1])
+    below, above = most + 1, least / 2
+    likelihood = gradient(lambda inference: inference.log_likelihood)
+    assert torch.allclose(gradient(elbo(free_bits=below)), likelihood, atol=1e-12)
+    assert torch.allclose(gradient(elbo(free_bits=above)), gradient(elbo()), atol=1e-12)
+    between = gradient(elbo(free_bits=(least + most) / 2))
+    assert torch.allclose(between, gradient(elbo(beta={small: 0.0})), atol=1e-12)
+    assert not torch.allclose(between, gradient(elbo()), atol=1e-3)
+
+
+def test_the_logged_elbo_has_no_free_bits():
+    model = tiny("vae")
+    torch.manual_seed(0)
+    value, (objective, log_likelihood, kl) = Loss(model, elbo(free_bits=50.0))(ALL_2X2)
+    torch.manual_seed(0)
+    inference = model(ALL_2X2)
+    assert -value.item() == objective.item() == pytest.approx(log_likelihood.item() - 50)
+    assert kl.item() == pytest.approx(inference.kl.mean().item())
+    assert kl < 50
+
+
+def test_free_bits_have_no_part_for_clusters():
+    with pytest.raises(UserError, match="not for its part of cluster"):
+        elbo(free_bits=1.0)(tiny("gmvae", clusters=3, w_dim=1)(ALL_2X2), {"cluster": 0.5})
+
+
 # IWAE
 
 
@@ -511,7 +570,9 @@ def test_doubly_reparameterised_gradients_are_refused_where_they_do_not_hold():
 
 
 @pytest.mark.parametrize(
-    "objective", [elbo(), elbo(beta=2.5), capacity(3.0), iwae(4, "dreg"), infovae()], ids=repr
+    "objective",
+    [elbo(), elbo(beta=2.5), elbo(free_bits=0.5), capacity(3.0), iwae(4, "dreg"), infovae()],
+    ids=repr,
 )
 def test_an_objective_is_read_back_from_its_text(objective):
     assert from_text(repr(objective)) == objective
@@ -833,6 +894,11 @@ def test_objectives_that_make_no_sense(objective, settings, message):
         ({"samples": 0}, "samples is 0"),
         ({"objective": "iwae", "capacity": 3.0}, "no effect for objective iwae"),
         ({"beta": -1.0}, "beta is -1.0"),
+        ({"free_bits": -1.0}, "free_bits is -1.0"),
+        ({"free_bits": math.inf}, "free_bits is inf"),
+        ({"free_bits": 1.0, "capacity": 3.0}, "no effect with capacity"),
+        ({"free_bits": 1.0, "objective": "iwae"}, "no effect for objective iwae"),
+        ({"free_bits": 1.0, "objective": "infovae"}, "no effect for objective infovae"),
         ({"objective": "infovae", "alpha": 2.0}, "alpha is 2.0"),
         ({"objective": "infovae", "mmd_weight": 0.5}, "would be maximised"),
     ],
@@ -868,6 +934,7 @@ def test_objectives_are_made_as_their_settings_say():
     made = {
         ObjectiveConfig(): elbo(),
         ObjectiveConfig(beta=3.0, samples=4): elbo(3.0, (4,)),
+        ObjectiveConfig(free_bits=0.5): elbo(1.0, (), 0.5),
         ObjectiveConfig(capacity=5.0): capacity(5.0, 100.0),
         ObjectiveConfig(capacity=5.0, beta=7.0, samples=2): capacity(5.0, 7.0, (2,)),
         ObjectiveConfig("iwae", samples=6, gradient="dreg"): iwae(6, "dreg"),

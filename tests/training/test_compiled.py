@@ -9,7 +9,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import vaekit.training.compiled
-from conftest import random_dataset
+from conftest import random_dataset, small_settings
 from vaekit import UserError, build, load, train
 from vaekit.data.augment import augmentation_of
 from vaekit.model.build import objective_of
@@ -28,6 +28,8 @@ SMALL = {"latent_dim": 3, "hidden_dim": 16}
 
 def small(name):
     """Settings of a small model."""
+    if name == "deepvae":
+        return small_settings(name)
     return SMALL | ({"components": 7} if "vamp" in name else {})
 
 
@@ -111,6 +113,7 @@ def test_every_model_is_traced_as_one_graph():
     colour = random_dataset((3, 8, 8), "grey")
     mixture = loss_of("convvae", colour, likelihood="logistic-mixture", channels=2)
     trace(mixture, colour.train[:8], 1.0)
+    trace(loss_of("deepvae", data, elbo(samples=(2,), free_bits=0.1)), data.train[:8], 1.0)
 
 
 EVERY_AUGMENTATION = (
@@ -153,7 +156,7 @@ def test_every_augmentation_compiles(kind):
 @pytest.mark.parametrize("name", MODELS)
 def test_every_model_compiles(name):
     data, lines = grey(), []
-    loss = loss_of(name, data)
+    loss = loss_of(name, data, elbo(free_bits=0.1) if name == "deepvae" else None)
     backward = compile_step(loss, data.train[:8], 1.0, lines.append)
     assert lines == ["compiling the training step (once) ..."]  # the gradients were compared
     assert backward != loss.backward

@@ -319,7 +319,7 @@ def make_objective(
         return infovae(config.alpha, config.mmd_weight, config.kernel, biased, samples)
     if config.capacity is not None:
         return capacity(config.capacity, 100.0 if config.beta is None else config.beta, samples)
-    return elbo(1.0 if config.beta is None else config.beta, samples)
+    return elbo(1.0 if config.beta is None else config.beta, samples, config.free_bits)
 
 
 def decoder_outputs(blueprint: Blueprint) -> int:

@@ -39,19 +39,36 @@ class Objective(Protocol):
 class elbo:
     """E[log p(x | z)] - beta KL(q || p), with the KL in closed form where there is one. `beta`: a number, or several by
     latent name. Kingma and Welling 2014, eq. 10; beta: Higgins et al. 2017.
+
+    With `free_bits`, nats per latent, the KL of each counts as max(free_bits, its mean over the batch, of all
+    processes), so that below it has no gradient: Kingma et al. 2016 (IAF), appendix C.8.
     """
 
     beta: float | Mapping[str, float] = 1.0
     samples: tuple[int, ...] = ()
+    free_bits: float = 0.0
+
+    def __repr__(self) -> str:  # that of runs before free bits, where there are none
+        free = f", free_bits={self.free_bits!r}" if self.free_bits else ""
+        return f"elbo(beta={self.beta!r}, samples={self.samples!r}{free})"
 
     def __call__(self, inference: Inference, warmup: Weight = 1.0) -> Tensor:
         if isinstance(self.beta, Mapping):
             names = [*inference.latents, "cluster"]
             for name in self.beta:
                 require(name in names, f"beta names {name!r}; the latents are {', '.join(names)}")
+        parts = [w for w in (self.beta, warmup) if isinstance(w, Mapping) and "cluster" in w]
+        require(
+            not (self.free_bits and parts),
+            "--free-bits is for the whole KL of a latent, not for its part of cluster; leave out one of them",
+        )
         value = inference.log_likelihood
         for name, latent in inference.latents.items():
-            value = value - weighted_kl(name, latent, latent.kl, self.beta, warmup)
+            kl = latent.kl
+            if self.free_bits:
+                enough = distributed.batch_mean(kl) > self.free_bits
+                kl = torch.where(enough, kl, self.free_bits)
+            value = value - weighted_kl(name, latent, kl, self.beta, warmup)
         return value.mean(0) if self.samples else value
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from ..support.errors import flag_name, require, require_count
 
 OBJECTIVE_SETTINGS = {
-    "elbo": ("beta", "capacity"),
+    "elbo": ("beta", "capacity", "free_bits"),
     "iwae": ("gradient",),
     "infovae": ("alpha", "mmd_weight", "kernel", "mmd"),
 }
@@ -28,6 +28,8 @@ class ObjectiveConfig:
     capacity: float | None = None
     """Target the KL at this many nats, by beta |KL - capacity|; it rises from 0 over --kl-warmup (elbo). Of each image
     where the KL has a closed form, else of the mean over the batch."""
+    free_bits: float = 0.0
+    """Nats per latent that cost nothing: a KL whose mean over the batch is below counts as this many (elbo)."""
     gradient: Literal["plain", "dreg"] = "plain"
     """Gradient of iwae: plain, or doubly reparameterised, whose noise falls as K grows (one latent, no
     VampPrior)."""
@@ -43,12 +45,16 @@ class ObjectiveConfig:
 
     def __post_init__(self) -> None:
         require_count("samples", self.samples)
-        for name in ("beta", "capacity", "mmd_weight"):
+        for name in ("beta", "capacity", "free_bits", "mmd_weight"):
             value = getattr(self, name)
             require(
                 value is None or 0 <= value < math.inf,
                 f"{flag_name(name)} is {value}; it must be 0 or a positive number",
             )
+        require(
+            not (self.free_bits and self.capacity is not None),
+            "--free-bits has no effect with --capacity, which holds the KL itself; leave one of them out",
+        )
         require(self.alpha <= 1, f"--alpha is {self.alpha}; it must be at most 1")
         require(
             self.alpha + self.mmd_weight >= 1,

@@ -8,7 +8,7 @@ from typing import Literal
 
 from ..support.errors import flag_name, printable, require, require_count, require_seed
 from .augment import parse_augmentation
-from .model import ClusterConfig, ModelConfig
+from .model import ClusterConfig, LadderConfig, ModelConfig
 
 Precision = Literal["float32", "bfloat16"]
 # Compiling takes as much time as it saves in this many steps of a small network.
@@ -38,7 +38,7 @@ class TrainConfig:
     """Epochs over which the learning rate rises linearly from 0."""
     kl_warmup: float | None = None
     """Epochs over which the weight of the KL rises linearly from 0 to its final value; default: none, but half of all
-    epochs, at most 10, for models with clusters."""
+    epochs, at most 10, for models with clusters, and a fifth, at most 10, for deep hierarchies."""
     kl_warmup_of: str = "all"
     """Latent whose KL warms up, such as z2; or cluster, the part of a mixture's KL that belongs to its components."""
     clip_gradient: float | None = None
@@ -124,7 +124,9 @@ class TrainConfig:
         augment = None if self.augment is None else str(parse_augmentation(self.augment))
         kl_warmup = self.kl_warmup
         if kl_warmup is None:
-            kl_warmup = min(10.0, self.epochs / 2) if isinstance(model, ClusterConfig) else 0.0
+            shares = {ClusterConfig: 2, LadderConfig: 5}
+            share = next((n for kind, n in shares.items() if isinstance(model, kind)), math.inf)
+            kl_warmup = min(10.0, self.epochs / share)
         return replace(self, kl_warmup=kl_warmup, augment=augment)
 
 

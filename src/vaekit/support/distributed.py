@@ -151,6 +151,16 @@ def all_gather_latents(z: Tensor) -> Tensor:
     return torch.cat(parts, dim=-2)
 
 
+def batch_mean(values: Tensor) -> Tensor:
+    """The mean, without its gradient, of values (..., B) over the batch, of which each process has a part. Where no
+    gradients are taken, that of this process: all validate the same images."""
+    if world_size() == 1 or not torch.is_grad_enabled():
+        return values.detach().mean()
+    values = values.detach()[..., : _rows_in_batch.get()]
+    total, count = all_reduce(torch.stack([values.sum(), values.new_tensor(values.numel())]))
+    return total / count
+
+
 def communication_device() -> torch.device:
     """The device whose tensors the backend can send."""
     if dist.get_backend() == "nccl":
