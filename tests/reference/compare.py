@@ -75,6 +75,12 @@ def objectives_of(pair, default_only=False):
             1.0,
         )
         found["IWAE, K = 5"] = iwae(5), o.iwae, 1.0
+        for nats in (2.0, 10.0):
+            found[f"ELBO, {nats:g} free bits"] = (
+                elbo(free_bits=nats),
+                lambda run, nats=nats: o.free_bits(run, nats),
+                1.0,
+            )
     if gmvae:
         for i, name in enumerate(("w", "cluster"), start=1):
             weights = tuple(0.3 if j == i else 1.0 for j in range(3))
@@ -241,7 +247,7 @@ def use_of_latents(pair, run, bound):
             found["responsibilities"] = difference(theirs, estimators.responsibilities(z, p))
     if pair.ours.prior != "conditional" and pair.ours.condition == "none":
         single = pair.run(())
-        top = [single.latents[n] for n in pair.ours.latents if n != "z1"]
+        top = [single.latents[n] for n in pair.ours.top]
         z, mean, std = (
             np.concatenate(v, -1) for v in zip(*((z, *q) for z, q, _ in top), strict=True)
         )

@@ -56,12 +56,10 @@ class Joint:
         self.model, self.x, self.y, self.dims = model, x, model.given(x, labels), dims
 
     def log_prior(self, z):
-        total, above = 0.0, None
+        total, values = 0.0, {}
         for name, part in self.split(z).items():
-            total = total + log_density(
-                self.model.prior_of(name, self.y, above, part.shape[-1]), part
-            )
-            above = part
+            p = self.model.prior_of(name, self.y, self.model.above(values), part.shape[-1])
+            total, values[name] = total + log_density(p, part), part
         return total
 
     def log_likelihood(self, z):

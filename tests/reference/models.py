@@ -1,4 +1,4 @@
-"""The 13 models as graphs in NumPy: the parameters of each posterior, prior and pixel distribution from the weights.
+"""The models as graphs in NumPy: the parameters of each posterior, prior and pixel distribution from the weights.
 
 A Gaussian over latents is a pair (mean, std); a mixture a triple (log weights (K,), means, stds (..., K, D)).
 """
@@ -40,6 +40,15 @@ class Model:
     def latents(self):
         """Names of the latents in the order in which they are sampled."""
         return LATENTS.get(self.name, ("z",))
+
+    @property
+    def top(self):
+        """The latents whose posterior is given the image alone."""
+        return tuple(name for name in self.latents if name != "z1")
+
+    def above(self, values):
+        """What a latent is given of those before it, `values` by name in order: the last one."""
+        return list(values.values())[-1] if values else None
 
     def given(self, x, labels):
         """The condition as vectors (B, G), or None: one-hot labels; or images blank but for 1 to 3 quadrants (lower
@@ -188,12 +197,13 @@ class Pass:
 
 def infer(model, x, labels, noise):
     """Sample every latent as mean + std * noise[name] (..., B, D)."""
-    y, latents, values, above = model.given(x, labels), {}, {}, None
+    y, latents, values = model.given(x, labels), {}, {}
     for name in model.latents:
+        above = model.above(values)
         q = model.posterior(name, x, y, above)
         p = model.prior_of(name, y, above, dim=q[0].shape[-1])
         z = q[0] + q[1] * noise[name]
-        latents[name], values[name], above = (z, q, p), z, z
+        latents[name], values[name] = (z, q, p), z
     return Pass(model.log_likelihood(x, values, y), latents, values)
 
 

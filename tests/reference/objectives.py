@@ -26,6 +26,15 @@ def elbo(run, beta=1.0, warmup=1.0):
     return mean_over_samples(run.log_likelihood - beta * warmup * total)
 
 
+def free_bits(run, nats):
+    """Kingma et al. 2016, appendix C.8: each latent's KL is at least `nats`, on average over the batch."""
+    value = run.log_likelihood
+    for latent in run.latents.values():
+        each = kl(*latent)
+        value = value - (each if np.real(each).mean() > nats else nats)
+    return mean_over_samples(value)
+
+
 def capacity(run, gamma, capacity, warmup=1.0):
     """Burgess et al. 2018, eq. 8: E_q log p(x | z) - gamma |KL - C|, C rising linearly; of a KL that is drawn, |KL - C|
     is of its mean over the batch, as the mean of |KL - C| would grow with the variance of the draws."""

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 
 from reference import models
+from reference.ladder import LadderModel
 from vaekit import build
 from vaekit.data import EvalSplit, Split
 from vaekit.settings.catalog import MODELS
-from vaekit.settings.model import DISCRETE
+from vaekit.settings.model import DISCRETE, NOT_OF_LADDERS, LadderConfig
 
 BATCH, CLASSES = 4, 3
 SHAPE = (1, 7, 5)
@@ -28,8 +29,16 @@ class Case:
 
 
 VAMP = {"pseudo_inputs": "noise", "components": 5}
+LADDER = {"groups": "1x2:2 3x1:1", "channels": 8}
 CASES = {
     **{name: Case(name, VAMP if "vamp" in name else {}) for name in MODELS},
+    "deepvae": Case("deepvae", LADDER, (1, 5, 3)),
+    "deepvae of labels and patches": Case(
+        "deepvae",
+        {**LADDER, "condition": "label", "patch_size": 2, "likelihood": "logistic"},
+        (3, 5, 4),
+    ),
+    "deepvae of several blocks": Case("deepvae", {**LADDER, "encoder_blocks": 2}, (1, 3, 5)),
     "gaussian, one scale": Case("vae", {"likelihood": "gaussian"}),
     "gaussian, a scale per pixel": Case("convvae", {"likelihood": "gaussian", "scale": "each"}),
     "gaussian, sigmoid of the mean": Case("vae", {"likelihood": "gaussian", "mean": "sigmoid"}),
@@ -71,7 +80,9 @@ class Pair:
     def __init__(self, name, seed, dtype=torch.float64, sizes=SIZES, posterior_spread=1.2):
         case = CASES[name]
         self.seed, self.dtype, self.case = 1000 * seed + crc32(name.encode()) % 1000, dtype, case
-        known = {k: v for k, v in sizes.items() if hasattr(MODELS[case.model].settings, k)}
+        entry = MODELS[case.model].settings
+        without = NOT_OF_LADDERS if isinstance(entry, LadderConfig) else ()
+        known = {k: v for k, v in sizes.items() if hasattr(entry, k) and k not in without}
         settings = {"classes": CLASSES, **known, **case.settings}
         with default_dtype(dtype):  # of constants such as a fixed scale
             self.theirs = build(case.model, case.shape, **settings).eval()
@@ -100,8 +111,11 @@ class Pair:
         return weights
 
     def reference(self, weights):
-        s, case = self.theirs.blueprint.settings, self.case
-        return models.Model(
+        s, case, kind, more = self.theirs.blueprint.settings, self.case, models.Model, {}
+        if isinstance(s, LadderConfig):
+            kind = LadderModel
+            more = {"shapes": s.latent_shapes(case.shape), "patch": s.patch(case.shape)}
+        return kind(
             case.model,
             weights,
             case.shape,
@@ -115,13 +129,14 @@ class Pair:
             condition=s.condition,
             classes=CLASSES,
             deterministic=s.posterior == "deterministic",
+            **more,
         )
 
     @property
     def dims(self):
         s = self.theirs.blueprint.settings
-        sizes = {"z2": "top_dim", "w": "w_dim"}
-        return {name: getattr(s, sizes.get(name, "latent_dim")) for name in self.ours.latents}
+        sizes = {"w": getattr(s, "w_dim", 0), **s.latent_sizes(self.case.shape)}
+        return {name: sizes[name] for name in self.ours.latents}
 
     def noise(self, *samples):
         return {name: normal(self.seed, (*samples, BATCH, dim)) for name, dim in self.dims.items()}
