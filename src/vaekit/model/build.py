@@ -309,7 +309,7 @@ def make_objective(
         )
         return iwae(config.samples, config.gradient)
     if config.objective == "infovae":
-        one_latent = not isinstance(settings, HierarchyConfig | ClusterConfig)
+        one_latent = not isinstance(settings, HierarchyConfig | ClusterConfig | LadderConfig)
         require(
             one_latent and settings.resolve().prior in ("standard", "mixture"),
             "--objective infovae needs one latent and a prior without weights (standard or mixture): the MMD gives a "

@@ -1,7 +1,7 @@
 """A deep hierarchy: groups of latents at several resolutions along one residual path from the coarsest to the finest.
 
-Sønderby et al. 2016 (ladder VAE); Kingma et al. 2016 (IAF), section 4; Vahdat and Kautz 2020 (NVAE); Child 2021 (VDVAE),
-whose blocks these are. With h_0 learned, group i = 0, 1, ... of the latents z_i has
+Sønderby et al. 2016 (ladder VAE); Kingma et al. 2016 (IAF), section 4; Vahdat and Kautz 2020 (NVAE); Child 2021
+(VDVAE), whose blocks these are. With h_0 learned, group i = 0, 1, ... of the latents z_i has
 
     p(z_i | z_<i) = N(loc_p, scale_p^2), (loc_p, scale_p, r) = prior network(h_i)
     q(z_i | x, z_<i) = N(loc_p + loc_q, scale_q^2), (loc_q, scale_q) = posterior network(h_i, features of x)
@@ -95,7 +95,7 @@ class Ladder(nn.Module):
         self.enters = [list(a) != list(b) for a, b in zip(sizes, [*sizes[1:], finest], strict=True)]
         self.last = nn.Sequential(
             activation(),
-            nn.Conv2d(width, outputs * squares, 3, padding=1),
+            alike(nn.Conv2d(width, outputs * squares, 3, padding=1), squares),
             nn.PixelShuffle(self.patch) if self.patch > 1 else nn.Identity(),
         )
         self.head = posterior_head()
@@ -103,10 +103,12 @@ class Ladder(nn.Module):
     def at(self, values: dict[str, Any], index: int) -> State:
         """The path before group `index`, from the latents above it. It is kept in the values, so that it is computed
         once for prior, posterior and decoder, and continued from there for the groups below."""
-        given = (values.get("y"), *(values[name] for name in self.names[:index]))
+        # Of another model, or computed without gradients where they are wanted, it does not follow from these values.
+        known = (self, torch.is_grad_enabled(), values.get("y"))
+        given = (*known, *(values[name] for name in self.names[:index]))
         state: State | None = values.get(STATE)
         if state is None or state.index > index or not state.follows_from(given):
-            h, y = self.first, given[0]
+            h, y = self.first, values.get("y")
             if self.label is not None:
                 h = h + self.label(y).chunk(2, dim=-1)[0][..., None, None]
             state = self.before(0, h, given)
@@ -119,7 +121,7 @@ class Ladder(nn.Module):
         prior: tuple[Tensor, ...] = ()
         if index < len(self.names):
             prior = spatial(self.priors[index], h)
-        return State(index, h, prior, given[: index + 1])
+        return State(index, h, prior, given[: index + 3])
 
     def after(self, state: State, z: Tensor, given: tuple[Any, ...]) -> State:
         """The path after group `state.index`, whose latent is z (..., C H W)."""
@@ -155,10 +157,10 @@ class Ladder(nn.Module):
 
     def features(self, values: dict[str, Any]) -> dict[tuple[int, int], Tensor]:
         """Feature maps (B, W, H, W) of the images by their size; kept in the values."""
-        given = (values["x"], values.get("y"))
+        given = (self, torch.is_grad_enabled(), values["x"], values.get("y"))
         known = values.get(FEATURES)
         if known is None or any(a is not b for a, b in zip(known[0], given, strict=True)):
-            known = values[FEATURES] = (given, self.encode(*given))
+            known = values[FEATURES] = (given, self.encode(values["x"], values.get("y")))
         return known[1]
 
     def encode(self, x: Tensor, y: Tensor | None) -> dict[tuple[int, int], Tensor]:
@@ -273,6 +275,15 @@ def scaled(layer: Any, scale: float) -> Any:
     """The layer, its weights times `scale` and its bias zero."""
     layer.weight *= scale
     layer.bias.zero_()
+    return layer
+
+
+@torch.no_grad()
+def alike(layer: Any, count: int) -> Any:
+    """The layer, its outputs equal in groups of `count`: the pixels of a square start alike, without a grid (Aitken et
+    al. 2017, "Checkerboard artifact free sub-pixel convolution")."""
+    for parameter in (layer.weight, layer.bias):
+        parameter.copy_(parameter[::count].repeat_interleave(count, 0))
     return layer
 
 

@@ -323,9 +323,9 @@ class LadderConfig(ModelConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("patch_size", "encoder_blocks"):
+        for name, largest in {"channels": 4096, "patch_size": 1024, "encoder_blocks": 100}.items():
             if getattr(self, name) is not None:
-                require_count(name, getattr(self, name), largest=1024)
+                require_count(name, getattr(self, name), largest=largest)
         for name in NOT_OF_LADDERS:
             require(
                 getattr(self, name) == getattr(ModelConfig, name),
@@ -370,6 +370,11 @@ class LadderConfig(ModelConfig):
             )
             for i in range(count):
                 shapes[f"z{side}_{i}"] = (channels, *sizes[side])
+        total = sum(math.prod(size) for size in shapes.values())
+        require(
+            total <= MAX_LATENTS,
+            f"--groups has {total:,} numbers per image, more than {MAX_LATENTS:,}; give it fewer groups or channels",
+        )
         return shapes
 
     def feature_sizes(self, shape: tuple[int, int, int]) -> list[tuple[int, int]]:
@@ -399,7 +404,8 @@ NOT_OF_LADDERS = (
     "latent_dim", "hidden_dim", "num_layers", "network", "encoder", "decoder", "network_size", "two_encoders",
     "normalisation", "dropout",
 )  # fmt: skip
-GROUP = re.compile(r"(\d{1,5})x(\d{1,3})(?::(\d{1,5}))?")
+GROUP = re.compile(r"([0-9]{1,5})x([0-9]{1,3})(?::([0-9]{1,5}))?")
+MAX_GROUPS, MAX_LATENTS = 200, 2**20  # of an image
 
 
 def parse_groups(text: str) -> list[tuple[int, int, int]]:
@@ -408,12 +414,14 @@ def parse_groups(text: str) -> list[tuple[int, int, int]]:
     for word in text.split():
         match = GROUP.fullmatch(word)
         require(
-            match is not None and min(int(match[1]), int(match[2])) >= 1 and match[3] != "0",
+            match is not None and all(each is None or int(each) >= 1 for each in match.groups()),
             f"--groups: {shown(word)} is none; write SIZExCOUNT or SIZExCOUNT:CHANNELS, such as 8x2:8",
         )
         assert match is not None
         side = int(match[1])
         groups.append((side, int(match[2]), int(match[3] or default_channels(side))))
+    total = sum(count for _, count, _ in groups)
+    require(total <= MAX_GROUPS, f"--groups has {total:,} groups, more than {MAX_GROUPS}")
     sides = [side for side, *_ in groups]
     require(
         bool(sides) and sides == sorted(set(sides)),
