@@ -1,4 +1,4 @@
-"""The public names of the package."""
+"""The public names of the package, and the size of its core."""
 
 import subprocess
 import sys

@@ -238,9 +238,11 @@ def use_of_latents(pair, run, bound):
     for name, (z, q, p) in run.latents.items():
         if len(p) == 2:
             ours = objectives.d.kl_normal(*q, *p)
-            found[f"KL per dimension of {name}"] = difference(
-                bound.kl_per_dimension[name], ours.reshape(-1, ours.shape[-1]).mean(0)
-            )
+            ours, lists = ours.reshape(-1, ours.shape[-1]).mean(0), bound.kl_per_dimension
+            if lists is None:  # of a deep hierarchy, which has thousands of dimensions
+                found[f"KL of {name}"] = difference(bound.kl_per_latent[name], ours.sum())
+            else:
+                found[f"KL per dimension of {name}"] = difference(lists[name], ours)
         else:
             with given_noise(pair.seed):
                 theirs = batch_responsibilities(model, pair.images[:], len(z))

@@ -29,13 +29,13 @@ class Case:
 
 
 VAMP = {"pseudo_inputs": "noise", "components": 5}
-LADDER = {"groups": "1x2:2 3x1:1", "channels": 8}
+LADDER = {"groups": "1x2:1 2x1:1", "channels": 8}
 CASES = {
     **{name: Case(name, VAMP if "vamp" in name else {}) for name in MODELS},
     "deepvae": Case("deepvae", LADDER, (1, 5, 3)),
     "deepvae of labels and patches": Case(
         "deepvae",
-        {**LADDER, "condition": "label", "patch_size": 2, "likelihood": "logistic"},
+        {**LADDER, "condition": "label", "patch_size": 2, "likelihood": "bernoulli"},
         (3, 5, 4),
     ),
     "deepvae of several blocks": Case("deepvae", {**LADDER, "encoder_blocks": 2}, (1, 3, 5)),
