@@ -4,7 +4,8 @@
 
 tests/mutants.json is the sample: 50 changes of single expressions, drawn with seed 0 from all modules before the code
 was moved into packages, and adapted by hand where a line was reworded since; from 51 on, of lines that the tests of new
-parts are about. Each entry names the tests that are run against it, without the golden losses. The package is copied to a temporary folder; nothing here is changed.
+parts are about. Each entry names the tests that are run against it, without the golden losses. The package is copied to
+a temporary folder; nothing here is changed.
 """
 
 from __future__ import annotations
