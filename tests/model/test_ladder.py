@@ -406,7 +406,7 @@ def test_images_have_no_checkerboard_at_the_start_and_after_training(patch):
     phase = 6 * torch.rand(64, 2, 1, 1)
     smooth = (0.5 + 0.4 * torch.sin(x + phase[:, 0]) * torch.sin(2 * y + phase[:, 1]))[:, None]
     optimizer, loss = torch.optim.Adam(model.parameters(), 2e-3), Loss(model.train(), elbo())
-    for _ in range(20):
+    for _ in range(12):
         optimizer.zero_grad()
         loss(smooth[torch.randint(64, (16,))])[0].backward()
         optimizer.step()
