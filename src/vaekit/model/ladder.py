@@ -240,7 +240,7 @@ class PriorNetwork(nn.Module):
         super().__init__()
         *layers, last = bottleneck(width, width, outputs, side, activation, 0.1)
         self.trunk, self.latent = nn.Sequential(*layers), last
-        self.change = scaled(nn.Conv2d(last.in_channels, width, 1), 0.1)
+        self.change = scaled(nn.Conv2d(middle_channels(width), width, 1), 0.1)
 
     def forward(self, h: Tensor) -> tuple[Tensor, Tensor]:
         h = self.trunk(h)
@@ -257,7 +257,7 @@ def bottleneck(
 ) -> nn.Sequential:
     """Pre-activated convolutions 1 x 1, 3 x 3, 3 x 3, 1 x 1 with a quarter of `width` channels between them (1 x 1 for
     maps of up to 2 pixels), the last one's weights times `scale`. Child 2021, fig. 3."""
-    middle, kernel = max(4, width // 4), 3 if side > 2 else 1
+    middle, kernel = middle_channels(width), 3 if side > 2 else 1
 
     def conv(a: int, b: int, kernel: int) -> nn.Module:
         return nn.Conv2d(a, b, kernel, padding=kernel // 2)
@@ -268,6 +268,10 @@ def bottleneck(
         activation(), conv(middle, middle, kernel),
         activation(), scaled(conv(middle, outputs, 1), scale),
     )  # fmt: skip
+
+
+def middle_channels(width: int) -> int:
+    return max(4, width // 4)
 
 
 @torch.no_grad()

@@ -313,8 +313,8 @@ class LadderConfig(ModelConfig):
     channels: int = 48
     """Channels of the feature maps, at all resolutions."""
     groups: str | None = None
-    """Groups of latents, from the coarsest resolution on, as SIZExCOUNT:CHANNELS, such as "4x2:16 8x2:8 16x1:4": SIZE is
-    the longer side of the feature map, one that halving the image gives; without CHANNELS about 64 / SIZE."""
+    """Groups of latents, from the coarsest resolution on, as SIZExCOUNT:CHANNELS, such as "4x2:16 8x2:8 16x1:4": SIZE
+    is the longer side of the feature map, one that halving the image gives; without CHANNELS about 64 / SIZE."""
     patch_size: int | None = None
     """Side of the squares of pixels that the finest feature map has one position for (by default 1, 2, 4 ..., so that
     it is at most 32 pixels wide)."""
@@ -329,8 +329,8 @@ class LadderConfig(ModelConfig):
         for name in NOT_OF_LADDERS:
             require(
                 getattr(self, name) == getattr(ModelConfig, name),
-                f"{flag_name(name)} has no effect for a deep hierarchy, whose networks are set by --channels, --groups, "
-                "--patch-size and --encoder-blocks; leave it out",
+                f"{flag_name(name)} has no effect for a deep hierarchy, whose networks are set by --channels, "
+                "--groups, --patch-size and --encoder-blocks; leave it out",
             )
         require(
             self.posterior == "gaussian",
@@ -366,7 +366,8 @@ class LadderConfig(ModelConfig):
         for side, count, channels in groups:
             require(
                 side in sizes,
-                f"--groups has a map of {side} pixels; for these images they are {', '.join(map(str, reversed(sizes)))}",
+                f"--groups has a map of {side} pixels; for these images they are "
+                f"{', '.join(map(str, reversed(sizes)))}",
             )
             for i in range(count):
                 shapes[f"z{side}_{i}"] = (channels, *sizes[side])
