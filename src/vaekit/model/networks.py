@@ -88,13 +88,33 @@ def normalisation(width: int, style: LayerStyle, images: bool) -> list[nn.Module
     return []
 
 
+class WeightNorm(nn.Module):
+    """Weights gain v / |v| for each output, along dimension `dim` (Salimans and Kingma 2016). (torch's fused
+    `_weight_norm` is not compiled in channels-last.)"""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+
+    def forward(self, gain: Tensor, v: Tensor) -> Tensor:
+        return v * (gain / self.norm(v))
+
+    def right_inverse(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        return self.norm(weight), weight
+
+    def norm(self, v: Tensor) -> Tensor:
+        others = [dim for dim in range(v.ndim) if dim != self.dim]
+        return v.square().sum(others, keepdim=True).sqrt()
+
+
 def weight_normalised(layer: nn.Module) -> nn.Module:
-    """`layer` with weights gain v / |v| for each output (Salimans and Kingma 2016)."""
+    """`layer` with a WeightNorm."""
     if isinstance(layer, nn.Sequential):  # an even kernel's padding and convolution
         weight_normalised(layer[-1])
         return layer
     outputs = 1 if isinstance(layer, nn.ConvTranspose2d) else 0
-    return nn.utils.parametrizations.weight_norm(layer, dim=outputs)
+    nn.utils.parametrize.register_parametrization(layer, "weight", WeightNorm(outputs))
+    return layer
 
 
 def hidden_layer(
