@@ -29,7 +29,7 @@ def generate(
     count: int | None = None,
     label: str | None = None,
     cluster: int | None = None,
-    temperature: float = 1.0,
+    temperature: str = "1",
     seed: int = 0,
     latent: str | None = None,
     bands: str | None = None,
@@ -46,6 +46,7 @@ def generate(
     For example:
       vaekit generate runs/vae-mnist-1 --count 100 --temperature 0.8
       vaekit generate runs/cvae-mnist-1 --label 3
+      vaekit generate runs/deepvae-photos-1 --temperature 4=0.6,8=0.8
       vaekit generate runs/gmvae-mnist-1 --cluster 0
       vaekit generate runs/vae-mnist-1 --latent 0.3,-1.2 --out point.png
 
@@ -54,7 +55,8 @@ def generate(
         count: Images to sample, 64 by default; where there are rows, images per row, 10 by default.
         label: Class to sample images of, by name or number (models with --condition label).
         cluster: Component of the mixture prior to sample from.
-        temperature: Below 1, closer to the prior's mean: cleaner and less varied.
+        temperature: Below 1, closer to the prior's mean: cleaner and less varied. Of several latents also by name, as
+            z2=0.7, or by resolution, as 4=0.6,8=0.9 for the groups of 4 and of 8 pixels; 1 for others.
         seed: Seed of the samples.
         latent: One latent point to decode, numbers separated by commas.
         bands: Bands (channels) to show as red, green and blue, as 3,2,1; one is grey, two are magenta and green; by
@@ -102,7 +104,10 @@ def generate(
     shown = run_bands(place, bands, images)
     figure = pictures.image_grid(images, columns, names, bands=shown)
     chosen = {"count": count, "label": label, "cluster": cluster, "latent": latent, "bands": bands}
-    chosen["temperature"] = None if temperature == 1 else f"{temperature:g}"
+    given = generation.temperatures(model, temperature)
+    chosen["temperature"] = (
+        temperature if isinstance(given, Mapping) else None if given == 1 else f"{given:g}"
+    )
     chosen["seed"] = seed if latent is None else None
     save_picture(figure, place, out, overwrite, "generated", chosen)
 
@@ -141,6 +146,7 @@ def reconstruct(
     count: int | None = None,
     label: str | None = None,
     analogies: bool = False,
+    groups: int | None = None,
     bands: str | None = None,
     weights: WeightsArgument = "best",
     data_dir: str | None = None,
@@ -149,13 +155,15 @@ def reconstruct(
 ) -> None:
     """Show images above their reconstructions: your own files and folders, or a run's test images.
 
-    With --analogies (a cvae), each image is shown beside its latents decoded with every label.
+    With --analogies (a cvae), each image is shown beside its latents decoded with every label. With --groups (a
+    deepvae or hvae), only the first latents are those of the image.
 
     For example:
       vaekit reconstruct runs/vae-mnist-1
       vaekit reconstruct runs/vae-mnist-1 digit.png photos/ --out pairs.png
       vaekit reconstruct runs/cvae-photos-1 panda.jpg --label panda
       vaekit reconstruct runs/cvae-mnist-1 --analogies --count 10
+      vaekit reconstruct runs/deepvae-photos-1 --groups 2
 
     Args:
         run: Run directory.
@@ -165,6 +173,7 @@ def reconstruct(
         label: Class of your own images, by name or number; by default that of their folders (only for models
             conditional on labels).
         analogies: Decode with every label instead.
+        groups: Latents to take from the image, from the top one on; those below are at the means of their priors.
         bands: Bands (channels) to show as red, green and blue, as 3,2,1; one is grey, two are magenta and green; by
             default, of more than 3 the principal components.
         weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
@@ -189,18 +198,20 @@ def reconstruct(
         )
     given = generation.load_inputs(place, images, split, count, data_dir, bar, label)
     shown = run_bands(place, bands, given.images)
+    if analogies and groups is not None:
+        raise UserError("--analogies decode all latents; leave out --groups")
     if analogies:
         rows = generation.analogies(model, given.images, given.labels)
         columns = ["image", *place.class_names[: model.blueprint.classes]]
         figure = pictures.image_grid(rows, len(columns), column_names=columns, bands=shown)
     else:
-        found = generation.reconstruct(model, given.images, given.labels)
+        found = generation.reconstruct(model, given.images, given.labels, groups)
         figure = pictures.pairs(given.images, found, bands=shown)
     verb, source = "analogies" if analogies else "reconstructed", str(split)
     if images:
         more = f"-and-{len(images) - 1}" if len(images) > 1 else ""
         source = (images[0].stem or "images") + more
-    chosen = {"count": count, "label": label, "bands": bands}
+    chosen = {"count": count, "label": label, "groups": groups, "bands": bands}
     save_picture(figure, place, out, overwrite, f"{verb}-{source}", chosen)
 
 

@@ -20,12 +20,13 @@ from ..inference.generation import latent_sizes
 from ..likelihood.aggregate import measure_aggregate
 from ..likelihood.annealing import (
     HMC_SAMPLES,
+    PILOT_CHAINS,
     annealed_log_weights,
     check_dimensions,
     reciprocal_log_likelihood,
 )
 from ..likelihood.elbo import ELBO_SAMPLES, image_chunks, measure_elbo, modelled_pixels
-from ..likelihood.importance import ImportanceEstimate, measure_nll
+from ..likelihood.importance import ImportanceEstimate, measure_nll, row_bytes
 from ..model.graph import VAE
 from ..runs.data import load_run_data, run_images
 from ..runs.directory import Run
@@ -48,7 +49,7 @@ BFLOAT16_TOLERANCE, BFLOAT16_IMAGES, BFLOAT16_SAMPLES = 0.1, 50, 100
 TIMED_ROWS = 2000  # images x samples of the trial that predicts the time of the NLL
 PRIOR_SAMPLES = 5000
 PRIOR_DIMENSIONS = 5  # above, samples of the prior hardly ever meet a posterior
-ANNEALED_IMAGES, ANNEALED_CHAINS, ANNEALED_BATCH = 100, 16, 100
+ANNEALED_IMAGES, ANNEALED_CHAINS, ANNEALED_BATCH, ANNEALED_BYTES = 100, 16, 100, 2**30
 
 
 @dataclass
@@ -317,8 +318,11 @@ def chain_nll_metrics(context: EvaluationContext) -> dict[str, Any]:
     config, model = context.config, context.model
     count = min(len(context.images), config.limit or ANNEALED_IMAGES)
     images = context.first(count)
-    starts = range(0, count, ANNEALED_BATCH)
-    batches = [images[start : start + ANNEALED_BATCH] for start in starts]
+    chains = HMC_SAMPLES if config.estimator == "hmc" else ANNEALED_CHAINS + PILOT_CHAINS
+    # What the gradients of a chain take, the outputs of all layers, as far as these are large.
+    fitting = ANNEALED_BYTES // (row_bytes(model, images) * chains)
+    size = max(1, min(ANNEALED_BATCH, fitting))
+    batches = [images[start : start + size] for start in range(0, count, size)]
 
     def track(steps: Any) -> Any:
         return context.bar.track(steps, "annealing")

@@ -160,7 +160,22 @@ def metric_rows(e: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             rows.append(
                 (metric.name, shown, f"{unit}{metric.description}{dependency_text(metric, e)}")
             )
+            if metric.key == "kl":
+                rows += latent_rows(e)
     return rows + [("warning", "", text) for text in nll_warnings(e)]
+
+
+def latent_rows(e: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """The KL of each latent of a deep hierarchy, and how many of its dimensions are active."""
+    active = e.get("active_per_latent") or {}
+    return [
+        (
+            f"KL of {name}",
+            "-" if kl is None else f"{kl:,.2f}",
+            "nats" + (f"; {active[name]:,} active units" if name in active else ""),
+        )
+        for name, kl in (e.get("kl_per_latent") or {}).items()
+    ]
 
 
 def dependency_text(metric: Metric, e: Mapping[str, Any]) -> str:

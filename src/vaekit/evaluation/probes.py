@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data import EvalSplit
 from ..likelihood.clusters import responsibilities
 from ..likelihood.elbo import modelled_pixels
-from ..likelihood.latent_use import batch_size
+from ..likelihood.latent_use import batch_size, code_posteriors
 from ..model.conditions import Quadrants
 from ..model.graph import VAE
 from ..settings.model import ClusterConfig
@@ -22,6 +22,7 @@ from ..support.errors import MetricUnavailable
 from .clustering import agreement
 
 NEIGHBOURS = 5
+MAX_DIMENSIONS, KEPT_DIMENSIONS = 500, 100  # of latents; of more, so many principal components
 SSIM_WINDOW, SSIM_SCALE = 11, 1.5  # pixels
 
 
@@ -66,11 +67,12 @@ def structural_similarity(x: Tensor, y: Tensor) -> Tensor:
 
 @torch.no_grad()
 def posterior_means(model: VAE, images: EvalSplit) -> np.ndarray:
-    """Posterior means of all latents, concatenated: (N, D)."""
+    """Posterior means of all latents, or the top groups of a deep hierarchy, concatenated: (N, D)."""
     size, parts = batch_size(model), []
     for start in range(0, len(images), size):
         batch = images[start : start + size]
-        means = [q.mean for q in model.posteriors(model.given(batch.images, batch.labels)).values()]
+        posteriors = code_posteriors(model, model.given(batch.images, batch.labels))
+        means = [q.mean for q in posteriors.values()]
         parts.append(torch.cat(means, -1).cpu())
     return torch.cat(parts).double().numpy()
 
@@ -79,19 +81,34 @@ def measure_probes(
     train: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray]
 ) -> dict[str, Any]:
     """Accuracy of logistic regression and of 5 nearest neighbours, fitted to `train` and measured on `test`, which are
-    latents (N, D) and labels (N,)."""
+    latents (N, D) and labels (N,); see `few_dimensions`."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
+    test_latents, train = few_dimensions(test[0], train)
     linear = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000))
     neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(train[0])))
     return {
-        "linear_probe": float(linear.fit(*train).score(*test)),
-        "knn": float(neighbours.fit(*train).score(*test)),
+        "linear_probe": float(linear.fit(*train).score(test_latents, test[1])),
+        "knn": float(neighbours.fit(*train).score(test_latents, test[1])),
         "probe_images": len(train[0]),
     }
+
+
+def few_dimensions(
+    latents: np.ndarray, train: tuple[np.ndarray, np.ndarray]
+) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray]]:
+    """The principal components of latents (N, D) of more than MAX_DIMENSIONS, with which probes and the covariances of
+    clusters would take minutes and more images than there are; those of `train`, latents and labels, for both."""
+    from sklearn.decomposition import PCA
+
+    if latents.shape[1] <= MAX_DIMENSIONS:
+        return latents, train
+    count = min(KEPT_DIMENSIONS, len(train[0]))
+    pca = PCA(count, svd_solver="full").fit(train[0])
+    return pca.transform(latents), (pca.transform(train[0]), train[1])
 
 
 def measure_clusters(
@@ -115,7 +132,7 @@ def measure_clusters(
     if has_mixture:
         probabilities = responsibilities(model, images, seed=seed).cpu().numpy()
     else:
-        train_latents, train_labels = train
+        latents, (train_latents, train_labels) = few_dimensions(latents, train)
         classes = len(np.unique(train_labels))
         if classes < 2:
             raise MetricUnavailable("the training images have only one label")

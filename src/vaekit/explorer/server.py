@@ -42,7 +42,7 @@ EXIT_SECONDS = 1.5  # after Ctrl-C, for the requests under way
 Finite = Annotated[float, Field(ge=-1e4, le=1e4, allow_inf_nan=False)]
 Latents = Annotated[
     dict[str, Annotated[list[list[Finite]], Field(min_length=1, max_length=MAX_IMAGES)]],
-    Field(min_length=1, max_length=4),
+    Field(min_length=1, max_length=64),
 ]
 Label = Annotated[int, Field(ge=0, le=2**20)] | None
 Dims = Annotated[list[Annotated[int, Field(ge=0, le=2**20)]], Field(max_length=3)]
@@ -241,8 +241,10 @@ def nearest(session: Session, body: LatentsBody) -> dict[str, Any]:
 
 @router.post("/runs/{run}/sample")
 def sample(session: Session, body: SampleBody) -> dict[str, Any]:
-    latents = session.sample(body.count, body.temperature, body.seed, body.label, body.cluster)
-    return decoded(session, latents, body.label)
+    latents, images = session.sample(
+        body.count, body.temperature, body.seed, body.label, body.cluster
+    )
+    return {"latents": as_lists(latents), **encode_pixels(session, images)}
 
 
 @router.post("/runs/{run}/interpolate")

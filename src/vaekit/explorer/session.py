@@ -26,15 +26,20 @@ from ..data.formats.images import decode as decode_image
 from ..data.sources.inputs import run_depth
 from ..data.splits import evenly_spaced
 from ..data.values import is_plain, to_pixels
-from ..gallery.context import PictureContext
-from ..gallery.latents import dimension_information, require_decodable, traversal_range
-from ..inference.generation import class_labels, repeat_label
-from ..inference.latent_space import decode_latents, decoder_latents, interpolate
+from ..gallery.context import PictureContext, require_decodable
+from ..gallery.latents import dimension_information, informative_latents, traversal_range
+from ..inference.generation import class_labels, repeat_label, sample_values
+from ..inference.latent_space import (
+    decode_latents,
+    decoder_latents,
+    interpolate,
+    principal_axes,
+)
 from ..inference.picture_data import MAX_CODES
 from ..inference.tables import Table, write_table
 from ..inference.writing import write_images
 from ..likelihood.elbo import ELBO_SAMPLES
-from ..likelihood.latent_use import batch_size
+from ..likelihood.latent_use import batch_size, code_posteriors, lists_groups
 from ..model.distributions import stddev
 from ..runs.data import load_run_data
 from ..runs.directory import Run
@@ -47,6 +52,7 @@ from .maps import LatentMaps, Method, json_numbers
 
 Latents = Mapping[str, Tensor]
 MAX_NEIGHBOUR_BYTES = 2**28  # memory for the training images that are searched for neighbours
+MAX_SLIDERS = 24  # of principal components
 MAX_SAVED_FILES, MAX_SAVED_BYTES = 1000, 2**28  # in RUN/pictures
 SAVING = threading.Lock()  # matplotlib draws in one thread at a time
 CURVE_KEYS = (
@@ -74,7 +80,8 @@ class ExplorerSession:
         self.run, self.model = self.context.run, self.context.model
         chosen = ",".join(map(str, parse_bands(bands)))
         self.arguments = self.run.arguments + f" --bands {chosen}" * bool(chosen)
-        self.latents = decoder_latents(self.model)
+        stored = self.context.picture_data.codes
+        self.latents = [name for name in decoder_latents(self.model) if name in stored]
         self.unfinished: Path | None = None  # what a save under way writes, without ending
         self.executor = ThreadPoolExecutor(1)
         self.maps = LatentMaps(self.context, self.executor)
@@ -105,7 +112,7 @@ class ExplorerSession:
         parts = []
         for rows in torch.arange(len(batch)).split(batch_size(self.model)):
             labels = None if batch.labels is None else batch.labels[rows]
-            posteriors = self.model.posteriors(self.model.given(batch.images[rows], labels))
+            posteriors = code_posteriors(self.model, self.model.given(batch.images[rows], labels))
             parts.append(self.concatenate({name: posteriors[name].mean for name in self.latents}))
         return batch, torch.cat(parts), data_rows
 
@@ -127,10 +134,13 @@ class ExplorerSession:
         conditional = self.context.condition == "label"
         label = torch.zeros(1, dtype=torch.int64) if conditional else None
         latents = []
+        components = self.components()
         for name, dim in self.dims.items():
             codes = self.context.picture_data.codes[name]
             information = [dimension_information(self.context, name, d) for d in range(dim)]
-            low, high = traversal_range(self.context, name, label)
+            low = high = torch.zeros(0)
+            if not components:
+                low, high = traversal_range(self.context, name, label)
             latents.append(
                 {
                     "name": name,
@@ -140,6 +150,7 @@ class ExplorerSession:
                     "low": json_numbers(low),
                     "high": json_numbers(high),
                     "mean": json_numbers(codes.mean(0)),
+                    "components": components.get(name, [] if components else None),
                 }
             )
         settings = blueprint.settings
@@ -162,6 +173,27 @@ class ExplorerSession:
             "methods": ["dims", "pca", "tsne"] + ["umap"] * bool(importlib.util.find_spec("umap")),
             "best": {k: v for k, v in best.items() if math.isfinite(v)},
         }
+
+    def components(self) -> dict[str, list[dict[str, Any]]]:
+        """Of the top groups of a deep hierarchy with most information, the principal components of the codes, which the
+        sliders move along: axis (D,), its product with the centre, and the standard deviation; {} of other models."""
+        if not lists_groups(self.model):
+            return {}
+        found = {}
+        names = informative_latents(self.context, MAX_SLIDERS // 4)
+        for name in names:
+            codes = self.context.picture_data.codes[name]
+            centre, axes, _ = principal_axes(codes, MAX_SLIDERS // len(names))
+            spreads = ((codes - centre) @ axes).std(0, correction=0)
+            found[name] = [
+                {
+                    "axis": [round(v, 5) for v in axis.tolist()],
+                    "origin": round(float(centre @ axis), 5),
+                    "spread": round(float(spread), 5),
+                }
+                for axis, spread in zip(axes.T, spreads, strict=True)
+            ]
+        return found
 
     def move_to(
         self,
@@ -204,16 +236,21 @@ class ExplorerSession:
     @torch.no_grad()
     def sample(
         self, count: int, temperature: float, seed: int, label: int | None, cluster: int | None
-    ) -> dict[str, Any]:
-        """Latents (N, D) from the prior, those that `vaekit generate` decodes with these settings. Raises UserError."""
+    ) -> tuple[dict[str, Any], Tensor]:
+        """Latents (N, D) from the prior, and their mean pixels (N, C, H, W): those of `vaekit generate` with these
+        settings. Raises UserError."""
         require_decodable(self.context)
         labels = class_labels(self.model, count, label)
         mixture = self.context.picture_data.component_shares is not None
         require(cluster is None or mixture, "the model has no clusters to sample from")
         clusters = None if cluster is None else torch.full((count,), cluster)
         with seeded(seed):
-            values = self.model.sample_latents(count, labels, temperature, clusters)
-        return {name: values[name] for name in self.latents}
+            parts = [*sample_values(self.model, count, labels, temperature, clusters)]
+            images = torch.cat([self.model.decoder(values).mean for values in parts])
+        columns: dict[str, list[Any]] = {
+            name: [values[name] for values in parts] for name in self.latents
+        }
+        return {name: torch.cat(column) for name, column in columns.items()}, images
 
     @property
     def unreadable(self) -> str:

@@ -31,6 +31,9 @@ PICTURES: dict[str, Picture] = {
     "reconstructions": Picture(
         "test and training images above their reconstructions; ten per class", "images:reconstructions"
     ),
+    "groups": Picture(
+        "reconstructions from the first 1, 2, ... latents, and the KL of each (models with several)", "images:groups"
+    ),
     "samples": Picture(
         "samples from the trained prior; a row per class or cluster", "images:samples"
     ),
@@ -43,7 +46,8 @@ PICTURES: dict[str, Picture] = {
         "latents:manifold",
     ),
     "traversals": Picture(
-        "one image with each latent dimension varied, the one with most information first", "latents:traversals"
+        "one image with each latent dimension, or principal component of a deepvae's codes, varied, the most informative "
+        "first", "latents:traversals"
     ),
     "interpolations": Picture(
         "linear and spherical interpolations between the latents of two images", "latents:interpolations"

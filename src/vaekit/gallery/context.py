@@ -21,6 +21,7 @@ from ..runs.directory import Run, pad_with_numbers
 from ..runs.load import load_trained
 from ..settings.analysis import PlotConfig, parse_bands
 from ..support.errors import UserError, printable, require
+from .catalog import PictureUnavailable
 
 Figures = dict[str, Figure | Movie]  # by file name without ending
 
@@ -94,10 +95,16 @@ class PictureContext:
         ]
         return torch.tensor([*chosen, *others][:count])
 
+    @torch.no_grad()
     def codes(self, rows: Tensor) -> dict[str, Tensor]:
-        """Posterior means (n, D) of test images, by latent."""
-        positions = self.picture_data.positions(rows)
-        return {name: codes[positions] for name, codes in self.picture_data.codes.items()}
+        """Posterior means (n, D) of test images, by latent, of a deep hierarchy from the images. Raises UserError."""
+        positions, stored = self.picture_data.positions(rows), self.picture_data.codes
+        if stored.keys() == {*self.model.prior}:
+            return {name: codes[positions] for name, codes in stored.items()}
+        labels = self.picture_data.code_labels
+        y = None if labels is None else labels[positions]
+        posteriors = self.model.posteriors(self.model.given(self.images(rows), y))
+        return {name: q.mean for name, q in posteriors.items()}
 
     def labels(self, rows: Tensor) -> Tensor | None:
         """Labels (n,) for a conditional model to decode with: --label, or those of the images."""
@@ -128,3 +135,9 @@ class PictureContext:
 def balanced_positions(batch: Batch, count: int) -> Tensor:
     """Positions of `count` images of the batch (count,), balanced over classes, or evenly spaced without labels."""
     return balanced_rows(batch.labels, len(batch), count)
+
+
+def require_decodable(context: PictureContext) -> None:
+    """Raise PictureUnavailable for a model that needs part of an image to decode."""
+    if context.condition.startswith("quadrants"):
+        raise PictureUnavailable("a model that completes images cannot decode latents alone")

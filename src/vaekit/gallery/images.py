@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
 from .. import pictures
+from ..data.splits import evenly_spaced
 from ..evaluation.clustering import contingency_table
 from ..inference import generation
+from ..inference.latent_space import decoder_latents
 from ..model.priors import VampPrior
 from ..settings.model import ClusterConfig
 from .catalog import PictureUnavailable
-from .context import Figures, PictureContext, balanced_positions
+from .context import Figures, PictureContext, balanced_positions, require_decodable
 
 IMAGES_PER_ROW = 10
 MAX_ROWS = 20
+MAX_GROUPS = 12  # rows of reconstructions by number of groups
 
 
 def reconstructions(context: PictureContext) -> Figures:
@@ -42,6 +47,43 @@ def reconstructions(context: PictureContext) -> Figures:
             figures["reconstructions-classes"] = inputs_beside_outputs(
                 context, shown.images, reconstructed, per_class, names
             )
+    return figures
+
+
+def groups(context: PictureContext) -> Figures:
+    """Draw test images and their reconstructions from the first 1, 2, ... latents, the others at the means of their
+    priors; and the KL of each latent."""
+    names = decoder_latents(context.model)
+    if len(names) < 2 or names != [*context.model.prior]:
+        raise PictureUnavailable(
+            "groups need a model with several latents, such as deepvae or hvae"
+        )
+    require_decodable(context)
+    batch = context.picture_data.batches["test"]
+    shown = batch[balanced_positions(batch, IMAGES_PER_ROW)]
+    counts = (1 + evenly_spaced(len(names), MAX_GROUPS)).tolist()
+    rows = [
+        generation.reconstruct(context.model, shown.images, shown.labels, count) for count in counts
+    ]
+    row_names = ["test images", *(f"{count}: to {names[count - 1]}" for count in counts)]
+    title = (
+        f"reconstructions from the first of {len(names)} latents, the others at their prior means"
+    )
+    columns = len(shown.images)
+    figures: Figures = {
+        "groups": pictures.image_grid(
+            torch.cat([shown.images, *rows]),
+            columns,
+            row_names,
+            title=title,
+            marked=range(columns),
+            bands=context.bands,
+        )
+    }
+    kl = {name: float(context.picture_data.kl[name].sum()) for name in names}
+    if not any(map(math.isnan, kl.values())):
+        title = f"KL by latent, {sum(kl.values()):.1f} nats in all"
+        figures["groups-kl"] = pictures.latent_bars(kl, title)
     return figures
 
 

@@ -18,10 +18,11 @@ from ..inference.latent_space import (
     neighbour_embedding,
     principal_axes,
 )
+from ..likelihood.latent_use import lists_groups
 from ..model.priors import StandardNormal
 from ..pictures import Movie, Panel
 from .catalog import PictureUnavailable
-from .context import Figures, PictureContext
+from .context import Figures, PictureContext, require_decodable
 
 MIN_POINTS = 5  # points of a scatter plot
 MAX_EMBEDDED_POINTS = 2000  # points of t-SNE or UMAP, which are slow
@@ -34,7 +35,8 @@ MAX_DIMENSIONS = 20  # traversed dimensions
 def latents(context: PictureContext) -> Figures:
     """Draw a scatter plot of each latent, and one of both latents where each has one dimension."""
     figures: Figures = {}
-    codes = {name: context.picture_data.codes[name] for name in context.model.prior}
+    stored = context.picture_data.codes
+    codes = {name: stored[name] for name in context.model.prior if name in stored}
     if len(context.picture_data.code_rows) < MIN_POINTS:
         raise PictureUnavailable(f"latents need at least {MIN_POINTS} test images")
     for name, points in codes.items():
@@ -207,12 +209,6 @@ def manifold_slices(context: PictureContext, name: str, prior: PriorMixture, tit
     }
 
 
-def require_decodable(context: PictureContext) -> None:
-    """Raise PictureUnavailable for a model that needs part of an image to decode."""
-    if context.condition.startswith("quadrants"):
-        raise PictureUnavailable("a model that completes images cannot decode latents alone")
-
-
 def spacing_text(context: PictureContext, name: str) -> str:
     """How the grid is spaced, for a title."""
     if context.settings.range is not None:
@@ -346,8 +342,11 @@ def plane_of_images(context: PictureContext, count: int) -> Figure:
 
 
 def traversals(context: PictureContext) -> Figures:
-    """Draw a row per latent dimension, the most informative first: one test image with that dimension varied."""
+    """Draw a row per latent dimension, the most informative first: one test image with that dimension varied; of a deep
+    hierarchy a row per principal component of its top groups."""
     require_decodable(context)
+    if lists_groups(context.model):
+        return {"traversals": component_traversals(context)}
     rows = context.start_rows(1)
     codes = context.codes(rows)
     names = decoder_latents(context.model)
@@ -380,6 +379,49 @@ def traversals(context: PictureContext) -> Figures:
     return {"traversals": grid}
 
 
+def informative_latents(context: PictureContext, count: int) -> list[str]:
+    """Those of the latents with codes that have most information, at most `count`, in the order of sampling, without
+    those of a hundredth of the most."""
+    stored, kl = context.picture_data.codes, context.picture_data.kl
+    information = {name: float(kl[name].sum()) for name in context.model.prior if name in stored}
+    chosen = sorted(information, key=lambda name: -information[name])[:count]
+    enough = 0.01 * information[chosen[0]]
+    return [name for name in information if name in chosen and information[name] >= enough]
+
+
+def component_traversals(context: PictureContext) -> Figure:
+    """Draw a row per principal component of the codes of the top groups: one test image with it varied, and with the
+    groups below at the means of their priors."""
+    rows, stored = context.start_rows(1), context.picture_data.codes
+    if len(context.picture_data.code_rows) < 2:
+        raise PictureUnavailable("principal components need two test images")
+    order = [*context.model.prior]
+    codes, labels = context.codes(rows), context.labels(rows)
+    images, row_names = [], []
+    names = informative_latents(context, 4)
+    for name in names:
+        centre, axes, shares = principal_axes(stored[name], MAX_DIMENSIONS // len(names))
+        spreads = ((stored[name] - centre) @ axes).std(0)
+        known = order[: order.index(name) + 1]
+        for i, (axis, spread) in enumerate(zip(axes.T, spreads, strict=True)):
+            fixed = {other: codes[other].repeat(STEPS, 1) for other in known}
+            distance = torch.linspace(-3, 3, STEPS) * spread - (codes[name] - centre) @ axis
+            fixed[name] = codes[name] + distance[:, None] * axis
+            images.append(
+                decode_latents(
+                    context.model, fixed, None if labels is None else labels.repeat(STEPS)
+                )
+            )
+            row_names.append(f"{name} PC {i + 1}, {shares[i]:.0%}")
+    title = (
+        f"test image {int(rows[0])} with principal components varied by 3 standard deviations of codes, "
+        "those below at prior means"
+    )
+    return pictures.image_grid(
+        torch.cat(images), STEPS, row_names, title=title, bands=context.bands
+    )
+
+
 def traversal_range(context: PictureContext, name: str, labels: Tensor | None) -> Tensor:
     """Lower and upper ends of the traversals of a latent (2, D): the central 99.6% of its prior given the image's
     label, or -3 and 3 for a standard normal prior."""
@@ -405,6 +447,7 @@ def interpolations(context: PictureContext) -> Figures:
     # Each image of --images is paired with the next; others form separate pairs.
     starts = range(0, len(rows) - 1, 1 if given else 2)
     ends, codes, labels = context.images(rows), context.codes(rows), context.labels(rows)
+    stored = context.picture_data.codes
     images, names = [], []
     for i in starts:
         for spherical in (False, True):
@@ -420,6 +463,14 @@ def interpolations(context: PictureContext) -> Figures:
                 ends[i + 1 : i + 2],
             ]
             names.append("spherical" if spherical else "linear")
+        if lists_groups(context.model):
+            top = {name: interpolate(codes[name][i], codes[name][i + 1], STEPS) for name in stored}
+            images += [
+                ends[i : i + 1],
+                decode_latents(context.model, top, label),
+                ends[i + 1 : i + 2],
+            ]
+            names.append("top groups")
     if not images:
         raise PictureUnavailable("interpolations need two test images")
     columns = STEPS + 2

@@ -226,14 +226,19 @@ def decode(
     run: Run | str | Path, latents: Table, column: str = "mean", label: int | str | None = None
 ) -> Tensor:
     """Mean pixels (N, C, H, W) of the latents in a table: one from `encode`, or with a column (N, D) for each latent by
-    its name. `column` is mean or sample. Labels are all `label`, or the column `label` or `class`, by number or name.
+    its name; of a deep hierarchy, latents below the top groups may be missing and are then at the means of their
+    priors. `column` is mean or sample. Labels are all `label`, or the column `label` or `class`, by number or name.
     Raises UserError.
     """
     run = Run.of(run)
     model = load(run)
     fixed = {}
-    for name, dim in latent_sizes(model.blueprint).items():
+    sizes = latent_sizes(model.blueprint)
+    required = model.blueprint.settings.top_groups(model.blueprint.shape) or sizes
+    for name, dim in sizes.items():
         values = latents.get(f"{name}_{column}", latents.get(name))
+        if values is None and name not in required:
+            continue
         if values is None:
             raise UserError(
                 f"there is no column {name}_{column} or {name}; the columns are {', '.join(latents)}"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,8 +14,9 @@ from ..data import Split, eval_split
 from ..data.dataset import Batch
 from ..data.sources.inputs import ImageFiles, find_image_files, read_images
 from ..data.splits import evenly_spaced
+from ..likelihood.latent_use import batch_size, lists_groups
 from ..model.conditions import Quadrants
-from ..model.graph import VAE
+from ..model.graph import VAE, Values
 from ..runs.data import evaluation_images
 from ..runs.directory import Run
 from ..settings.data import Pages
@@ -22,25 +24,77 @@ from ..settings.model import Blueprint, ClusterConfig
 from ..support.console import ProgressBar
 from ..support.devices import eval_mode, seeded
 from ..support.errors import UserError, printable, require, require_count, require_seed
+from .latent_space import decode_latents
 
 MAX_INPUTS = 1000  # given images in one picture
 
 
-def check_sampling(count: int, temperature: float, seed: int) -> None:
+Temperature = float | str | Mapping[str, float]  # a str as of `temperatures`, a Mapping by latent
+
+
+def check_sampling(count: int, seed: int) -> None:
     """Raise UserError unless these are valid settings of sampling."""
     require_count("count", count, largest=2**20)
     require_seed(seed)
+
+
+def temperatures(model: VAE, chosen: Temperature) -> float | Mapping[str, float]:
+    """The temperature of all latents, or of each by its name, from a number or from text such as "0.7" or
+    "4=0.6,z8_1=0", which names the latents of a resolution, or one, 1 for others. Raises UserError."""
+    if isinstance(chosen, str) and "=" in chosen:
+        chosen = by_latent(model, chosen)
+    if isinstance(chosen, Mapping):
+        unknown = next((name for name in chosen if name not in model.prior), None)
+        require(unknown is None, f"--temperature: there is no latent {unknown!r}{named(model)}")
+        return {name: number_of(value) for name, value in chosen.items()}
+    return number_of(chosen)
+
+
+def by_latent(model: VAE, text: str) -> dict[str, float]:
+    """The temperatures of text such as "4=0.6,z8_1=0", by latent. Raises UserError."""
+    found: dict[str, float] = {}
+    for part in text.split(","):
+        key, equals, value = (word.strip() for word in part.partition("="))
+        of_size = [name for name in model.prior if re.fullmatch(rf"z{re.escape(key)}_\d+", name)]
+        names = [key] if key in model.prior else of_size
+        require(
+            bool(equals and names),
+            f"--temperature {printable(text)}: {printable(part)} names no latent{named(model)}",
+        )
+        require(
+            not found.keys() & set(names),
+            f"--temperature {printable(text)}: {names[0]} has a temperature twice",
+        )
+        found |= dict.fromkeys(names, number_of(value))
+    return found
+
+
+def named(model: VAE) -> str:
+    """The latents of a model in a message, by resolution where they are groups."""
+    names = [*model.prior]
+    sizes = [*dict.fromkeys(name[1:].partition("_")[0] for name in names if "_" in name)]
+    of_sizes = f", or {', '.join(sizes)} for all of a resolution" * bool(sizes)
+    return f"; the latents are {', '.join(names)}{of_sizes}: write {(sizes or names)[0]}=0.7"
+
+
+def number_of(temperature: float | str) -> float:
+    """A temperature as a number. Raises UserError."""
+    try:
+        number = float(temperature)
+    except ValueError:
+        number = math.nan
     require(
-        0 <= temperature < math.inf,
-        f"--temperature is {temperature}; it must be 0 or a positive number",
+        0 <= number < math.inf,
+        f"--temperature is {printable(str(temperature))}; it must be 0 or a positive number",
     )
+    return number
 
 
 @torch.no_grad()
 def generate(
     model: VAE,
     count: int = 64,
-    temperature: float = 1.0,
+    temperature: Temperature = 1.0,
     seed: int = 0,
     label: int | None = None,
     cluster: int | None = None,
@@ -48,19 +102,35 @@ def generate(
     """Mean pixels (count, C, H, W) in [0, 1] of samples from the prior, optionally of one label or one cluster.
 
     A model conditional on labels gets each label in turn where `label` is None. A temperature below 1 samples closer to
-    the mean of the prior (or of the cluster): cleaner images, less varied. Raises UserError.
+    the mean of the prior (or of the cluster): cleaner images, less varied; see `temperatures`. Raises UserError.
     """
-    check_sampling(count, temperature, seed)
+    check_sampling(count, seed)
+    chosen = temperatures(model, temperature)
     device = next(model.parameters()).device
     labels = class_labels(model, count, label)
     labels = None if labels is None else labels.to(device)
     with seeded(seed, device):
         clusters = None if cluster is None else torch.full((count,), cluster, device=device)
-        return model.sample(count, labels, temperature, clusters).mean
+        parts = sample_values(model, count, labels, chosen, clusters)
+        return torch.cat([model.decoder(values).mean for values in parts])
+
+
+def sample_values(
+    model: VAE,
+    count: int,
+    labels: Tensor | None,
+    temperature: float | Mapping[str, float],
+    clusters: Tensor | None,
+) -> Iterator[Values]:
+    """Yield what `model.sample` decodes, at once, or in batches where the feature maps between latents are large."""
+    size = batch_size(model) if lists_groups(model) else count
+    for rows in torch.arange(count).split(size):
+        y, cluster = (None if each is None else each[rows] for each in (labels, clusters))
+        yield model.sample_latents(len(rows), y, temperature, cluster)
 
 
 def generate_by_class(
-    model: VAE, columns: int, classes: Sequence[str], temperature: float = 1.0, seed: int = 0
+    model: VAE, columns: int, classes: Sequence[str], temperature: Temperature = 1.0, seed: int = 0
 ) -> tuple[Tensor, list[str]]:
     """A row of `columns` samples for each label of a model conditional on labels, or each cluster of a gmvae, and the
     rows' names, of labels from `classes`. All rows have the same noise, so that images of a column differ in the label
@@ -110,7 +180,7 @@ def repeat_label(blueprint: Blueprint, count: int, label: int) -> Tensor:
 
 @torch.no_grad()
 def completions(
-    model: VAE, images: Tensor, count: int = 8, temperature: float = 1.0, seed: int = 0
+    model: VAE, images: Tensor, count: int = 8, temperature: Temperature = 1.0, seed: int = 0
 ) -> Tensor:
     """For each image of (N, C, H, W): its visible part (the rest grey), `count` completions, the image itself.
 
@@ -119,11 +189,11 @@ def completions(
     condition = model.condition
     if not isinstance(condition, Quadrants):
         raise UserError("the model does not complete images; train it with --condition quadrants:1")
-    check_sampling(count, temperature, seed)
+    check_sampling(count, seed)
     visible = images * condition.mask + 0.5 * (1 - condition.mask)
     with seeded(seed):
         repeated = images.repeat_interleave(count, 0)
-        completed = model.sample(len(repeated), repeated, temperature).mean
+        completed = model.sample(len(repeated), repeated, temperatures(model, temperature)).mean
     rows = [visible[:, None], completed.unflatten(0, (len(images), count)), images[:, None]]
     return torch.cat(rows, dim=1).flatten(0, 1)
 
@@ -169,13 +239,43 @@ def latent_sizes(blueprint: Blueprint) -> dict[str, int]:
 
 
 @torch.no_grad()
-def reconstruct(model: VAE, images: Tensor, labels: Tensor | None = None) -> Tensor:
-    """Reconstructions of images in [0, 1]: mean pixels (N, C, H, W) at the posterior means of the latents."""
+def reconstruct(
+    model: VAE, images: Tensor, labels: Tensor | None = None, groups: int | None = None
+) -> Tensor:
+    """Reconstructions of images in [0, 1]: mean pixels (N, C, H, W) at the posterior means of the latents, or of the
+    first `groups` of them, the others at the means of their priors. Raises UserError."""
     require(
         model.blueprint.settings.condition != "label" or labels is not None,
         "the model is conditional on labels: pass --label",
     )
-    return model.reconstruct(images, labels).mean
+    check_groups(model, groups)
+    names = [*model.prior][:groups]
+    parts = []
+    for rows in torch.arange(len(images)).split(batch_size(model)):
+        given = None if labels is None else labels[rows]
+        values = model.given(images[rows], given)
+        if groups is None:
+            parts.append(model.reconstruct(images[rows], given).mean)
+            continue
+        codes = {name: q.mean for name, q in model.posteriors(values).items()}
+        parts.append(decode_latents(model, {name: codes[name] for name in names}, given))
+    return torch.cat(parts)
+
+
+def check_groups(model: VAE, groups: int | None) -> None:
+    """Raise UserError unless a model has this many latents, of several, and can decode them."""
+    if groups is None:
+        return
+    count = len(model.prior)
+    require(
+        count > 1,
+        f"--groups is for models with several latents; this {model.blueprint.model} has one",
+    )
+    require(1 <= groups <= count, f"--groups is {groups}; the model has 1 to {count} of them")
+    require(
+        not model.blueprint.settings.condition.startswith("quadrants"),
+        "a model that completes images cannot decode latents alone; leave out --groups",
+    )
 
 
 @torch.no_grad()

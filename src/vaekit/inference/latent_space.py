@@ -129,11 +129,12 @@ def prior_mixture(model: VAE, latent: str, y: Tensor | None = None, seed: int = 
     )
 
 
-def principal_axes(codes: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """PCA of codes (N, D): their mean (D,), the first two axes (D, 2), and their shares of the variance (2,)."""
+def principal_axes(codes: Tensor, count: int = 2) -> tuple[Tensor, Tensor, Tensor]:
+    """PCA of codes (N, D): their mean (D,), the first `count` axes (D, count), fewer where there are fewer codes or
+    dimensions, and their shares of the variance (count,)."""
     from sklearn.decomposition import PCA
 
-    pca = PCA(n_components=2, svd_solver="full").fit(codes.numpy())
+    pca = PCA(min(count, *codes.shape), svd_solver="full").fit(codes.numpy())
     shares = torch.from_numpy(pca.explained_variance_ratio_)
     return torch.from_numpy(pca.mean_).float(), torch.from_numpy(pca.components_.T).float(), shares
 

@@ -16,7 +16,7 @@ from ..data import Dataset, EvalSplit, Split, eval_split
 from ..data.dataset import Batch, ResolvedBinarisation
 from ..data.splits import balanced_rows, evenly_spaced
 from ..likelihood.clusters import responsibilities
-from ..likelihood.latent_use import batch_size, kl_per_dimension
+from ..likelihood.latent_use import batch_size, code_latents, code_posteriors, kl_per_dimension
 from ..model.distributions import GaussianMixture, stddev
 from ..model.graph import VAE
 from ..runs.data import evaluation_images, reload_data
@@ -40,7 +40,8 @@ MAX_IMAGES = 200  # stored per split, fewer where they exceed MAX_BYTES
 MAX_BYTES = 2**23
 MIN_IMAGES = 3
 IMAGES_PER_CLASS = 10  # and per cluster
-MAX_CODES = 10_000  # test images whose latents are stored
+MAX_CODES = 10_000  # test images whose latents are stored, fewer where they exceed MAX_CODE_BYTES
+MAX_CODE_BYTES = 2**24
 MAX_CLUSTERS = 100  # with more components, p(cluster | x) is not stored
 SEED = 3
 
@@ -50,8 +51,9 @@ class PictureData:
     """Some training and test images as the model sees them, and the latents of many test images.
 
     `batches`: by split (train, test), images (n, C, H, W) in [0, 1] with their labels; `rows`: their indices in the
-    split, (n,). `codes`: by latent, posterior means (N, D) of the test images `code_rows` (N,), whose
-    labels are `code_labels`; `scales`: their standard deviations. `kl`: by latent, (D,), nats (see latent_use).
+    split, (n,). `codes`: by latent (of a deep hierarchy the top groups), posterior means (N, D) of the test images
+    `code_rows` (N,), whose labels are `code_labels`; `scales`: their standard deviations. `kl`: by latent, (D,), nats
+    (see latent_use).
     For a mixture prior, `clusters` (N, K) is p(cluster | x), None with too many components, and `component_shares` (K,)
     its mean over images.
     """
@@ -117,7 +119,9 @@ def collect(
 ) -> PictureData:
     """Choose images of the two splits, and encode the test images."""
     device = next(model.parameters()).device
-    code_rows = evenly_spaced(len(test), MAX_CODES)
+    sizes = posterior_sizes(model)
+    code_bytes = 8 * sum(sizes[name] for name in code_latents(model))
+    code_rows = evenly_spaced(len(test), max(1, min(MAX_CODES, MAX_CODE_BYTES // code_bytes)))
     labels = None if test.labels is None else test.labels[code_rows]
     codes: dict[str, list[Tensor]] = {}
     scales: dict[str, list[Tensor]] = {}
@@ -126,10 +130,10 @@ def collect(
     for part in code_rows.split(batch_size(model)):
         batch = test.take(part).to(device)[:]
         values = model.given(batch.images, batch.labels)
-        for name, q in model.posteriors({**values}).items():
+        for name, q in code_posteriors(model, values).items():
             codes.setdefault(name, []).append(q.mean.cpu())
             scales.setdefault(name, []).append(stddev(q).cpu())
-        for name, latent in model.infer({**values}, (len(batch),)).items():
+        for name, latent in model.infer(values, (len(batch),)).items():
             share = len(batch) / len(code_rows)
             kl[name] = kl.get(name, torch.zeros(())) + share * kl_per_dimension(latent).cpu()
             has_mixture |= isinstance(latent.prior, GaussianMixture)
@@ -235,7 +239,8 @@ def read(path: Path, weights: str, model: VAE) -> PictureData | None:
         with safetensors.safe_open(path, "pt") as file:
             if (file.metadata() or {}).get("weights") != weights:
                 return None
-            check_picture_tensors(read_header(path), posterior_sizes(model), model.blueprint.shape)
+            sizes, coded = posterior_sizes(model), code_latents(model)
+            check_picture_tensors(read_header(path), sizes, model.blueprint.shape, coded)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         conditional = model.blueprint.settings.condition == "label"
         check_values(tensors, model.blueprint.classes if conditional else MAX_CLASSES)

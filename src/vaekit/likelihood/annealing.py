@@ -156,8 +156,9 @@ class JointDensity:
             values[name] = latent
             log_prior = log_prior + p.log_prob(latent)
         log_likelihood = self.decoder(values).log_prob(self.x)
-        # Separate gradients, so that a new temperature needs no new pass; none for the weights.
-        (prior_gradient,) = torch.autograd.grad(log_prior.sum(), z)
+        # Separate gradients, so that a new temperature needs no new pass; none for the weights. Priors and decoder may
+        # share a part of the graph.
+        (prior_gradient,) = torch.autograd.grad(log_prior.sum(), z, retain_graph=True)
         (likelihood_gradient,) = torch.autograd.grad(log_likelihood.sum(), z)
         return HMCState(
             z.detach(),

@@ -10,20 +10,20 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from ..data import EvalSplit
-from ..model.build import decoder_outputs
+from ..model.build import numbers_per_image
 from ..model.conditions import Quadrants
 from ..model.graph import VAE
 from ..model.pixels import SCALE_FLOOR
 from ..support.console import ProgressBar
-from .latent_use import ACTIVE_VARIANCE, kl_per_dimension, pixel_scales
+from .latent_use import ACTIVE_VARIANCE, kl_per_dimension, lists_groups, pixel_scales
 
 ELBO_SAMPLES = 10
-CHUNK_NUMBERS = 2**21  # outputs of the decoder per chunk: 8 MB in float32
+CHUNK_NUMBERS = 2**21  # numbers per chunk: 8 MB in float32
 
 
 def image_chunks(model: VAE, images: EvalSplit, samples: int) -> list[slice]:
     """Slices of the images whose `samples` are decoded at once."""
-    size = max(1, CHUNK_NUMBERS // decoder_outputs(model.blueprint) // samples)
+    size = max(1, CHUNK_NUMBERS // numbers_per_image(model.blueprint) // samples)
     return [slice(start, start + size) for start in range(0, len(images), size)]
 
 
@@ -31,6 +31,7 @@ def image_chunks(model: VAE, images: EvalSplit, samples: int) -> list[slice]:
 class ElboEstimate:
     """The result of `measure_elbo`: nats, means over images. ELBO and KL are None for a deterministic posterior, which
     has no density; `kl_per_dimension`, by latent, where the prior does not factorise; `active_units` for one image.
+    A deep hierarchy has `kl_per_latent` and `active_per_latent` instead of its thousands of dimensions.
     `minimum_scale` and `share_at_floor` (of pixels) are of Gaussian pixels, whose density grows as scales shrink.
     """
 
@@ -42,13 +43,15 @@ class ElboEstimate:
     latent_units: int
     minimum_scale: float | None
     share_at_floor: float | None
+    kl_per_latent: dict[str, float] | None = None
+    active_per_latent: dict[str, int] | None = None
 
 
 def measure_elbo(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar) -> ElboEstimate:
     """The ELBO from `samples` per image, its parts, and the active units."""
     totals = torch.zeros(2, dtype=torch.float64)
-    means: list[Tensor] = []
-    spreads: list[Tensor] = []
+    means: dict[str, list[Tensor]] = {name: [] for name in model.prior}
+    spreads: dict[str, list[Tensor]] = {name: [] for name in model.prior}
     scales = []
     kls: dict[str, Tensor] = {}
     settings = model.blueprint.settings
@@ -61,27 +64,33 @@ def measure_elbo(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar) 
         for name, latent in inference.latents.items():
             if isinstance(latent.prior, Independent):
                 kls[name] = kls.get(name, 0) + kl_per_dimension(latent) * size / len(images)
-        q_means = [latent.posterior.mean for latent in inference.latents.values()]
-        averages, variances = zip(*map(over_samples, q_means), strict=True)
-        means.append(torch.cat(averages, dim=-1).cpu())
-        spreads.append(torch.cat(variances, dim=-1).cpu())
+            average, variance = over_samples(latent.posterior.mean)
+            means[name].append(average.cpu())
+            spreads[name].append(variance.cpu())
         if gaussian:
             scale = pixel_scales(model, inference.likelihood)
             at_floor = (scale < 1.01 * SCALE_FLOOR).float().mean() * size
             scales.append(torch.stack([scale.min(), at_floor]).cpu())
     log_likelihood, kl = (totals / len(images)).tolist()
-    active = active_units(torch.cat(means), torch.cat(spreads), samples)
+    active = {
+        name: active_units(torch.cat(means[name]), torch.cat(spreads[name]), samples)
+        for name in means
+    }
+    known = [count for count in active.values() if count is not None]
+    grouped, all_known = lists_groups(model), len(known) == len(active)
     has_density = settings.posterior != "deterministic"
     kl_lists = {name: value.tolist() for name, value in kls.items() if not value.isnan().any()}
     return ElboEstimate(
         log_likelihood - kl if has_density else None,
         log_likelihood,
         kl if has_density else None,
-        kl_lists or None,
-        active_units=active,
-        latent_units=means[0].shape[-1],
+        None if grouped else kl_lists or None,
+        active_units=sum(known) if all_known else None,
+        latent_units=sum(parts[0].shape[-1] for parts in means.values()),
         minimum_scale=float(torch.stack(scales)[:, 0].min()) if gaussian else None,
         share_at_floor=float(torch.stack(scales)[:, 1].sum()) / len(images) if gaussian else None,
+        kl_per_latent={name: sum(kl) for name, kl in kl_lists.items()} if grouped else None,
+        active_per_latent=dict(zip(active, known, strict=True)) if grouped and all_known else None,
     )
 
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.distributions import Bernoulli, Distribution, Independent
 
 from ..data import EvalSplit
-from ..model.build import decoder_outputs
+from ..model.build import decoder_outputs, numbers_per_image
 from ..model.distributions import Conditional, GaussianMixture
 from ..model.graph import VAE, Values
 from ..model.priors import ConstantMixture, VampPrior
@@ -153,8 +153,9 @@ def log_weights(
     for start in bar.track(range(0, len(images), chunk), "NLL"):
         batch = images[start : start + chunk]
         parts, ratios = [], []
+        # One dictionary for all blocks, in which a model may keep what it knows of the images.
+        values = model.given(batch.images, batch.labels)
         for count in split_evenly(samples, max(1, sampled_rows // chunk)):
-            values = model.given(batch.images, batch.labels)
             latents = model.infer(values, (count, len(batch)))
             total = decode_log_likelihood(model, values, set(latents), batch.images, decoded_rows)
             log_ratio = reduce(add, (latent.log_ratio for latent in latents.values()))
@@ -166,12 +167,14 @@ def log_weights(
 def decode_log_likelihood(
     model: VAE, values: Values, latents: set[str], x: Tensor, rows: int
 ) -> Tensor:
-    """log p(x | latents), (S, B), decoding at most `rows` images x samples at once: several images where all of their
-    samples fit, else one, so that the same pixels meet all rows."""
+    """log p(x | latents), (S, B), decoding at most `rows` images x samples at once: all where they fit, several images
+    where all of their samples fit, else one, so that the same pixels meet all rows."""
     samples, images = next(
         (len(z), z.shape[1]) for z in (values[n] for n in latents) if z is not None
     )
-    columns = []
+    if samples * images <= rows:
+        return log_likelihood(model.decoder(values), x)
+    columns, names = [], ["x", "y", *latents]
     for group in torch.arange(images).split(max(1, rows // samples)):
         at = slice(int(group[0]), int(group[-1]) + 1)
         parts, start = [], 0
@@ -182,7 +185,7 @@ def decode_log_likelihood(
                 else value[start : start + size, at]
                 if name in latents
                 else value[at]
-                for name, value in values.items()
+                for name, value in ((name, values[name]) for name in names)
             }
             parts.append(log_likelihood(model.decoder(block), x[at]))
             start += size
@@ -227,34 +230,55 @@ class Bfloat16Network(nn.Module):
         return self.network(*(v if v is None else v.bfloat16() for v in inputs)).float()
 
 
+class Bfloat16Part(nn.Module):
+    """A prior, posterior or decoder whose networks compute in bfloat16, its densities in float32."""
+
+    def __init__(self, part: nn.Module) -> None:
+        super().__init__()
+        self.part = part
+
+    def forward(self, values: Values) -> Distribution:
+        x = values["x"]
+        assert x is not None
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return self.part(values)
+
+
 def prepare_for_inference(model: VAE, precision: str) -> VAE:
     """The model with its VampPrior's pseudo-inputs encoded once, and with a decoder whose networks compute in
-    `precision`."""
+    `precision`, as do priors and posteriors of a deep hierarchy, which share most of them."""
     priors: dict[str, nn.Module] = dict(model.prior.items())
     for name, prior in priors.items():
         if isinstance(prior, VampPrior):
             mixture = prior({})
             # Buffers, so that the mixture is exported with the model.
             priors[name] = ConstantMixture(mixture.loc.detach(), mixture.scale.detach())
+    parts: dict[str, nn.Module] = dict(model.posterior.items())
     decoder = model.decoder
-    if precision == "bfloat16":
+    shared = model.blueprint.settings.path_numbers(model.blueprint.shape) > 0
+    if precision == "bfloat16" and shared:
+        priors = {name: Bfloat16Part(part) for name, part in priors.items()}
+        parts = {name: Bfloat16Part(part) for name, part in parts.items()}
+        decoder = Bfloat16Part(decoder)
+    elif precision == "bfloat16":
         decoder = copy.deepcopy(decoder)
         for module in list(decoder.modules()):
             if isinstance(module, Conditional):
                 module.network = Bfloat16Network(module.network)
-    parts = dict(model.posterior.items())
     return VAE(priors, parts, decoder, model.blueprint, model.condition)
 
 
 def block_rows(model: VAE, images: EvalSplit, memory: str) -> tuple[int, int]:
-    """How many rows (images x samples) to decode, and to sample latents of, at once within `memory`."""
+    """How many rows (images x samples) to decode, and to sample latents of, at once within `memory`: as many where
+    sampling takes as much as decoding, of which it is most of the way."""
     limit, each = parse_memory(memory), row_bytes(model, images)
     if each > limit:
         raise UserError(f"--memory {memory} is too small; one image takes {each:,} bytes")
     numbers = BLOCK_NUMBERS if images[:1].images.device.type == "cpu" else GPU_BLOCK_NUMBERS
     most = limit // each
-    decoded_rows = min(most, max(1, numbers // decoder_outputs(model.blueprint)))
-    return decoded_rows, min(most, MAX_SAMPLED_ROWS)
+    decoded_rows = min(most, max(1, numbers // numbers_per_image(model.blueprint)))
+    alike = model.blueprint.settings.path_numbers(model.blueprint.shape) > 0
+    return decoded_rows, decoded_rows if alike else min(most, MAX_SAMPLED_ROWS)
 
 
 def row_bytes(model: VAE, images: EvalSplit) -> int:

@@ -9,13 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, kl_divergence
+from torch.distributions import Distribution, Independent, kl_divergence
 
 from ..data import EvalSplit
-from ..model.build import decoder_outputs
+from ..model.build import numbers_per_image
 from ..model.conditions import Quadrants
 from ..model.distributions import Deterministic, GaussianMixture
-from ..model.graph import VAE, Latent
+from ..model.graph import VAE, Latent, Values
 from ..model.pixels import SCALE_FLOOR, MaskedPixels
 from ..settings.model import ClusterConfig, ModelConfig
 from ..settings.training import TrainConfig
@@ -39,8 +39,9 @@ class LatentUse:
 
     `kl_per_dimension`: nats by latent whose prior factorises, so that they add up to its KL, by one sample per image;
     `marginal_kl_per_dimension`: the same of mixtures, to their marginal in each dimension, which does not add up.
-    `kl_parts`: nats, of a model with clusters, see `kl_parts`. `components_used`: of the prior's mixture, with more
-    than USED_SHARE. `effective_components`: exp of the mutual information between image and component: K where the
+    `kl_per_latent` and `active_per_latent`: KL, nats, and active units by latent of a deep hierarchy, whose thousands
+    of dimensions are not listed. `kl_parts`: nats, of a model with clusters, see `kl_parts`. `components_used`: of the
+    prior's mixture, with more than USED_SHARE. `effective_components`: exp of the mutual information between image and component: K where the
     images divide equally among K distinct components, 1 where all components coincide. `share_at_floor`: the share of
     Gaussian pixels with the smallest scale.
     """
@@ -55,12 +56,14 @@ class LatentUse:
     # Written to metrics.jsonl only where they apply.
     marginal_kl_per_dimension: dict[str, list[float]] | None = None
     kl_parts: dict[str, float] | None = None
+    kl_per_latent: dict[str, float] | None = None
+    active_per_latent: dict[str, int] | None = None
 
 
 @torch.no_grad()
 def measure_latent_use(model: VAE, images: EvalSplit) -> LatentUse:
     """The latent use of a model on some hundreds of images; with one image, active units are None."""
-    means: list[Tensor] = []
+    means: dict[str, list[Tensor]] = {name: [] for name in model.prior}
     kls: dict[str, Tensor] = {}
     marginal_kls: dict[str, Tensor] = {}
     parts: dict[str, Tensor] = {}
@@ -74,8 +77,8 @@ def measure_latent_use(model: VAE, images: EvalSplit) -> LatentUse:
             fraction = len(batch) / len(images)
             values = model.given(batch.images, batch.labels)
             # Given the means of the latents above: with samples of them, noise would count as activity.
-            posteriors = model.posteriors({**values}).values()
-            means.append(torch.cat([q.mean for q in posteriors], dim=-1))
+            for name, q in model.posteriors({**values}).items():
+                means[name].append(q.mean)
             latents = model.infer(values, (len(batch),))
             if isinstance(model.blueprint.settings, ClusterConfig):
                 for name, part in kl_parts(latents).items():
@@ -93,11 +96,15 @@ def measure_latent_use(model: VAE, images: EvalSplit) -> LatentUse:
                 scale = pixel_scales(model, model.decoder(values))
                 low = fraction * (scale < 1.01 * SCALE_FLOOR).float().mean()
                 at_floor = low if at_floor is None else at_floor + low
-    variance = torch.cat(means).var(0, correction=0)
+    variances = {name: torch.cat(parts).var(0, correction=0) for name, parts in means.items()}
+    active = {name: int((v > ACTIVE_VARIANCE).sum()) for name, v in variances.items()}
+    grouped = lists_groups(model)
     return LatentUse(
-        active_units=int((variance > ACTIVE_VARIANCE).sum()) if len(images) > 1 else None,
-        latent_units=len(variance),
-        kl_per_dimension=known_lists(kls),
+        active_units=sum(active.values()) if len(images) > 1 else None,
+        latent_units=sum(map(len, variances.values())),
+        kl_per_dimension=None if grouped else known_lists(kls),
+        kl_per_latent={name: float(kl.sum()) for name, kl in kls.items()} if grouped else None,
+        active_per_latent=active if grouped and len(images) > 1 else None,
         marginal_kl_per_dimension=known_lists(marginal_kls),
         kl_parts={name: float(part) for name, part in parts.items()} or None,
         # With fewer images some components would have none by chance.
@@ -144,8 +151,32 @@ def batch_size(model: VAE) -> int:
     settings = model.blueprint.settings
     components = settings.mixture_size if settings.prior != "standard" else 1
     components = settings.clusters if isinstance(settings, ClusterConfig) else components
-    largest = max(components * settings.latent_dim, decoder_outputs(model.blueprint))
+    largest = max(components * settings.latent_dim, numbers_per_image(model.blueprint))
     return max(1, min(MAX_IMAGES, MAX_NUMBERS // largest))
+
+
+def lists_groups(model: VAE) -> bool:
+    """Whether numbers are given by latent rather than by dimension, since there are too many dimensions to read."""
+    return bool(model.blueprint.settings.top_groups(model.blueprint.shape))
+
+
+def code_latents(model: VAE) -> list[str]:
+    """The latents that stand for the code of an image: all, or the top groups of a deep hierarchy."""
+    return [*model.blueprint.settings.top_groups(model.blueprint.shape)] or [*model.prior]
+
+
+def code_posteriors(model: VAE, values: Values) -> dict[str, Distribution]:
+    """The posteriors of `code_latents`, given the means of the latents before them, which are added to `values`."""
+    posteriors = {}
+    names = code_latents(model)
+    for name, posterior in model.posterior.items():
+        q = posterior(values)
+        values[name] = q.mean
+        if name in names:
+            posteriors[name] = q
+        if len(posteriors) == len(names):
+            break
+    return posteriors
 
 
 def kl_per_dimension(latent: Latent) -> Tensor:
@@ -257,7 +288,7 @@ class LatentWarnings:
 def metrics_record(use: LatentUse, warnings: list[str]) -> dict[str, Any]:
     """The fields of metrics.jsonl for the latent use and the warnings."""
     values = {KEYS.get(name, name): value for name, value in asdict(use).items()}
-    for name in ("marginal_kl_per_dimension", "kl_parts"):
+    for name in ("marginal_kl_per_dimension", "kl_parts", "kl_per_latent", "active_per_latent"):
         if values[name] is None:
             del values[name]
     return {**values, "warnings": warnings}

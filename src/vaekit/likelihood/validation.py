@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from ..data import EvalSplit
-from ..model.build import decoder_outputs
+from ..model.build import numbers_per_image
 from ..model.graph import VAE
 from ..model.mmd import squared_mmd
 from ..model.objectives import Objective, infovae
 from ..support.devices import epoch_totals, eval_mode, seeded
 
 BATCH = 1000  # images at once, at most; about as many codes in each MMD
-MAX_OUTPUTS = 2**25  # decoder outputs per batch: 128 MB in float32
+MAX_NUMBERS = 2**25  # per batch: 128 MB in float32
 SEED = 1
 
 
@@ -28,8 +28,8 @@ def validate(model: VAE, objective: Objective, split: EvalSplit) -> list[float]:
     """
     with eval_mode(model), seeded(SEED, split.device):
         totals = epoch_totals(split.device)
-        per_image = decoder_outputs(model.blueprint) * math.prod(objective.samples)
-        size = max(1, min(BATCH, MAX_OUTPUTS // per_image))
+        per_image = numbers_per_image(model.blueprint) * math.prod(objective.samples)
+        size = max(1, min(BATCH, MAX_NUMBERS // per_image))
         if isinstance(objective, infovae):
             return validate_infovae(model, objective, split, size)
         for start in range(0, len(split), size):

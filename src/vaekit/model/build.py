@@ -326,3 +326,10 @@ def decoder_outputs(blueprint: Blueprint) -> int:
     """How many numbers the decoder's network outputs per image."""
     channels, height, width = blueprint.shape
     return decoder_channels(blueprint.settings, channels) * height * width
+
+
+def numbers_per_image(blueprint: Blueprint) -> int:
+    """The size of the largest of the decoder's output and the feature maps between latents, numbers per image: how many
+    images to process at once follows from it."""
+    path = blueprint.settings.path_numbers(blueprint.shape)
+    return max(decoder_outputs(blueprint), path)

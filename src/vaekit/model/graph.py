@@ -133,13 +133,14 @@ class VAE(nn.Module):
         self,
         count: int,
         y: Tensor | None = None,
-        temperature: float = 1.0,
+        temperature: float | Mapping[str, float] = 1.0,
         cluster: Tensor | None = None,
     ) -> Distribution:
         """The distributions of the pixels (count,) given latents sampled from the prior.
 
         y (count,) are labels, or images of which parts are given; `cluster` (count,) the components of a mixture prior
-        to sample from. A temperature below 1 pulls each sample towards the mean of the prior (or component).
+        to sample from. A temperature below 1 pulls each sample towards the mean of the prior (or component);
+        it may be given by the name of the latent, 1 for others.
         """
         return self.decoder(self.sample_latents(count, y, temperature, cluster))
 
@@ -147,7 +148,7 @@ class VAE(nn.Module):
         self,
         count: int,
         y: Tensor | None,
-        temperature: float,
+        temperature: float | Mapping[str, float],
         cluster: Tensor | None,
     ) -> Values:
         """The values that `sample` decodes: the condition, and each latent (count, D)."""
@@ -155,7 +156,8 @@ class VAE(nn.Module):
         for name, prior in self.prior.items():
             p = prior(values).expand((count,))
             has_mixture |= isinstance(p, GaussianMixture)
-            values[name] = sample_with_temperature(p, temperature, cluster)
+            t = temperature.get(name, 1.0) if isinstance(temperature, Mapping) else temperature
+            values[name] = sample_with_temperature(p, t, cluster)
         if cluster is not None and not has_mixture:
             raise UserError("--cluster needs a model whose prior is a mixture, such as gmvae")
         return values

@@ -1,7 +1,7 @@
 """Plotting functions: arrays in, a matplotlib Figure out. They need no display."""
 
 from .bands import Bands, choose_bands
-from .charts import cluster_bars, comparison, confusion, curves, samples_seen
+from .charts import cluster_bars, comparison, confusion, curves, latent_bars, samples_seen
 from .grids import contact_sheet, image_grid, pairs
 from .scatters import Panel, scatter, scatter_3d
 from .writing import Movie, save
@@ -17,6 +17,7 @@ __all__ = [
     "contact_sheet",
     "curves",
     "image_grid",
+    "latent_bars",
     "pairs",
     "samples_seen",
     "save",

@@ -73,7 +73,7 @@ def curves(metrics: Metrics, title: str = "") -> Figure:
         style_epoch_axis(axes, f"active units (of {units})")
         axes.set_ylim(0, units * 1.05)
         axes.yaxis.set_major_locator(MaxNLocator(integer=True))
-        if dimension_kls(measured[-1]):
+        if dimension_kls(measured[-1]) or measured[-1].get("kl_per_latent"):
             draw_kl_heatmap(figure, figure.add_subplot(grid[1, 1:]), measured)
     figure.suptitle(escape_math(title), fontsize=11)
     return figure
@@ -106,8 +106,15 @@ def dimension_kls(epoch: Mapping[str, Any]) -> dict[str, list[float]]:
 
 
 def draw_kl_heatmap(figure: Figure, axes: Axes, metrics: Metrics) -> None:
-    """Draw the KL of each dimension by epoch as colours, sorted within each latent, the largest at the top."""
+    """Draw the KL of each dimension by epoch as colours, sorted within each latent, the largest at the top; of a deep
+    hierarchy the KL of each latent."""
     rows, names = [], list[str]()
+    latents = metrics[-1].get("kl_per_latent") or {}
+    for name in latents:
+        rows.append(
+            np.array([[(epoch.get("kl_per_latent") or {}).get(name) for epoch in metrics]], float)
+        )
+        names.append(name)
     kls = [dimension_kls(epoch) for epoch in metrics]
     for name in kls[-1]:
         unknown = [np.nan] * len(kls[-1][name])
@@ -125,9 +132,34 @@ def draw_kl_heatmap(figure: Figure, axes: Axes, metrics: Metrics) -> None:
     axes.set_yticks(range(0, len(names), step), names[::step], fontsize=7)
     marginal = ", ".join(metrics[-1].get("marginal_kl_per_dimension") or ())
     to = f"; of {marginal} to the prior's marginals" if marginal else ""
-    style_epoch_axis(axes, f"KL per dimension (nats), largest first{to}")
+    style_epoch_axis(
+        axes, "KL by latent (nats)" if latents else f"KL per dimension (nats), largest first{to}"
+    )
     axes.grid(visible=False)
     figure.colorbar(mesh, ax=axes)
+
+
+def latent_bars(kl: Mapping[str, float], title: str = "") -> Figure:
+    """Draw the KL of each latent, nats, as bars, with one colour for the groups of a resolution, such as z4_0 and z4_1;
+    and its sum by resolution in the legend where there are several groups of one."""
+    sizes = {name: name.rpartition("_")[0] or name for name in kl}
+    kinds = list(dict.fromkeys(sizes.values()))
+    figure = Figure(figsize=(2.5 + 0.3 * max(10, len(kl)), 3.4), dpi=100, layout="constrained")
+    axes = figure.subplots()
+    for i, kind in enumerate(kinds):
+        own = [n for n, name in enumerate(kl) if sizes[name] == kind]
+        heights = [kl[name] for name in kl if sizes[name] == kind]
+        label = f"{kind}: {sum(heights):.1f} nats"
+        axes.bar(own, heights, color=PALETTE[i % len(PALETTE)], label=escape_math(label))
+    axes.set_xticks(
+        range(len(kl)), [escape_math(name) for name in kl], fontsize=8, rotation=90 if len(kl) > 6 else 0
+    )  # fmt: skip
+    axes.set_ylabel("nats per image")
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(kinds) < len(kl):
+        axes.legend(fontsize=8)
+    axes.set_title(escape_math(title), fontsize=11)
+    return figure
 
 
 def samples_seen(metrics: Metrics, images: int, title: str = "") -> Figure:

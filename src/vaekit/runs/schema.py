@@ -7,7 +7,7 @@ own dataclasses in `settings`.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -95,6 +95,8 @@ class EpochRecord:
     kl_per_dimension: dict[str, tuple[float | None, ...]] | None = None
     marginal_kl_per_dimension: dict[str, tuple[float | None, ...]] | None = None
     kl_parts: dict[str, float | None] | None = None
+    kl_per_latent: dict[str, float | None] | None = None
+    active_per_latent: dict[str, int] | None = None
     components_used: int | None = None
     components_told_apart: float | None = None
     components: int | None = None
@@ -150,6 +152,8 @@ class EvaluationFile:
     active_units: int | None = None
     latent_units: int | None = None
     kl_per_dimension: dict[str, tuple[float | None, ...]] | None = None
+    kl_per_latent: dict[str, float | None] | None = None
+    active_per_latent: dict[str, int] | None = None
     minimum_scale: float | None = None
     share_at_floor: float | None = None
     nll: float | None = None
@@ -259,17 +263,20 @@ OPTIONAL = {"code_labels", "use", "clusters", "labels.train", "labels.test"}
 
 
 def check_picture_tensors(
-    headers: Headers, latents: Mapping[str, int], shape: tuple[int, int, int]
+    headers: Headers,
+    latents: Mapping[str, int],
+    shape: tuple[int, int, int],
+    coded: Collection[str],
 ) -> None:
     """Raise UserError unless these are the tensors of PICTURE_TENSORS, for a model with these latents and images, and
-    perhaps others of a later version."""
+    perhaps others of a later version. The file has the codes of the latents `coded`."""
     expected = {
         name.replace("*", latent): (
             types,
             tuple(str(latents[latent]) if s == "L" else s for s in sizes),
         )
         for name, (types, sizes) in PICTURE_TENSORS.items()
-        for latent in (latents if "*" in name else [""])
+        for latent in (latents if name == "kl.*" else coded if "*" in name else [""])
     }
     for name in expected.keys() - OPTIONAL - headers.keys():
         raise UserError(f"{name} is missing")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass, replace
+from itertools import accumulate
 from typing import Literal, Self
 
 from ..support.errors import flag_name, require, require_count, shown
@@ -238,6 +239,16 @@ class ModelConfig:
         """Dimensions of the latents that are decoded, by name, for images of `shape` (C, H, W)."""
         return {"z": self.latent_dim}
 
+    def top_groups(self, shape: tuple[int, int, int]) -> tuple[str, ...]:
+        """Of a hierarchy of many latents, those that stand for the code of an image where all would be too many; () of
+        other models, whose code are all latents."""
+        return ()
+
+    def path_numbers(self, shape: tuple[int, int, int]) -> int:
+        """Numbers per image of the largest feature map on the way from latent to latent; 0 where dense networks, which
+        are small, sample a latent from those above."""
+        return 0
+
     @property
     def has_other_layers(self) -> bool:
         """Whether a network other than encoder and decoder has layers of --hidden-dim."""
@@ -355,6 +366,18 @@ class LadderConfig(ModelConfig):
     def latent_sizes(self, shape: tuple[int, int, int]) -> dict[str, int]:
         return {name: math.prod(size) for name, size in self.latent_shapes(shape).items()}
 
+    def top_groups(self, shape: tuple[int, int, int]) -> tuple[str, ...]:
+        """The first groups, as many as have MAX_CODE dimensions in all."""
+        sizes = self.latent_sizes(shape)
+        totals = accumulate(sizes.values())
+        first, *others = (
+            name for name, n in zip(sizes, totals, strict=True) if n <= MAX_CODE or n == sizes[name]
+        )
+        return (first, *others)
+
+    def path_numbers(self, shape: tuple[int, int, int]) -> int:
+        return self.channels * math.prod(self.feature_sizes(shape)[0])
+
     def latent_shapes(self, shape: tuple[int, int, int]) -> dict[str, tuple[int, int, int]]:
         """Shapes (C, H, W) of the latents by name, z4_0 being the first group of a map whose longer side is 4. Raises
         UserError where halving the image does not give such a map."""
@@ -401,6 +424,7 @@ class LadderConfig(ModelConfig):
         ]
 
 
+MAX_CODE = 1024  # dimensions of the groups that stand for the code of an image
 NOT_OF_LADDERS = (
     "latent_dim", "hidden_dim", "num_layers", "network", "encoder", "decoder", "network_size", "two_encoders",
     "normalisation", "dropout",

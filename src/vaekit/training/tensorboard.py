@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..data import EvalSplit
 from ..data.dataset import Batch
 from ..inference import generation
-from ..likelihood.latent_use import LatentUse, batch_size
+from ..likelihood.latent_use import LatentUse, batch_size, code_posteriors
 from ..model.graph import VAE
 from ..pictures.bands import Bands
 from ..pictures.grids import alternate_rows, canvas
@@ -96,6 +96,8 @@ class TensorBoardLogger:
             writer.add_histogram(f"marginal KL per dimension/{name}", torch.tensor(kl), step)
         for name, part in (latent_use.kl_parts or {}).items():
             writer.add_scalar(f"KL/validation, {name.replace('_', ' ')}", part, step)
+        for name, total in (latent_use.kl_per_latent or {}).items():
+            writer.add_scalar(f"KL per latent/{name}", total, step)
         for name, parameter in model.named_parameters():
             writer.add_histogram(f"parameters/{name}", parameter, step)
         with eval_mode(model):
@@ -130,9 +132,15 @@ class TensorBoardLogger:
             metadata.append([name, str(row)])
         shown = self.bands(batch.images)
         images = sprites(1 - shown if invert else shown)
-        for name, q in model.posteriors(model.given(batch.images, batch.labels)).items():
+        codes: dict[str, list[Tensor]] = {}
+        for part in torch.arange(len(batch)).split(batch_size(model)):
+            given = model.given(batch[part].images, batch[part].labels)
+            for name, q in code_posteriors(model, given).items():
+                codes.setdefault(name, []).append(q.mean)
+        for name, parts in codes.items():
+            points = torch.cat(parts)
             # The projector needs at least three dimensions.
-            points = nn.functional.pad(q.mean, (0, max(0, 3 - q.mean.shape[1])))
+            points = nn.functional.pad(points, (0, max(0, 3 - points.shape[1])))
             self.writer.add_embedding(
                 points, metadata, images, tag=f"test_{name}", metadata_header=header
             )

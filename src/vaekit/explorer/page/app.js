@@ -129,9 +129,10 @@ function showImage(result, text) {
 }
 
 function latentText() {
-  const parts = currentRun().latents.map(({ name, dim }) =>
+  const { latents } = currentRun();
+  const parts = latents.slice(0, 3).map(({ name, dim }) =>
     `${name} = (${S.latents[name][0].slice(0, 6).map(format).join(", ")}${dim > 6 ? ", …" : ""})`);
-  return parts.join("  ");
+  return parts.join("  ") + (latents.length > 3 ? "  …" : "");
 }
 
 function setLatents(latents, { point = null, decode = true, scales = null } = {}) {
@@ -187,27 +188,30 @@ const moveTo = latestOnly(async (point) => {
 
 // ---- sliders
 
+const componentsOf = (name) => latentOf(name).components;
+
 function makeSliders() {
   const box = $("sliders");
   box.replaceChildren();
-  for (const { name, order, low, high, information } of currentRun().latents) {
-    for (const d of order) {
+  for (const { name, order, low, high, information, components } of currentRun().latents) {
+    // A slider moves along a dimension, or along a principal component of the codes of a large latent.
+    for (const d of components ? components.keys() : order) {
       const line = document.createElement("div");
       line.className = "slider";
       const text = document.createElement("span"), range = document.createElement("input"), number = document.createElement("input");
       text.dataset.latent = name; text.dataset.dim = d;
-      text.title = information[d] === null ? "" : `information: ${information[d].toFixed(2)} nats`;
+      text.title = components || information[d] === null ? "" : `information: ${information[d].toFixed(2)} nats`;
       range.type = "range"; number.type = "number";
-      const limit = Math.max(3, Math.abs(low[d] ?? 3), Math.abs(high[d] ?? 3));
+      const limit = components ? 4 : Math.max(3, Math.abs(low[d] ?? 3), Math.abs(high[d] ?? 3));
       range.min = -limit; range.max = limit; range.step = number.step = 0.01;
       for (const input of [range, number]) {
         input.dataset.latent = name; input.dataset.dim = d;
-        input.setAttribute("aria-label", `${name}[${d}]`);
+        input.setAttribute("aria-label", sliderName(name, d));
         input.oninput = () => {
           const value = Number(input.value);
           if (input.value === "" || !Number.isFinite(value) || Math.abs(value) > 1e4) return;
           const latents = copy(S.latents);
-          latents[name][0][d] = value;
+          setSlider(latents, name, d, value);
           setLatents(latents);
         };
       }
@@ -217,14 +221,31 @@ function makeSliders() {
   }
 }
 
+const sliderName = (name, d) => (componentsOf(name) ? `${name} PC ${Number(d) + 1}` : `${name}[${d}]`);
+
+// The value of a slider: a coordinate, or a component in standard deviations of the codes.
+function sliderValue(latents, name, d) {
+  const z = latents[name][0];
+  if (!componentsOf(name)) return z[d];
+  const { axis, origin, spread } = componentsOf(name)[d];
+  return (axis.reduce((sum, a, i) => sum + a * z[i], 0) - origin) / (spread || 1);
+}
+
+function setSlider(latents, name, d, value) {
+  const z = latents[name][0];
+  if (!componentsOf(name)) { z[d] = value; return; }
+  const { axis, spread } = componentsOf(name)[d], distance = (value - sliderValue(latents, name, d)) * (spread || 1);
+  axis.forEach((a, i) => { z[i] += a * distance; });
+}
+
 function syncSliders() {
   for (const input of $("sliders").querySelectorAll("input")) {
     if (input === document.activeElement && input.type === "number") continue;
-    input.value = format(S.latents[input.dataset.latent][0][input.dataset.dim]);
+    input.value = format(sliderValue(S.latents, input.dataset.latent, input.dataset.dim));
   }
   for (const text of $("sliders").querySelectorAll("span")) { // for the user's own image, the posterior's scale
-    const { latent, dim } = text.dataset, scale = S.scales ? S.scales[latent][dim] : null;
-    text.textContent = `${latent}[${dim}]${scale === null ? "" : ` ± ${format(scale)}`}`;
+    const { latent, dim } = text.dataset, scale = S.scales && !componentsOf(latent) ? S.scales[latent][dim] : null;
+    text.textContent = `${sliderName(latent, dim)}${scale === null ? "" : ` ± ${format(scale)}`}`;
   }
 }
 
