@@ -6,6 +6,7 @@ codes = VAETransformer(latent_dim=2).fit_transform(X)
 
 from __future__ import annotations
 
+import inspect
 import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +37,7 @@ from .model.distributions import independent
 from .model.graph import VAE, Values
 from .runs.load import load
 from .settings.catalog import model_entry
-from .settings.model import ClusterConfig
+from .settings.model import ClusterConfig, LadderConfig
 from .support.devices import seeded
 from .support.errors import require, require_count
 from .training.job import train
@@ -99,6 +100,10 @@ class VAETransformer(
     def model_settings(self) -> dict[str, Any]:
         """Settings of the model for `vaekit.build`, without its name."""
         own = {"latent_dim": self.latent_dim, "hidden_dim": self.hidden_dim}
+        if isinstance(model_entry(self.model).settings, LadderConfig):
+            # It has neither, so that only values other than the defaults here are passed on, and refused.
+            defaults = inspect.signature(VAETransformer).parameters
+            own = {name: value for name, value in own.items() if value != defaults[name].default}
         return {**own, **(self.settings or {})}
 
     def fit(self, X: Any, y: Any = None) -> Self:
@@ -156,7 +161,7 @@ class VAETransformer(
 
     @torch.no_grad()
     def transform(self, X: Any) -> np.ndarray:
-        """Posterior means (N, latent_dim) of the rows; for two latents, z1 and z2 concatenated."""
+        """Posterior means (N, latent_dim) of the rows; those of several latents concatenated."""
         parts = []
         for images in self._images(X, MAX_ROWS):
             posteriors = self.model_.posteriors(self.model_.given(images, None))

@@ -7,6 +7,7 @@ import io
 import shlex
 import socket
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,7 +22,10 @@ from conftest import random_dataset, small_settings
 from vaekit import UserError, build, train
 from vaekit.explorer import limits, server
 from vaekit.explorer.session import ExplorerSession, centre_digit
+from vaekit.inference.encoding import decode
 from vaekit.inference.generation import generate
+from vaekit.inference.latent_space import decode_latents
+from vaekit.inference.tables import read_table
 
 URL = "http://127.0.0.1"
 TOKEN = {"authorization": "token secret"}
@@ -31,7 +35,11 @@ RUNS = {
     "cvae": {"latent_dim": 3},
     "gmvae": {},
     "hvampprior": {"components": 6},
+    "deepvae": {
+        "groups": "1x1:3 2x1:4 4x1:80"
+    },  # of the last group, of 1,280 dimensions, no codes are stored
 }
+DEEPVAE = 5
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +99,7 @@ def test_a_map_point_is_decoded_and_located_again(client, sessions, number):
             assert located == pytest.approx(point, abs=1e-3)
             y = None if label is None else torch.tensor([label])
             with torch.no_grad():
-                expected = levels(session.model.decode(y, **latents).mean)
+                expected = levels(decode_latents(session.model, latents, y))
             assert np.abs(pixels(result).astype(int) - expected).max() <= 1
 
 
@@ -108,6 +116,41 @@ def test_maps_show_the_posterior_means(client, sessions, number):
         information = each["information"]
         assert [information[d] for d in each["order"]] == sorted(information, reverse=True)
     assert [*(each["name"] for each in about["latents"])] == session.latents
+
+
+def test_a_deep_hierarchy_has_sliders_along_components_of_its_top_groups(client, sessions):
+    about = client.get("/api/runs").json()["runs"][DEEPVAE]["latents"]
+    codes = sessions[DEEPVAE].context.picture_data.codes
+    assert [each["name"] for each in about] == [*codes] == ["z1_0", "z2_0"]
+    assert sum(len(each["components"]) for each in about) <= 24
+    for each in about:
+        z = codes[each["name"]] - codes[each["name"]].mean(0)
+        for component in each["components"]:  # an axis of the codes, of unit length
+            axis = torch.tensor(component["axis"])
+            assert axis.norm().item() == pytest.approx(1, abs=1e-3)
+            spread = (z @ axis).std(correction=0).item()
+            assert spread == pytest.approx(component["spread"], rel=0.01, abs=1e-4)
+            origin = codes[each["name"]].mean(0) @ axis
+            assert origin.item() == pytest.approx(component["origin"], abs=1e-3)
+    others = [
+        each for run in client.get("/api/runs").json()["runs"][:DEEPVAE] for each in run["latents"]
+    ]
+    assert all(each["components"] is None for each in others)
+
+
+def test_samples_of_a_deep_hierarchy_are_those_of_generate_and_its_saves_are_decoded(
+    client, sessions
+):
+    session = sessions[DEEPVAE]
+    body = {"count": 3, "seed": 4, "temperature": 0.5}
+    result = client.post(f"/api/runs/{DEEPVAE}/sample", json=body).json()
+    expected = levels(generate(session.model, 3, 0.5, 4))
+    assert np.abs(pixels(result).astype(int) - expected).max() <= 1
+    saved = client.post(f"/api/runs/{DEEPVAE}/save", json={"latents": result["latents"]}).json()
+    table = shlex.split(saved["command"])[3]
+    shown = client.post(f"/api/runs/{DEEPVAE}/decode", json={"latents": result["latents"]}).json()
+    again = levels(decode(session.run, read_table(Path(table))))
+    assert np.abs(pixels(shown).astype(int) - again).max() <= 1
 
 
 def test_contours_enclose_their_share_of_a_standard_normal(client):

@@ -26,8 +26,9 @@ RUNS = {
     "cvae": {"latent_dim": 3},
     "gmvae": {"latent_dim": 2, "clusters": 3, "start_epochs": 1},
     "hvampprior": {"latent_dim": 4, "top_dim": 3, "components": 6},
+    "deepvae": {"channels": 4, "groups": "1x1:30 4x1:80"},
 }
-VAE, CONVVAE, CVAE, GMVAE, HVAMPPRIOR, BANDS = range(6)  # BANDS: a run of four channels
+VAE, CONVVAE, CVAE, GMVAE, HVAMPPRIOR, DEEPVAE, BANDS = range(7)  # BANDS: a run of four channels
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +36,8 @@ def address(tmp_path_factory):
     folder = tmp_path_factory.mktemp("page")
     data = random_dataset(shape=(1, 16, 16), count=120)
     for name, settings in RUNS.items():
-        model = build(name, data, hidden_dim=16, **settings)
+        dense = {} if name == "deepvae" else {"hidden_dim": 16}
+        model = build(name, data, **dense, **settings)
         train(model, data, out=folder / name, epochs=3, batch_size=20, progress=False)
     data = random_dataset(shape=(4, 16, 16), kind="float")
     model = build("vae", data, hidden_dim=16, latent_dim=2)
@@ -315,6 +317,22 @@ def test_each_of_two_levels_has_sliders_and_a_map(page):
     until(page, "explorer.map && explorer.map.axis_names[0].startsWith('PC')")
     changes(page, lambda: page.mouse.click(*on_map(page, 0.4, 0.6)))
     assert len(state(page, "latents.z1[0]")) == 4
+
+
+def test_a_deep_hierarchy_has_sliders_along_principal_components(page):
+    choose_run(page, DEEPVAE)
+    assert page.input_value("#method") == "pca"
+    assert page.locator("#sliders .slider").count() == 24  # of 30 dimensions
+    before, shown = state(page, "latents.z1_0[0]"), picture(page)
+    number = page.get_by_role("spinbutton", name="z1_0 PC 2")
+    changes(page, lambda: number.fill("3"))
+    assert float(page.get_by_role("slider", name="z1_0 PC 2").input_value()) == 3
+    moved = np.subtract(state(page, "latents.z1_0[0]"), before)
+    component = page.evaluate(f"explorer.runs[{DEEPVAE}].latents[0].components[1]")
+    assert np.allclose(moved, 3 * component["spread"] * np.array(component["axis"]), atol=1e-3)
+    assert picture(page) != shown
+    others = page.get_by_role("spinbutton", name="z1_0 PC 1")
+    assert abs(float(others.input_value())) < 0.01  # the axes are orthogonal
 
 
 def test_a_drawn_digit_is_encoded_by_each_run(page):

@@ -255,17 +255,19 @@ def encode(
         device: auto, cpu, cuda, cuda:1, mps.
     """
     from ..inference.encoding import encode as encoded
+    from ..inference.generation import latent_sizes
     from ..inference.tables import check_output, write_table
     from ..runs.directory import Run
 
     if out is None:
         raise UserError("`vaekit encode` lacks --out, a file such as codes.csv, .npz or .parquet")
-    check_output(Path(out))
+    place = Run(run, weights)
+    check_output(Path(out), 3 * sum(latent_sizes(place.blueprint).values()))
     found: list[Path] | str | None = [Path(word) for word in data] or None
     if len(data) == 1 and not Path(data[0]).exists():
         found = data[0]
     table = encoded(
-        Run(run, weights),
+        place,
         found,
         split,
         samples,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 import zipfile
 from pathlib import Path
@@ -20,6 +21,7 @@ from ..support.escaping import csv_cell
 # Columns by name, all of one length: (N,) or (N, D), stored in .csv and .parquet as name_0, name_1, ...
 Table = dict[str, np.ndarray]
 EXTENSIONS = (".npz", ".csv", ".parquet")
+MAX_CSV_COLUMNS = 16_384
 INDEXED_COLUMN = re.compile(r"(.+)_(\d{1,6})")
 
 
@@ -35,10 +37,14 @@ def check_extension(path: Path) -> str:
     return extension
 
 
-def check_output(path: Path) -> str:
-    """The extension of a table to write. Raises UserError where it cannot be written."""
+def check_output(path: Path, columns: int = 0) -> str:
+    """The extension of a table of so many columns to write. Raises UserError where it cannot be written."""
     extension = check_extension(path)
     require_output(path, EXTENSIONS)
+    require(
+        extension != ".csv" or columns <= MAX_CSV_COLUMNS,
+        f"{path} would have {columns:,} columns, and spreadsheets read {MAX_CSV_COLUMNS:,}; write a .npz or .parquet file",
+    )
     return extension
 
 
@@ -53,7 +59,7 @@ def import_pyarrow() -> Any:
 
 def write_table(table: Table, path: Path) -> Path:
     """Write a table atomically, in the format of the path's extension. Raises UserError."""
-    extension = check_output(path)
+    extension = check_output(path, sum(math.prod(column.shape[1:]) for column in table.values()))
     with atomic_write(path) as file:
         if extension == ".npz":
             arrays: dict[str, Any] = table  # no object arrays, so nothing is pickled

@@ -67,6 +67,7 @@ class Ladder(nn.Module):
         squares = self.patch**2
         self.stem = nn.Conv2d(shape[0] * squares, width, 3, padding=1)
         used = [finest] + [size for size in coarser if max(size) >= max(sizes[0])]
+        self.feature_sizes = used
         depth = len(used) * settings.encoder_blocks + len(self.names)
 
         def block(size: tuple[int, ...]) -> nn.Module:
@@ -170,10 +171,10 @@ class Ladder(nn.Module):
         if self.label is not None:
             h = h + self.label(y).chunk(2, dim=-1)[1][..., None, None]
         maps = {}
-        for i, blocks in enumerate(self.encoder):
-            if i:
+        for size, blocks in zip(self.feature_sizes, self.encoder, strict=True):
+            if maps:
                 h = F.avg_pool2d(h, 2, ceil_mode=True, count_include_pad=False)
-            h = maps[(h.shape[-2], h.shape[-1])] = blocks(h)
+            h = maps[size] = blocks(h)
         return maps
 
     def pixels(self, values: dict[str, Any]) -> Tensor:
