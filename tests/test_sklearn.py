@@ -14,6 +14,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_clustering, parametrize_with_checks
 
+from vaekit import UserError
 from vaekit.data.dataset import Batch
 from vaekit.likelihood.clusters import batch_responsibilities
 from vaekit.sklearn import VAEClusterer, VAETransformer
@@ -206,3 +207,14 @@ def test_the_example_of_anomalies(monkeypatch, capsys):
     runpy.run_path(str(EXAMPLE), run_name="__main__")
     names = [line.split()[0] for line in capsys.readouterr().out.splitlines()]
     assert names == ["vaekit", "IsolationForest", "GaussianMixture", "KernelDensity"]
+
+
+def test_a_deep_hierarchy_is_an_estimator_without_latent_dim(digits):
+    settings = {"groups": "1x1:2 2x1:1", "channels": 4}
+    deep = VAETransformer("deepvae", image_shape=(1, 8, 8), settings=settings, epochs=1)
+    codes = deep.fit(digits[0][:60]).transform(digits[0][:5])
+    assert codes.shape == (5, 6)
+    assert deep.inverse_transform(codes).shape == (5, 64)
+    assert np.isfinite(deep.score_samples(digits[0][:3])).all()
+    with pytest.raises(UserError, match="latent_dim has no effect"):
+        VAETransformer("deepvae", image_shape=(1, 8, 8), latent_dim=3).fit(digits[0][:60])

@@ -1,5 +1,7 @@
 """What users do with the groups of a deep hierarchy, and with the latents of an hvae: exact answers by hand."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -55,7 +57,7 @@ def test_a_reconstruction_from_some_latents_has_the_others_at_their_prior_means(
         seen.append(reconstruct(model, x, groups=count))
         assert torch.allclose(seen[-1], expected, atol=1e-6)
     assert torch.allclose(seen[-1], reconstruct(model, x), atol=1e-6)
-    assert all(not torch.equal(a, b) for a, b in zip(seen, seen[1:], strict=False))
+    assert all(not torch.equal(a, b) for a, b in itertools.pairwise(seen))
 
 
 @torch.no_grad()
@@ -143,7 +145,7 @@ def test_decoding_a_table_of_codes_reconstructs(runs, name, tmp_path, ending):
 
 def test_a_table_of_more_columns_than_spreadsheets_read_is_no_csv(tmp_path):
     wide = {"z4_0_mean": np.zeros((1, 16_385))}
-    with pytest.raises(UserError, match="16,385 columns.*write a .npz or .parquet"):
+    with pytest.raises(UserError, match="would have 16,385 columns"):
         write_table(wide, tmp_path / "codes.csv")
     write_table(wide, tmp_path / "codes.npz")
 

@@ -46,8 +46,8 @@ PICTURES: dict[str, Picture] = {
         "latents:manifold",
     ),
     "traversals": Picture(
-        "one image with each latent dimension, or principal component of a deepvae's codes, varied, the most informative "
-        "first", "latents:traversals"
+        "one image with each latent dimension varied, the most informative first; a deepvae: principal components",
+        "latents:traversals",
     ),
     "interpolations": Picture(
         "linear and spherical interpolations between the latents of two images", "latents:interpolations"

@@ -43,7 +43,8 @@ def check_output(path: Path, columns: int = 0) -> str:
     require_output(path, EXTENSIONS)
     require(
         extension != ".csv" or columns <= MAX_CSV_COLUMNS,
-        f"{path} would have {columns:,} columns, and spreadsheets read {MAX_CSV_COLUMNS:,}; write a .npz or .parquet file",
+        f"{path} would have {columns:,} columns, and spreadsheets read {MAX_CSV_COLUMNS:,}; write a "
+        ".npz or .parquet file",
     )
     return extension
 

@@ -41,9 +41,9 @@ class LatentUse:
     `marginal_kl_per_dimension`: the same of mixtures, to their marginal in each dimension, which does not add up.
     `kl_per_latent` and `active_per_latent`: KL, nats, and active units by latent of a deep hierarchy, whose thousands
     of dimensions are not listed. `kl_parts`: nats, of a model with clusters, see `kl_parts`. `components_used`: of the
-    prior's mixture, with more than USED_SHARE. `effective_components`: exp of the mutual information between image and component: K where the
-    images divide equally among K distinct components, 1 where all components coincide. `share_at_floor`: the share of
-    Gaussian pixels with the smallest scale.
+    prior's mixture, with more than USED_SHARE. `effective_components`: exp of the mutual information between image and
+    component: K where the images divide equally among K distinct components, 1 where all components coincide.
+    `share_at_floor`: the share of Gaussian pixels with the smallest scale.
     """
 
     active_units: int | None
