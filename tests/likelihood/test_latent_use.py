@@ -105,11 +105,16 @@ def test_latent_use_of_every_model_is_measured_and_leaves_it_unchanged(case):
         assert use.kl_per_dimension is None, NO_DENSITY
     else:
         factorised, marginal = use.kl_per_dimension or {}, use.marginal_kl_per_dimension or {}
-        names = list(model.prior)  # but for flows, whose KL is of all dimensions together
-        names = [] if settings.posterior == "flow" else names[settings.prior == "flow" :]
-        assert {**factorised, **marginal}.keys() == set(names)
         values = [kl for kls in (*factorised.values(), *marginal.values()) for kl in kls]
-        assert len(values) == use.latent_units or len(names) < len(model.prior)
+        if use.kl_per_latent is None:
+            names = list(model.prior)  # but for flows, whose KL is of all dimensions together
+            names = [] if settings.posterior == "flow" else names[settings.prior == "flow" :]
+            assert {**factorised, **marginal}.keys() == set(names)
+            assert len(values) == use.latent_units or len(names) < len(model.prior)
+        else:
+            assert not values
+            assert use.kl_per_latent.keys() == use.active_per_latent.keys() == model.prior.keys()
+            values = use.kl_per_latent.values()
         assert all(map(math.isfinite, values))
     mixed = settings.prior in ("mixture", "learned-mixture", "vampprior") or isinstance(
         settings, ClusterConfig

@@ -14,7 +14,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from conftest import random_dataset, timeless
+from conftest import random_dataset, small_settings, timeless
 from vaekit import Run, UserError, build, resume, train
 from vaekit.settings.training import TrainConfig
 from vaekit.training.checkpoint import Checkpointer, TrainingStopped
@@ -41,6 +41,7 @@ CASES = {
     "hvampprior": ("hvampprior", {"components": 4}, {"kl_warmup": 1.0}),
     "flows": ("vae", {"prior": "flow", "posterior": "flow", "flow_dim": 8}, {"ema": 0.9}),
     "mmdvae": ("mmdvae", {"posterior": "deterministic"}, {}),
+    "deepvae": ("deepvae", small_settings("deepvae"), {"ema": 0.9, "skip_spikes": 1.5}),
 }
 
 
@@ -57,7 +58,8 @@ def prepare(out, case="vae", **more):
     """The data of a case, and a function that trains it in `out`."""
     name, settings, training = CASES[case]
     data = random_dataset()
-    model = build(name, data, **{**SMALL, **settings})
+    sizes = {} if name == "deepvae" else SMALL
+    model = build(name, data, **{**sizes, **settings})
     training = {"epochs": 3, "batch_size": 8, "state_every": 1e-9, "seed": 5, **training, **more}
     return data, lambda: train(model, data, out=out, progress=False, **training)
 

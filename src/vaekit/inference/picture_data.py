@@ -16,7 +16,13 @@ from ..data import Dataset, EvalSplit, Split, eval_split
 from ..data.dataset import Batch, ResolvedBinarisation
 from ..data.splits import balanced_rows, evenly_spaced
 from ..likelihood.clusters import responsibilities
-from ..likelihood.latent_use import batch_size, code_latents, code_posteriors, kl_per_dimension
+from ..likelihood.latent_use import (
+    batch_size,
+    code_latents,
+    code_posteriors,
+    kl_per_dimension,
+    lists_groups,
+)
 from ..model.distributions import GaussianMixture, stddev
 from ..model.graph import VAE
 from ..runs.data import evaluation_images, reload_data
@@ -233,14 +239,17 @@ def to_tensors(picture_data: PictureData) -> dict[str, Tensor]:
 
 
 def read(path: Path, weights: str, model: VAE) -> PictureData | None:
-    """Read the picture data of a model from a file; None if it belongs to other weights. Raises UserError for a damaged
-    file."""
+    """Read the picture data of a model from a file; None if it belongs to other weights, or has the codes of other
+    groups. Raises UserError for a damaged file."""
     try:
         with safetensors.safe_open(path, "pt") as file:
             if (file.metadata() or {}).get("weights") != weights:
                 return None
-            sizes, coded = posterior_sizes(model), code_latents(model)
-            check_picture_tensors(read_header(path), sizes, model.blueprint.shape, coded)
+            sizes, coded, headers = posterior_sizes(model), code_latents(model), read_header(path)
+            stored = {name.partition(".")[2] for name in headers if name.startswith("codes.")}
+            if lists_groups(model) and stored != {*coded} and stored <= sizes.keys():
+                return None  # of a version that stored the codes of other groups
+            check_picture_tensors(headers, sizes, model.blueprint.shape, coded)
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         conditional = model.blueprint.settings.condition == "label"
         check_values(tensors, model.blueprint.classes if conditional else MAX_CLASSES)
