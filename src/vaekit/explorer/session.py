@@ -188,8 +188,8 @@ class ExplorerSession:
             found[name] = [
                 {
                     "axis": [round(v, 5) for v in axis.tolist()],
-                    "origin": round(float(centre @ axis), 5),
-                    "spread": round(float(spread), 5),
+                    "origin": float(centre @ axis),
+                    "spread": float(spread),
                 }
                 for axis, spread in zip(axes.T, spreads, strict=True)
             ]

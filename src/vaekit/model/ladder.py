@@ -170,7 +170,7 @@ class Ladder(nn.Module):
         h = self.stem(F.pixel_unshuffle(x, self.patch) if self.patch > 1 else x)
         if self.label is not None:
             h = h + self.label(y).chunk(2, dim=-1)[1][..., None, None]
-        maps = {}
+        maps: dict[tuple[int, int], Tensor] = {}
         for size, blocks in zip(self.feature_sizes, self.encoder, strict=True):
             if maps:
                 h = F.avg_pool2d(h, 2, ceil_mode=True, count_include_pad=False)
