@@ -266,10 +266,13 @@ def test_each_image_resamples_its_chains_by_its_own_weights(monkeypatch):
 
 def tiny(name, **settings):
     extra = NOISE if "vamp" in name else {}
+    sizes = {"latent_dim": 3, "hidden_dim": 16, "channels": 4}
+    if name == "deepvae":
+        sizes = {"channels": 4, "groups": "1x2:2"}
     return build(
         name,
         (1, 9, 6),
-        **{"latent_dim": 3, "hidden_dim": 16, "channels": 4, "classes": 3, **extra, **settings},
+        **{**sizes, "classes": 3, **extra, **settings},
     ).eval()
 
 
