@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .gallery.report import report
     from .inference.encoding import decode, encode
     from .inference.export import export
+    from .inference.prior_fit import fit_prior
     from .model.build import build, register
     from .model.graph import VAE, Inference, Latent
     from .model.objectives import capacity, elbo, infovae, iwae
@@ -47,6 +48,7 @@ _HOME = {
     "encode": "inference.encoding",
     "evaluate": "evaluation.evaluate",
     "export": "inference.export",
+    "fit_prior": "inference.prior_fit",
     "draw": "gallery.draw",
     "build": "model.build",
     "load": "runs.load",

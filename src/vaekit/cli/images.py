@@ -13,7 +13,7 @@ from tyro.conf import Positional
 from ..settings.analysis import parse_bands
 from ..settings.data import ChannelAxis, Pages, PixelType
 from ..support.errors import UserError, require
-from .words import RunArgument, WeightsArgument, print_text
+from .words import PriorArgument, RunArgument, WeightsArgument, print_text
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -34,6 +34,7 @@ def generate(
     latent: str | None = None,
     bands: str | None = None,
     weights: WeightsArgument = "best",
+    prior: PriorArgument = "trained",
     data_dir: str | None = None,
     out: str | None = None,
     overwrite: bool = False,
@@ -48,6 +49,7 @@ def generate(
       vaekit generate runs/cvae-mnist-1 --label 3
       vaekit generate runs/deepvae-photos-1 --temperature 4=0.6,8=0.8
       vaekit generate runs/gmvae-mnist-1 --cluster 0
+      vaekit generate runs/convvae-photos-1 --prior fitted
       vaekit generate runs/vae-mnist-1 --latent 0.3,-1.2 --out point.png
 
     Args:
@@ -62,6 +64,7 @@ def generate(
         bands: Bands (channels) to show as red, green and blue, as 3,2,1; one is grey, two are magenta and green; by
             default, of more than 3 the principal components.
         weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
+        prior: Prior to use: that of the trained model, or the one that `vaekit fit-prior` has fitted to its codes.
         data_dir: Folder with the data set's files, where images are completed.
         out: Picture to write, PNG, PDF or SVG; in RUN/pictures by default, named by these settings.
         overwrite: Replace a picture that exists already and differs.
@@ -73,7 +76,7 @@ def generate(
     from ..runs.load import load
     from ..support.console import ProgressBar
 
-    place, bar = Run(run, weights), ProgressBar(True)
+    place, bar = Run(run, weights, prior), ProgressBar(True)
     check_picture(out)
     parse_bands(bands)
     model = load(place)
@@ -226,6 +229,7 @@ def encode(
     pages: Pages | None = None,
     channel_axis: ChannelAxis = "auto",
     weights: WeightsArgument = "best",
+    prior: PriorArgument = "trained",
     data_dir: str | None = None,
     device: str = "auto",
 ) -> None:
@@ -251,6 +255,7 @@ def encode(
         pages: What the pages of a file are, as for `vaekit train`; by default as in the run's data.
         channel_axis: Axis of the channels in arrays; by default that of the model's channels.
         weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
+        prior: Prior to use: that of the trained model, or the one that `vaekit fit-prior` has fitted to its codes.
         data_dir: Folder that holds the data set's files.
         device: auto, cpu, cuda, cuda:1, mps.
     """
@@ -261,7 +266,7 @@ def encode(
 
     if out is None:
         raise UserError("`vaekit encode` lacks --out, a file such as codes.csv, .npz or .parquet")
-    place = Run(run, weights)
+    place = Run(run, weights, prior)
     check_output(Path(out), 3 * sum(latent_sizes(place.blueprint).values()))
     found: list[Path] | str | None = [Path(word) for word in data] or None
     if len(data) == 1 and not Path(data[0]).exists():
@@ -344,6 +349,7 @@ def export(
     onnx: str | None = None,
     torch: str | None = None,
     weights: WeightsArgument = "best",
+    prior: PriorArgument = "trained",
 ) -> None:
     """Export a model for other programs: encoder, decoder and prior, as functions of tensors.
 
@@ -359,6 +365,7 @@ def export(
         onnx: Folder for encoder.onnx, decoder.onnx and prior.onnx.
         torch: Folder for encoder.pt2, decoder.pt2 and prior.pt2, which torch.export.load reads.
         weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
+        prior: Prior to use: that of the trained model, or the one that `vaekit fit-prior` has fitted to its codes.
     """
     from ..inference.export import Format
     from ..inference.export import export as write
@@ -370,7 +377,7 @@ def export(
     wanted: dict[Format, str | None] = {"onnx": onnx, "torch": torch}
     for format, folder in wanted.items():
         if folder:
-            for file, about in write(Run(run, weights), folder, format).items():
+            for file, about in write(Run(run, weights, prior), folder, format).items():
                 given, found = (
                     ", ".join(f"{k} ({', '.join(map(str, v))})" for k, v in about[kind].items())
                     for kind in ("inputs", "outputs")

@@ -1,4 +1,4 @@
-"""The verbs that evaluate and show runs: evaluate, cluster, plot, report, explore, compare."""
+"""The verbs that evaluate and show runs: evaluate, fit-prior, cluster, plot, report, explore, compare."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from ..settings.analysis import EvaluateConfig, PlotConfig
+from ..settings.analysis import EvaluateConfig, FitPriorConfig, PlotConfig
 from ..support.errors import UserError, require
-from .words import RunArgument, WeightsArgument, print_text
+from .words import PriorArgument, RunArgument, WeightsArgument, print_text
 
 RunsArgument = Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
 NamesArgument = Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="[NAME ...]")]
@@ -23,6 +23,7 @@ def evaluate(
     run: RunArgument,
     settings: EvaluateConfig = EvaluateConfig(),  # noqa: B008
     weights: WeightsArgument = "best",
+    prior: PriorArgument = "trained",
     data_dir: str | None = None,
     json: bool = False,
 ) -> None:
@@ -37,6 +38,7 @@ def evaluate(
     Args:
         run: Run directory.
         weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
+        prior: Prior to use: that of the trained model, or the one that `vaekit fit-prior` has fitted to its codes.
         data_dir: Folder that holds the data set's files.
         json: Print evaluation.json instead of the table.
     """
@@ -45,7 +47,7 @@ def evaluate(
     from ..runs.directory import Run
     from ..support.console import PlainConsole
 
-    place = Run(run, weights)
+    place = Run(run, weights, prior)
     result = measure(place, data_dir=data_dir, progress=True, **asdict(settings))
     file = place.file("evaluation.json")
     if json:
@@ -55,12 +57,43 @@ def evaluate(
         print_text(f"written to {file}")
 
 
+def fit_prior(
+    run: RunArgument,
+    settings: FitPriorConfig = FitPriorConfig(),  # noqa: B008
+    weights: WeightsArgument = "best",
+    data_dir: str | None = None,
+) -> None:
+    """Fit a new prior to the codes of a run's training images, where samples of the trained prior are poor.
+
+    It is kept in the run, and used by the commands with --prior fitted. It is a prior of z, or of the top latent.
+
+    For example:
+      vaekit fit-prior runs/convvae-photos-1
+      vaekit fit-prior runs/vae-mnist-1 --prior flow
+      vaekit generate runs/vae-mnist-1 --prior fitted
+      vaekit evaluate runs/vae-mnist-1 --prior fitted
+
+    Args:
+        run: Run directory.
+        weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
+        data_dir: Folder that holds the data set's files.
+    """
+    from ..inference.prior_fit import describe
+    from ..inference.prior_fit import fit_prior as fit
+    from ..runs.directory import Run
+
+    fitted = fit(Run(run, weights), data_dir=data_dir, progress=True, **asdict(settings))
+    print_text(describe(fitted))
+    print_text(f"written to {fitted.fitted_prior_path}; next: vaekit generate {fitted.arguments}")
+
+
 def cluster(
     run: RunArgument,
     split: Literal["train", "validation", "test"] = "test",
     samples: int = 10,
     seed: int = 0,
     weights: WeightsArgument = "best",
+    prior: PriorArgument = "trained",
     data_dir: str | None = None,
     device: str = "auto",
     json: bool = False,
@@ -79,6 +112,7 @@ def cluster(
         samples: Posterior samples per image.
         seed: Seed of the samples.
         weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
+        prior: Prior to use: that of the trained model, or the one that `vaekit fit-prior` has fitted to its codes.
         data_dir: Folder that holds the data set's files.
         device: auto, cpu, cuda, cuda:1, mps.
         json: Print the .json instead of the table.
@@ -88,7 +122,7 @@ def cluster(
     from ..runs.directory import Run
     from ..support.console import PlainConsole
 
-    place = Run(run, weights)
+    place = Run(run, weights, prior)
     result = assign(place, split, samples, seed, data_dir=data_dir, device=device)
     file = place.file(f"clusters-{split}.json")
     if json:
@@ -105,6 +139,7 @@ def plot(
     list_names: Annotated[bool, tyro.conf.arg(name="list")] = False,
     format: Literal["png", "svg", "pdf"] = "png",
     weights: WeightsArgument = "best",
+    prior: PriorArgument = "trained",
     out: str | None = None,
     overwrite: bool = False,
     data_dir: str | None = None,
@@ -125,6 +160,7 @@ def plot(
         list_names: List the pictures instead.
         format: File format; animations are always GIFs.
         weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
+        prior: Prior to use: that of the trained model, or the one that `vaekit fit-prior` has fitted to its codes.
         out: Folder to write to, instead of RUN/pictures.
         overwrite: Replace pictures that exist already and differ.
         data_dir: Folder with the data set's files, needed only for runs without saved picture data.
@@ -140,7 +176,7 @@ def plot(
     from ..gallery.draw import write_pictures
     from ..runs.directory import Run
 
-    place = Run(run, weights)
+    place = Run(run, weights, prior)
     folder = place.path / "pictures" if out is None else Path(out)
     require(folder.is_dir() or not folder.exists(), f"--out {folder} is a file; name a folder")
     context = PictureContext.of(place, settings, data_dir)
@@ -152,6 +188,7 @@ def compare(
     runs: RunsArgument,
     out: tuple[str, ...] = (),
     weights: WeightsArgument = "best",
+    prior: tuple[PriorArgument, ...] = ("trained",),
     training_curves: bool = False,
 ) -> None:
     """Compare runs: a table of the settings that differ and of the metrics, and a figure of validation ELBOs.
@@ -168,6 +205,7 @@ def compare(
         runs: Run directories.
         out: Files to write: tables .md, .csv or .tex, figures .png, .pdf or .svg; compare.png by default.
         weights: Weights whose evaluations to compare: best (on validation), last, or an epoch's.
+        prior: Priors whose evaluations to compare: trained, fitted (by `vaekit fit-prior`), or both.
         training_curves: Draw the training ELBO too, solid; the validation ELBO is then dashed.
     """
     from ..pictures import save
@@ -181,7 +219,8 @@ def compare(
     for file in files:
         require_output(file, [*WRITERS, *(f".{kind}" for kind in IMAGE_FORMATS)])
     # Files are such as a sweep's own table.
-    found = [Run(run, weights) for run in runs if not Path(run).is_file()]
+    folders = [run for run in runs if not Path(run).is_file()]
+    found = [Run(run, weights, each) for run in folders for each in prior]
     table = rank(found)
     PlainConsole().print(as_terminal(table))
     figures = {
@@ -203,6 +242,7 @@ def report(
     run: RunArgument,
     out: str | None = None,
     weights: WeightsArgument = "best",
+    prior: PriorArgument = "trained",
     data_dir: str | None = None,
 ) -> None:
     """Write one HTML file that shows a run: its settings, curves, metrics with their meaning, and pictures.
@@ -217,12 +257,13 @@ def report(
         run: Run directory.
         out: File to write, .html, instead of RUN/report.html.
         weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
+        prior: Prior to use: that of the trained model, or the one that `vaekit fit-prior` has fitted to its codes.
         data_dir: Folder with the data set's files, needed only for runs without saved picture data.
     """
     from ..gallery.report import report as write
     from ..runs.directory import Run
 
-    print_text(write(Run(run, weights), out, data_dir))
+    print_text(write(Run(run, weights, prior), out, data_dir))
 
 
 def explore(
@@ -231,6 +272,7 @@ def explore(
     browser: bool = True,
     bands: str | None = None,
     weights: WeightsArgument = "best",
+    prior: PriorArgument = "trained",
     data_dir: str | None = None,
 ) -> None:
     """Explore runs in the browser: a map of the latent space, sliders, drawing, interpolations, curves.
@@ -248,6 +290,7 @@ def explore(
         bands: Bands (channels) to show as red, green and blue, as 3,2,1; one is grey, two are magenta and green; by
             default, of more than 3 the principal components.
         weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
+        prior: Prior to use: that of the trained model, or the one that `vaekit fit-prior` has fitted to its codes.
         data_dir: Folder that holds the data set's files.
     """
     try:
@@ -255,12 +298,13 @@ def explore(
         from ..runs.directory import Run
     except ImportError as error:
         raise UserError(f"{error.name} is not installed: pip install 'vaekit[explore]'") from None
-    chosen = [Run(run, weights) for run in runs]
+    chosen = [Run(run, weights, prior) for run in runs]
     serve(chosen, port, browser, data_dir, print_text, bands)
 
 
 VERBS: dict[str, Callable[..., None]] = {
     "evaluate": evaluate,
+    "fit-prior": fit_prior,
     "cluster": cluster,
     "plot": plot,
     "report": report,

@@ -6,7 +6,7 @@ import itertools
 import re
 import sys
 from collections.abc import Iterator, Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 import tyro
 from tyro.conf import Positional
@@ -16,6 +16,7 @@ from ..support.escaping import escape_controls
 
 RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
 WeightsArgument = Annotated[str, tyro.conf.arg(metavar="best|last|EPOCH")]
+PriorArgument = Literal["trained", "fitted"]
 
 # Flags of the whole sweep, and flags whose value may contain commas.
 NOT_SWEPT = (

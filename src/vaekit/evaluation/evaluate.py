@@ -30,6 +30,7 @@ from ..likelihood.importance import ImportanceEstimate, measure_nll, row_bytes
 from ..model.graph import VAE
 from ..runs.data import load_run_data, run_images
 from ..runs.directory import Run
+from ..runs.fitted_prior import fitted_prior_sha256, read_record
 from ..runs.load import is_stale, load_trained, weights_sha256
 from ..settings.analysis import EvaluateConfig
 from ..settings.model import DISCRETE
@@ -109,7 +110,7 @@ def evaluate(
     **settings: Any,
 ) -> dict[str, Any]:
     """Evaluate a run: return its metrics (described in vaekit.evaluation.metrics) and write RUN/evaluation.json, or
-    evaluation-last.json of `Run(path, weights="last")`.
+    evaluation-last.json of `Run(path, weights="last")`, evaluation-fitted.json of `Run(path, prior="fitted")`.
 
     `settings` are the fields of EvaluateConfig. Without `limit`, ELBO and NLL are of as many images, chosen by `seed`,
     as take about two minutes. `data` replaces loading the run's data set by its name. Metrics that cannot be computed
@@ -150,6 +151,7 @@ def evaluate(
         "missing": missing,
         "settings": comparable_settings(config),
         "weights": trained.sha256,
+        **prior_facts(run),
         "metrics": [name for name in METRIC_GROUPS if name in evaluated],
         "units": {m.key: m.unit for group in METRIC_GROUPS.values() for m in group if m.unit},
         "estimator": config.estimator,
@@ -164,6 +166,13 @@ def evaluate(
     }
     write_json(run.file("evaluation.json"), result)
     return result
+
+
+def prior_facts(run: Run) -> dict[str, Any]:
+    """What the prior is; of a fitted one also the hash of its file, of which `weights` is a hash too."""
+    if run.prior == "trained":
+        return {}
+    return {"prior": f"fitted {read_record(run).name}", "prior_sha256": fitted_prior_sha256(run)}
 
 
 def check_bfloat16(context: EvaluationContext) -> None:

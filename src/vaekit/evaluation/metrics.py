@@ -233,7 +233,8 @@ def describe_images(e: Mapping[str, Any]) -> str:
         "none": "grey, as probabilities" if e["likelihood"] == "bernoulli" else "as they are",
     }[e["binarisation"]]
     images = "image" if e["images"] == 1 else "images"
-    return f"{e['images']:,} {e['split']} {images}, {e['likelihood']} pixels, {pixels}"
+    prior = f", prior: {e['prior']}" if e.get("prior") else ""
+    return f"{e['images']:,} {e['split']} {images}, {e['likelihood']} pixels, {pixels}{prior}"
 
 
 def as_table(e: Mapping[str, Any]) -> Table:

@@ -17,6 +17,7 @@ from ..likelihood.elbo import modelled_pixels
 from ..likelihood.latent_use import batch_size, code_posteriors
 from ..model.conditions import Quadrants
 from ..model.graph import VAE
+from ..model.priors import FixedMixture, FullMixture, LearnedMixture
 from ..settings.model import ClusterConfig
 from ..support.errors import MetricUnavailable
 from .clustering import agreement
@@ -125,9 +126,9 @@ def measure_clusters(
     from sklearn.mixture import GaussianMixture
 
     settings = model.blueprint.settings
-    has_mixture = isinstance(settings, ClusterConfig) or settings.prior in (
-        "mixture",
-        "learned-mixture",
+    mixtures = (FixedMixture, LearnedMixture, FullMixture)
+    has_mixture = isinstance(settings, ClusterConfig) or any(
+        isinstance(prior, mixtures) for prior in model.prior.values()
     )
     if has_mixture:
         probabilities = responsibilities(model, images, seed=seed).cpu().numpy()

@@ -14,6 +14,7 @@ from ..evaluation.clustering import contingency_table
 from ..inference import generation
 from ..inference.latent_space import decoder_latents
 from ..model.priors import VampPrior
+from ..runs.fitted_prior import read_record
 from ..settings.model import ClusterConfig
 from .catalog import PictureUnavailable
 from .context import Figures, PictureContext, balanced_positions, require_decodable
@@ -121,6 +122,8 @@ def samples(context: PictureContext) -> Figures:
 
     prior = model.blueprint.settings.prior
     prior_name = "" if prior in (None, "standard") else f" ({prior})"
+    if context.run.prior == "fitted":
+        prior_name = f" (fitted {read_record(context.run).name})"
     images = generation.generate(model, 100, seed=seed)
     title = f"samples from the prior{prior_name}"
     grid = pictures.image_grid(images, 10, title=title, bands=context.bands)

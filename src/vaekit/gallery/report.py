@@ -17,7 +17,9 @@ from ..evaluation.metrics import describe_images, metric_rows
 from ..pictures import Movie
 from ..pictures.writing import render_frames, render_image
 from ..runs.directory import Run, require_output
+from ..runs.fitted_prior import read_record
 from ..runs.load import STALE, find_epoch, is_stale
+from ..runs.schema import FittedPriorRecord
 from ..settings.analysis import PlotConfig
 from ..settings.catalog import MODELS
 from ..support.atomic import write_bytes
@@ -63,7 +65,12 @@ def report(
         config=run.config,
         summary=MODELS[run.blueprint.model].summary if run.blueprint.model in MODELS else "",
         command=" ".join(map(str, run.config.get("command", []))),
-        tiles=headline_results(metrics, find_epoch(run), None if stale else evaluation),
+        tiles=headline_results(
+            metrics,
+            find_epoch(run),
+            None if stale else evaluation,
+            read_record(run) if run.prior == "fitted" else None,
+        ),
         warnings=[(e["epoch"], w) for e in metrics for w in e.get("warnings", [])],
         stale=STALE if stale else "",
         evaluation=evaluation and (describe_images(evaluation), metric_rows(evaluation)),
@@ -78,9 +85,12 @@ def report(
 
 
 def headline_results(
-    metrics: list[dict[str, Any]], epoch: dict[str, Any], evaluation: dict[str, Any] | None
+    metrics: list[dict[str, Any]],
+    epoch: dict[str, Any],
+    evaluation: dict[str, Any] | None,
+    fitted: FittedPriorRecord | None = None,
 ) -> list[tuple[str, str]]:
-    """Label and value of the most important results; `epoch` is that of the weights."""
+    """Label and value of the most important results; `epoch` is that of the weights, `fitted` of the fitted prior."""
     if not metrics:
         return []
     shown = "best" if epoch.get("best") else "weights of"
@@ -88,6 +98,8 @@ def headline_results(
     elbo = epoch.get("validation_elbo")
     if elbo is not None:
         tiles.append(("validation ELBO, nats", f"{elbo:.2f}"))
+    if fitted is not None and fitted.elbo_fitted is not None:
+        tiles.append(("with the fitted prior", f"{fitted.elbo_fitted:.2f}"))
     if evaluation is not None and evaluation["nll"] is not None:
         tiles.append((f"NLL, {evaluation['split']} images, nats", f"{evaluation['nll']:.2f}"))
     measured = [epoch for epoch in metrics if epoch.get("active_units") is not None]

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import TransformedDistribution
+from torch.distributions import MultivariateNormal, TransformedDistribution
 
 from ..likelihood.importance import prepare_for_inference
 from ..model.conditions import Quadrants
@@ -117,6 +117,9 @@ def prior(model: VAE, inputs: NamedTensors) -> NamedTensors:
             p = p.expand((len(noise),))
             passed = inputs[f"{name}_choice"][:, None] >= p.logits.exp().cumsum(-1)
             p = p.component(passed.sum(-1).clamp(max=p.logits.shape[-1] - 1))
+        if isinstance(p, MultivariateNormal):
+            values[name] = samples[name] = p.loc + (p.scale_tril @ noise[..., None])[..., 0]
+            continue
         transforms = []
         if isinstance(p, TransformedDistribution):
             transforms, p = p.transforms, p.base_dist

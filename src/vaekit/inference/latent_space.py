@@ -110,8 +110,9 @@ def prior_mixture(model: VAE, latent: str, y: Tensor | None = None, seed: int = 
             at_mean[name] = p_at_mean.expand((count,)).mean
     centres = None
     if isinstance(p, GaussianMixture):
-        loc, scale, logits = p.loc, p.scale, p.logits
         centres = p_at_mean.loc if p_at_mean.loc.ndim == 2 else p_at_mean.loc[0]
+    if isinstance(p, GaussianMixture) and p.tril is None:
+        loc, scale, logits = p.loc, p.scale, p.logits
     elif isinstance(p, Independent) and isinstance(p.base_dist, Normal):
         loc, scale = p.base_dist.loc, p.base_dist.scale
         logits = loc.new_zeros(loc.shape[:-1])

@@ -14,6 +14,7 @@ from torch.distributions import (
     Categorical,
     Distribution,
     Independent,
+    MultivariateNormal,
     Normal,
     TransformedDistribution,
     constraints,
@@ -129,13 +130,20 @@ def independent(distribution: Distribution, event_dim: int) -> Independent:
 class GaussianMixture(Distribution):
     """p(z) = sum_k p(cluster = k) N(z; loc_k, scale_k^2), of K diagonal Gaussians.
 
-    loc and scale are (..., K, D); `logits` (..., K), without which the weights are equal.
+    loc and scale are (..., K, D); `logits` (..., K), without which the weights are equal. With `tril` (..., K, D, D),
+    lower triangular, the covariances are tril tril^T, and scale is their diagonals' square root.
     """
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
 
-    def __init__(self, loc: Tensor, scale: Tensor, logits: Tensor | None = None) -> None:
-        self.loc, self.scale = loc, scale
+    def __init__(
+        self,
+        loc: Tensor,
+        scale: Tensor,
+        logits: Tensor | None = None,
+        tril: Tensor | None = None,
+    ) -> None:
+        self.loc, self.scale, self.tril = loc, scale, tril
         logits = loc.new_zeros(loc.shape[:-1]) if logits is None else logits
         self.logits = logits.log_softmax(-1)
         super().__init__(loc.shape[:-2], loc.shape[-1:], validate_args=False)
@@ -143,11 +151,16 @@ class GaussianMixture(Distribution):
     def expand(self, batch_shape: Any, _instance: Any = None) -> GaussianMixture:
         shape = (*batch_shape, *self.loc.shape[-2:])
         logits = self.logits.expand(shape[:-1])
-        return GaussianMixture(self.loc.expand(shape), self.scale.expand(shape), logits)
+        tril = None if self.tril is None else self.tril.expand(*shape, shape[-1])
+        return GaussianMixture(self.loc.expand(shape), self.scale.expand(shape), logits, tril)
 
     def log_joint(self, z: Tensor) -> Tensor:
         """log p(z, cluster) of every cluster: (..., D) -> (..., K), nats."""
-        if self.loc.ndim == 2 and z.device.type != "mps":
+        deviations = self.scale
+        if self.tril is not None:
+            deviations = self.tril.diagonal(dim1=-2, dim2=-1)
+            square = self.mahalanobis(z, self.tril)
+        elif self.loc.ndim == 2 and z.device.type != "mps":
             # |z - loc|^2 / scale^2 by matrix products: many times faster for hundreds of components. In float64, since
             # the expanded square cancels too many digits of float32.
             z, loc, precision = z.double(), self.loc.double(), self.scale.double() ** -2
@@ -155,8 +168,18 @@ class GaussianMixture(Distribution):
             square = (square + (loc**2 * precision).sum(-1)).to(self.loc.dtype)
         else:
             square = (((z.unsqueeze(-2) - self.loc) / self.scale) ** 2).sum(-1)
-        constant = self.scale.log().sum(-1) + 0.5 * math.log(2 * math.pi) * self.loc.shape[-1]
+        constant = deviations.log().sum(-1) + 0.5 * math.log(2 * math.pi) * self.loc.shape[-1]
         return self.logits - constant - 0.5 * square
+
+    def mahalanobis(self, z: Tensor, tril: Tensor) -> Tensor:
+        """|tril^-1 (z - loc)|^2 of every cluster: (..., D) -> (..., K); one after the other, for the sake of memory."""
+        eye = torch.eye(z.shape[-1], dtype=tril.dtype, device=tril.device)
+        inverse = torch.linalg.solve_triangular(tril, eye, upper=False)
+        whitened = (
+            torch.einsum("...ij,...j->...i", inverse[..., k, :, :], z - self.loc[..., k, :])
+            for k in range(self.loc.shape[-2])
+        )
+        return torch.stack([(each**2).sum(-1) for each in whitened], dim=-1)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.log_joint(value).logsumexp(-1)
@@ -174,14 +197,18 @@ class GaussianMixture(Distribution):
         second = self.loc**2 + self.scale**2
         return (self.logits.exp().unsqueeze(-1) * second).sum(-2) - self.mean**2
 
-    def component(self, cluster: Tensor) -> Independent:
+    def component(self, cluster: Tensor) -> Distribution:
         """The Gaussians of these clusters: indices (...) -> batch shape (...)."""
         index = cluster[..., None, None].expand(*cluster.shape, 1, self.loc.shape[-1])
         loc, scale = (
             t.expand(*cluster.shape, *t.shape[-2:]).gather(-2, index).squeeze(-2)
             for t in (self.loc, self.scale)
         )
-        return independent(gaussian(loc, scale), 1)
+        if self.tril is None:
+            return independent(gaussian(loc, scale), 1)
+        rows = index.unsqueeze(-1).expand(*index.shape, index.shape[-1])
+        tril = self.tril.expand(*cluster.shape, *self.tril.shape[-3:]).gather(-3, rows).squeeze(-3)
+        return MultivariateNormal(loc, scale_tril=tril, validate_args=False)
 
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:  # noqa: B008
         with torch.no_grad():

@@ -66,6 +66,20 @@ class LearnedMixture(nn.Module):
         return GaussianMixture(self.loc, self.log_scale.exp() + 1e-4, self.logits)
 
 
+class FullMixture(nn.Module):
+    """p(z) = sum_k pi_k N(loc_k, tril_k tril_k^T), with full covariances, at first N(0, I); set by `fit_prior`."""
+
+    def __init__(self, components: int, dim: int) -> None:
+        super().__init__()
+        self.loc = nn.Parameter(torch.zeros(components, dim))
+        self.tril = nn.Parameter(torch.eye(dim).repeat(components, 1, 1))
+        self.logits = nn.Parameter(torch.zeros(components))
+
+    def forward(self, values: dict[str, Tensor | None]) -> Distribution:
+        scale = self.tril.square().sum(-1).sqrt()
+        return GaussianMixture(self.loc, scale, self.logits, self.tril)
+
+
 class VampPrior(nn.Module):
     """p(z) = 1/K sum_k q(z | u_k), with learned pseudo-inputs u = sigmoid(logits) (Tomczak and Welling 2018, eq. 9).
 

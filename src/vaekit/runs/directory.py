@@ -105,11 +105,18 @@ class TrainingState:
 class Run:
     """An existing run directory, which contains all that rebuilding the model needs, and which of its weights to use.
 
-    `weights`: best (on validation), last, or the number of an epoch whose weights `save_every` has saved.
+    `weights`: best (on validation), last, or the number of an epoch whose weights `save_every` has saved. `prior`: the
+    one of the trained model, or the one that `fit_prior` has fitted to the codes of these weights.
     """
 
-    def __init__(self, path: str | Path, weights: str | int = "best") -> None:
-        self.path, self.weights = Path(path), parse_weights(weights)
+    def __init__(
+        self, path: str | Path, weights: str | int = "best", prior: str = "trained"
+    ) -> None:
+        self.path, self.weights, self.prior = Path(path), parse_weights(weights), prior
+        require(
+            prior in ("trained", "fitted"),
+            f"--prior is {shown(prior)}; it must be trained or fitted",
+        )
         require(self._exists(), f"there is no run directory {printable(self.path)}")
         require(
             self.inside("config.json").is_file(),
@@ -170,19 +177,33 @@ class Run:
         """The file of the weights; the last ones are part of the state of the training."""
         if self.weights == "last":
             return self.inside(STATE)
-        return self.file("model.safetensors")
-
-    def file(self, name: str) -> Path:
-        """The path of a file that is of the chosen weights: NAME for the best, else such as evaluation-last.json."""
-        stem, dot, ending = name.rpartition(".")
-        suffix = "" if self.weights == "best" else f"-{self.weights}"
-        return self.inside(f"{stem}{suffix}{dot}{ending}")
+        return self._file_of_weights("model.safetensors")
 
     @property
-    def arguments(self) -> str:
+    def fitted_prior_path(self) -> Path:
+        """The file of the prior that is fitted to the codes of the chosen weights."""
+        return self._file_of_weights("fitted_prior.safetensors")
+
+    def file(self, name: str) -> Path:
+        """The path of a file that is of the chosen weights and prior: NAME for the best weights and the trained prior,
+        else such as evaluation-last.json, evaluation-fitted.json or evaluation-last-fitted.json."""
+        return self._file_of_weights(name, "" if self.prior == "trained" else "-fitted")
+
+    def _file_of_weights(self, name: str, ending_of_stem: str = "") -> Path:
+        stem, dot, ending = name.rpartition(".")
+        suffix = "" if self.weights == "best" else f"-{self.weights}"
+        return self.inside(f"{stem}{suffix}{ending_of_stem}{dot}{ending}")
+
+    @property
+    def weights_arguments(self) -> str:
         """The words that name the run and its weights on the command line."""
         chosen = "" if self.weights == "best" else f" --weights {self.weights.lstrip('0')}"
         return shlex.quote(str(self.path)) + chosen
+
+    @property
+    def arguments(self) -> str:
+        """The words that name the run, its weights and its prior on the command line."""
+        return self.weights_arguments + " --prior fitted" * (self.prior == "fitted")
 
     @property
     def pictures(self) -> Path:
@@ -207,7 +228,7 @@ class Run:
         To be called before a training, which would else end in a run that cannot be loaded.
         """
         run = cls.__new__(cls)
-        run.path, run.weights = Path("the new run"), "best"
+        run.path, run.weights, run.prior = Path("the new run"), "best", "trained"
         run.config = _parse_config(json_bytes(config), f"{run}, config.json")
         _ = run.data, run.source, run.training, run.monitor
         require(

@@ -16,6 +16,7 @@ from ..model.graph import VAE
 from ..settings.model import Blueprint
 from ..support.errors import UserError, one_line, require
 from .directory import Run
+from .fitted_prior import combined_hash, fitted_prior_sha256, load_fitted_prior
 from .weights import (
     check_fit,
     copy_weights,
@@ -30,15 +31,16 @@ STALE = "of earlier weights: evaluate again"  # marks such an evaluation
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """A model, and the SHA-256 of the weights that it has: what is computed with it is stored under this hash, since
-    the file of the weights may have been replaced meanwhile."""
+    """A model, and the SHA-256 of the weights that it has (with a fitted prior, of both): what is computed with it is
+    stored under this hash, since the file of the weights may have been replaced meanwhile."""
 
     model: VAE
     sha256: str
 
 
 def load(run: Run | str | Path) -> VAE:
-    """The trained model of a run directory, on the CPU, in evaluation mode; `Run(path, "last")` has its last weights.
+    """The trained model of a run directory, on the CPU, in evaluation mode; `Run(path, "last")` has its last weights,
+    `Run(path, prior="fitted")` the prior that was fitted to its codes.
 
     Raises UserError where the directory, its config.json or its weights are missing, damaged, not finite or do not
     agree.
@@ -65,6 +67,8 @@ def load_trained(run: Run | str | Path) -> TrainedModel:
         all(bool(weight.isfinite().all()) for weight in model.state_dict().values()),
         f"the weights of {run} are not finite: its training diverged, or they are damaged; train again",
     )
+    if run.prior == "fitted":
+        return TrainedModel(*load_fitted_prior(run, model.eval(), sha256))
     return TrainedModel(model.eval(), sha256)
 
 
@@ -83,15 +87,18 @@ def copy_last(run: Run, weights: Mapping[str, Tensor], model: VAE) -> str:
 
 
 def weights_sha256(run: Run) -> str:
-    """SHA-256 of the chosen weights in the run directory now: of their file; of the last, of the file they would make.
+    """SHA-256 of the chosen weights in the run directory now: of their file; of the last, of the file they would make;
+    with a fitted prior, of both.
 
     Raises UserError where they are missing.
     """
     if run.weights == "last":
-        return hashlib.sha256(weights_bytes(last_weights(run)[0])).hexdigest()
-    require_weights(run)
-    with run.weights_path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = hashlib.sha256(weights_bytes(last_weights(run)[0])).hexdigest()
+    else:
+        require_weights(run)
+        with run.weights_path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    return combined_hash(sha256, fitted_prior_sha256(run)) if run.prior == "fitted" else sha256
 
 
 def require_weights(run: Run) -> None:

@@ -11,8 +11,9 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from ..settings.analysis import FitPriorConfig
 from ..settings.data import MAX_CLASSES, DataRecord
-from ..support.errors import UserError, printable, require, shown
+from ..support.errors import UserError, printable, record_from_dict, require, shown
 
 FLOATS = ("F64", "F32", "F16", "BF16")
 Headers = Mapping[str, tuple[str, tuple[int, ...]]]  # the type and the shape of tensors, by name
@@ -141,6 +142,8 @@ class EvaluationFile:
     seed: int | None = None
     seconds: float | None = None
     weights: str | None = None
+    prior: str | None = None
+    prior_sha256: str | None = None
     settings: dict[str, Any] | None = None
     metrics: tuple[str, ...] | None = None
     missing: dict[str, str] | None = None
@@ -203,6 +206,40 @@ class EvaluationFile:
             all(count.isdecimal() and len(count) < 12 for count in curve),
             f"nll_by_samples is {shown(curve)}; its keys must be numbers of samples",
         )
+
+
+@dataclass(frozen=True)
+class FittedPriorRecord:
+    """What a fitted prior is: its settings, with `components` resolved, its latent and the dimensions of that, the
+    SHA-256 of the weights that made the codes; and means over the validation images, nats: the ELBO with the trained
+    prior and with this one, null where the posterior has no density, and the log-density of codes under both."""
+
+    weights: str
+    latent: str
+    dim: int
+    settings: dict[str, Any]
+    images: int
+    validation_images: int
+    elbo_trained: float | None
+    elbo_fitted: float | None
+    log_density_trained: float
+    log_density_fitted: float
+
+    def __post_init__(self) -> None:
+        require(1 <= self.dim < 2**24, f"dim is {self.dim}; it must be at least 1")
+
+    @property
+    def config(self) -> FitPriorConfig:
+        """The settings. Raises UserError for wrong ones."""
+        return record_from_dict(FitPriorConfig, self.settings, "settings")
+
+    @property
+    def name(self) -> str:
+        """What it is, in words."""
+        config = self.config
+        if config.prior == "flow":
+            return f"flow ({config.flow}, {config.flow_steps} steps)"
+        return f"{config.prior} ({config.components} components)"
 
 
 @dataclass(frozen=True)

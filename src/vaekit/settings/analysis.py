@@ -5,7 +5,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..support.errors import parse_memory, printable, require, require_count, require_seed
+from ..support.errors import (
+    flag_name,
+    parse_memory,
+    printable,
+    require,
+    require_count,
+    require_seed,
+)
+from .model import FLOW_SETTINGS, FlowKind
 from .training import Precision
 
 MetricGroup = Literal[
@@ -56,6 +64,52 @@ class EvaluateConfig:
             )
         require_seed(self.seed)
         parse_memory(self.memory)
+
+
+@dataclass(frozen=True)
+class FitPriorConfig:
+    """Settings of a prior that is fitted to the codes of the training images after the training."""
+
+    prior: Literal["gmm", "learned-mixture", "vampprior", "flow"] = "gmm"
+    """Density to fit: gmm, a mixture of Gaussians with full covariances, by expectation-maximisation; learned-mixture,
+    of diagonal ones; vampprior, the mixture of posteriors of learned pseudo-inputs; flow, a normalising flow."""
+    components: int | None = None
+    """Components of a mixture (gmm: 1, 2, 4 ... until the validation codes fit no better; learned-mixture: 100),
+    pseudo-inputs of a vampprior (500)."""
+    flow: FlowKind = "affine-coupling"
+    """Transforms of a flow, as of `vaekit train`."""
+    flow_steps: int = 4
+    """Number of transforms of a flow."""
+    flow_dim: int = 256
+    """Units of each of the two hidden layers of a transform of a flow."""
+    epochs: int = 100
+    """Passes over the training images, at most; not of a gmm."""
+    learning_rate: float | None = None
+    """Learning rate of Adam; by default 0.001 for a flow, 0.01 for a learned-mixture, 0.05 for a vampprior."""
+    patience: int = 10
+    """Stop after this many epochs in which the validation codes fitted no better; the best density is kept."""
+    seed: int = 0
+    """Random seed of initial values, samples and order."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda, cuda:1, mps."""
+
+    def __post_init__(self) -> None:
+        limits = {"components": 2**16, "flow_steps": 100, "flow_dim": 2**20}
+        for name in ("components", "flow_steps", "flow_dim", "epochs", "patience"):
+            if getattr(self, name) is not None:
+                require_count(name, getattr(self, name), largest=limits.get(name, 2**31))
+        require(
+            self.learning_rate is None or 0 < self.learning_rate <= 1,
+            f"--learning-rate is {self.learning_rate}; it must be above 0, at most 1",
+        )
+        require_seed(self.seed)
+        unused = {"flow": ("components",), "gmm": ("epochs", "learning_rate", "patience")}
+        without = unused.get(self.prior, ()) + (() if self.prior == "flow" else FLOW_SETTINGS)
+        for name in without:
+            require(
+                getattr(self, name) == getattr(FitPriorConfig, name),
+                f"{flag_name(name)} has no effect with --prior {self.prior}; leave it out, or choose another --prior",
+            )
 
 
 @dataclass(frozen=True)

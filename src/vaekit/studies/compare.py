@@ -179,8 +179,8 @@ def current_evaluations(runs: Sequence[Run]) -> tuple[dict[Run, Evaluation], dic
 
 
 def saved_epoch(run: Run) -> Evaluation:
-    """The validation metrics of the epoch that the weights of a run are of."""
-    epoch = find_epoch(run)
+    """The validation metrics of the epoch that the weights of a run are of, with its trained prior."""
+    epoch = find_epoch(run) if run.prior == "trained" else {}
     return {m.key: epoch.get(m.key) for m in VALIDATION_METRICS} if epoch else {}
 
 

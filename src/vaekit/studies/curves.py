@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 
 from .. import pictures
 from ..runs.directory import Run, model_settings, with_added
+from ..runs.fitted_prior import read_record
 from ..settings.catalog import MODELS
 from ..support.errors import require
 
@@ -28,7 +29,8 @@ def compare(runs: Sequence[Run | str | Path], training_curves: bool = False) -> 
     Raises UserError for a run without ELBOs, and for runs whose ELBOs are not comparable (another data set,
     binarisation, likelihood or condition).
     """
-    unique = unique_runs(runs)
+    # A prior that is fitted afterwards has no curve.
+    unique = unique_runs([Run(run.path, run.weights) for run in map(Run.of, runs)])
     for run in unique:
         has_elbo = any(epoch.get("validation_elbo") is not None for epoch in run.metrics)
         require(
@@ -46,8 +48,8 @@ def compare(runs: Sequence[Run | str | Path], training_curves: bool = False) -> 
 
 
 def unique_runs(runs: Sequence[Run | str | Path]) -> list[Run]:
-    """The runs without repeated directories. Raises UserError where there are none."""
-    unique = list({run.path.resolve(): run for run in map(Run.of, runs)}.values())
+    """The runs without repeated directories with the same prior. Raises UserError where there are none."""
+    unique = list({(run.path.resolve(), run.prior): run for run in map(Run.of, runs)}.values())
     require(len(unique) >= 1, "there are no runs to compare")
     return unique
 
@@ -92,6 +94,7 @@ def run_settings(run: Run) -> dict[str, Any]:
         "init": run.config.get("init"),
         **model_settings(run.section("model")["settings"]),
         **with_added("training", run.section("training")),
+        "fitted prior": read_record(run).name if run.prior == "fitted" else None,
     }
     return {key: value for key, value in settings.items() if key not in NOT_SETTINGS}
 
