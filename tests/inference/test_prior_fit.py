@@ -15,6 +15,7 @@ from conftest import random_dataset
 from model_cases import CASES, given, images, labels, small
 from vaekit import Run, UserError, build, evaluate, fit_prior, load, rank, train
 from vaekit.inference import prior_fit
+from vaekit.inference.export import EXPORTED_PARTS
 from vaekit.inference.generation import generate
 from vaekit.inference.latent_space import prior_mixture
 from vaekit.inference.prior_fit import (
@@ -126,6 +127,16 @@ def test_samples_of_full_covariances_have_their_moments(float64):
     assert torch.allclose(cold, p.loc)
     at = prior_mixture(with_prior(build("vae", (1, 2, 2), latent_dim=4, hidden_dim=4), prior), "z")
     assert torch.equal(at.centres, prior.loc)  # of its contours
+
+
+def test_the_exported_prior_moves_noise_to_the_chosen_component():
+    prior, noise = random_mixture(), torch.randn(3, 4)
+    model = with_prior(build("vae", (1, 2, 2), latent_dim=4, hidden_dim=4), prior)
+    weights = prior.logits.softmax(0)
+    choice = torch.stack([0 * weights[0], weights[0] + weights[1] / 2, 1 - weights[2] / 2])
+    found = EXPORTED_PARTS["prior"](model, {"z_noise": noise, "z_choice": choice})["z"]
+    expected = [prior.loc[k] + prior.tril[k] @ noise[k] for k in range(3)]
+    assert torch.allclose(found, torch.stack(expected), atol=1e-6)
 
 
 def test_one_gaussian_gains_its_divergence_from_the_old_prior(float64):

@@ -160,8 +160,8 @@ def resolve_settings(config: FitPriorConfig, images: int) -> FitPriorConfig:
 def fit_mixture(
     model: VAE, config: FitPriorConfig, codes: CodeSampler, valid: Tensor, bar: ProgressBar
 ) -> tuple[nn.Module, FitPriorConfig]:
-    """A mixture of Gaussians with full covariances, and the settings with the number of its components: 1, 2, 4 ..., the
-    last before the validation codes have a lower mean log-density."""
+    """A mixture of Gaussians with full covariances, and the settings with the number of its components: 1, 2, 4 ...,
+    the last before the validation codes have a lower mean log-density."""
     dim, best, highest = valid.shape[1], None, -math.inf
     build_fitted(model, config, dim)  # or raises UserError, at once
     z = codes()
@@ -214,8 +214,8 @@ def initialise(prior: nn.Module, config: FitPriorConfig, images: Split, codes: C
 def fit_by_gradient(
     prior: nn.Module, config: FitPriorConfig, codes: CodeSampler, valid: Tensor, bar: ProgressBar
 ) -> None:
-    """Maximise the mean log-density of new codes at each epoch, by Adam. Keeps the weights of the epoch with the highest
-    mean log-density of validation codes, and stops after `patience` epochs without a higher one."""
+    """Maximise the mean log-density of new codes at each epoch, by Adam. Keeps the weights of the epoch with the
+    highest mean log-density of validation codes, and stops after `patience` epochs without a higher one."""
     assert config.learning_rate is not None
     optimiser = torch.optim.Adam(prior.parameters(), config.learning_rate)
     highest, best, best_epoch = mean_log_density(prior, valid), copy.deepcopy(prior.state_dict()), 0
