@@ -125,8 +125,20 @@ def test_samples_of_full_covariances_have_their_moments(float64):
     assert torch.allclose(torch.cov(one.T), prior.tril[1] @ prior.tril[1].T, atol=0.05)
     cold = sample_with_temperature(p.expand((3,)), 0.0, torch.tensor([0, 1, 2]))
     assert torch.allclose(cold, p.loc)
-    at = prior_mixture(with_prior(build("vae", (1, 2, 2), latent_dim=4, hidden_dim=4), prior), "z")
-    assert torch.equal(at.centres, prior.loc)  # of its contours
+    model = with_prior(build("vae", (1, 2, 2), latent_dim=4, hidden_dim=4), prior)
+    shown = prior_mixture(model, "z")
+    assert torch.equal(shown.centres, prior.loc)
+    assert torch.allclose(torch.cov(shown.sample(count).T), torch.cov(z.T), atol=0.08)
+    axes = torch.linalg.qr(torch.randn(4, 2))[0]
+    points = (z[:2000] - 1) @ axes
+    parts = [
+        MultivariateNormal((m - 1) @ axes, axes.T @ tril @ tril.T @ axes)
+        for m, tril in zip(prior.loc, prior.tril, strict=True)
+    ]
+    log_parts = torch.stack([part.log_prob(points) for part in parts], -1)
+    expected = (log_parts + prior.logits.log_softmax(0)).logsumexp(-1)
+    projected = shown.project(axes, torch.ones(4))
+    assert torch.allclose(projected.log_prob(points), expected, atol=1e-2)
 
 
 def test_the_exported_prior_moves_noise_to_the_chosen_component():

@@ -65,7 +65,8 @@ def interpolate(a: Tensor, b: Tensor, steps: int, spherical: bool = False) -> Te
 
 @dataclass(frozen=True)
 class PriorMixture:
-    """The prior of one latent as a mixture of M diagonal Gaussians: `loc` and `scale` (M, D), `logits` (M,).
+    """The prior of one latent as a mixture of M diagonal Gaussians: `loc` and `scale` (M, D), `logits` (M,); or of ones
+    with covariances tril tril^T, `tril` (M, D, D).
 
     It mixes over samples of the latents above it and over labels; a prior of another kind is approximated by a kernel
     density of about 2,000 samples. `centres` (K, D): means of the components of a mixture prior, given the latents
@@ -76,17 +77,24 @@ class PriorMixture:
     scale: Tensor
     logits: Tensor
     centres: Tensor | None
+    tril: Tensor | None = None
 
     def sample(self, count: int, seed: int = 0) -> Tensor:
         """Samples (count, D)."""
         with seeded(seed):
             chosen = Categorical(logits=self.logits).sample((count,))
-            return self.loc[chosen] + self.scale[chosen] * torch.randn(count, self.loc.shape[1])
+            noise = torch.randn(count, self.loc.shape[1])
+        if self.tril is None:
+            return self.loc[chosen] + self.scale[chosen] * noise
+        return self.loc[chosen] + (self.tril[chosen] @ noise.unsqueeze(-1)).squeeze(-1)
 
     def project(self, axes: Tensor, centre: Tensor) -> Distribution:
         """The density of (z - centre) axes, with axes (D, 2): a mixture of projected Gaussians, so this is exact."""
         loc = (self.loc - centre) @ axes
-        covariance = torch.einsum("di,md,dj->mij", axes, self.scale**2, axes)
+        if self.tril is None:
+            covariance = torch.einsum("di,md,dj->mij", axes, self.scale**2, axes)
+        else:
+            covariance = (axes.mT @ self.tril) @ (axes.mT @ self.tril).mT
         covariance = covariance + 1e-6 * torch.eye(axes.shape[1])
         parts = MultivariateNormal(loc, covariance, validate_args=False)
         weights = Categorical(logits=self.logits, validate_args=False)
@@ -108,11 +116,10 @@ def prior_mixture(model: VAE, latent: str, y: Tensor | None = None, seed: int = 
                 break
             sampled[name] = p.expand((count,)).sample()
             at_mean[name] = p_at_mean.expand((count,)).mean
-    centres = None
+    centres = tril = None
     if isinstance(p, GaussianMixture):
+        loc, scale, logits, tril = p.loc, p.scale, p.logits, p.tril
         centres = p_at_mean.loc if p_at_mean.loc.ndim == 2 else p_at_mean.loc[0]
-    if isinstance(p, GaussianMixture) and p.tril is None:
-        loc, scale, logits = p.loc, p.scale, p.logits
     elif isinstance(p, Independent) and isinstance(p.base_dist, Normal):
         loc, scale = p.base_dist.loc, p.base_dist.scale
         logits = loc.new_zeros(loc.shape[:-1])
@@ -127,6 +134,7 @@ def prior_mixture(model: VAE, latent: str, y: Tensor | None = None, seed: int = 
         scale.detach().reshape(-1, dim),
         logits.detach().reshape(-1).log_softmax(0),
         None if centres is None else centres.detach(),
+        None if tril is None else tril.detach().reshape(-1, dim, dim),
     )
 
 
