@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset
 import vaekit
 from vaekit.data.dataset import ResolvedBinarisation, pixels
 from vaekit.model.build import objective_of
-from vaekit.model.ladder import Ladder, LadderDecoder
+from vaekit.model.networks.ladder import Ladder, LadderDecoder
 from vaekit.model.objectives import Objective
 from vaekit.settings.catalog import MODELS
 from vaekit.settings.presets import preset

@@ -27,7 +27,7 @@ from mutations import mutate
 from vaekit import UserError, load_data
 from vaekit.data.formats.idx import read_idx
 from vaekit.data.formats.images import BadImage, ImageSpec, decode, inspect_image
-from vaekit.data.sources.published import read_mat
+from vaekit.data.formats.published import read_mat
 
 RNG = np.random.default_rng(3)
 MEMORY = 500 * 2**20  # bytes that a process may grow by

@@ -27,9 +27,10 @@ from made_files import (
     tar_bytes,
 )
 from vaekit import UserError, load_data
+from vaekit.data.formats import hashes
+from vaekit.data.formats.published import read_amat, read_cifar, read_mat
 from vaekit.data.sources import catalog, download, named
 from vaekit.data.sources.locations import find_local
-from vaekit.data.sources.published import read_amat, read_cifar, read_mat
 from vaekit.support.console import ProgressBar
 
 REAL = os.environ.get("VAEKIT_DATA")  # before a test hides it
@@ -414,7 +415,7 @@ def test_a_mat_file_without_the_matrix_is_refused(content, message, tmp_path):
     path = tmp_path / "f.mat"
     scipy.io.savemat(path, content)
     with pytest.raises(UserError, match=message) as caught:
-        read_mat(path, "ff", download.file_digest(path, "md5:"))
+        read_mat(path, "ff", hashes.file_digest(path, "md5:"))
     assert str(path) in str(caught.value)
     assert "\n" not in str(caught.value)
 

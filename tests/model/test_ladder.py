@@ -19,7 +19,7 @@ from exact import ALL_2X2
 from model_cases import images, labels, small
 from vaekit import UserError, build
 from vaekit.model.build import make_objective
-from vaekit.model.ladder import Ladder
+from vaekit.model.networks.ladder import Ladder
 from vaekit.model.objectives import elbo, iwae
 from vaekit.settings.model import LadderConfig, ModelConfig, parse_groups
 from vaekit.settings.objective import ObjectiveConfig

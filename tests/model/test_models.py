@@ -26,8 +26,9 @@ from vaekit.inference.generation import analogies, generate
 from vaekit.likelihood.importance import measure_nll
 from vaekit.model.build import objective_of
 from vaekit.model.distributions import sample_with_temperature
-from vaekit.model.ladder import Ladder
-from vaekit.model.networks import ACTIVATIONS, Encoder
+from vaekit.model.networks.encoders import Encoder
+from vaekit.model.networks.hidden import ACTIVATIONS
+from vaekit.model.networks.ladder import Ladder
 from vaekit.model.objectives import capacity, elbo, iwae
 from vaekit.runs.weights import load_weights
 from vaekit.settings.model import Activation

@@ -9,16 +9,9 @@ import torch
 from torch import nn
 
 from vaekit import UserError, build
-from vaekit.model.layers import Layer, num_halvings, parse
-from vaekit.model.networks import (
-    MLP,
-    Decoder,
-    Encoder,
-    LayerStyle,
-    concat,
-    convolution,
-    hidden_layer,
-)
+from vaekit.model.networks.encoders import MLP, Decoder, Encoder, convolution
+from vaekit.model.networks.hidden import LayerStyle, concat, hidden_layer
+from vaekit.model.networks.layers import Layer, num_halvings, parse
 
 
 def test_concat_broadcasts_the_leading_dimensions():

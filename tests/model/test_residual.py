@@ -12,9 +12,9 @@ from conftest import random_dataset
 from model_cases import images, small
 from vaekit import UserError, build
 from vaekit.model.build import objective_of
-from vaekit.model.layers import Layer
-from vaekit.model.networks import LayerStyle, hidden_layer, normalisation
-from vaekit.model.residual import Pack, ResidualNetworks, Upsample, halving
+from vaekit.model.networks.hidden import LayerStyle, hidden_layer, normalisation
+from vaekit.model.networks.layers import Layer
+from vaekit.model.networks.residual import Pack, ResidualNetworks, Upsample, halving
 from vaekit.training.compiled import compile_step, trace
 from vaekit.training.step import Loss
 

@@ -1,4 +1,4 @@
-"""The deep hierarchy in NumPy, from the formulas of src/vaekit/model/ladder.py and of Child 2021, figure 3.
+"""The deep hierarchy in NumPy, from the formulas of src/vaekit/model/networks/ladder.py and of Child 2021, figure 3.
 
 Feature maps are (..., C, H, W), latents vectors (..., C H W). `values` are the latents known so far, by name.
 """

@@ -23,7 +23,7 @@ from ..data.splits import sorted_random_rows
 from ..likelihood.latent_use import batch_size
 from ..model.conditions import Quadrants
 from ..model.graph import VAE
-from ..model.layers import num_halvings
+from ..model.networks.layers import num_halvings
 from ..runs.weights import load_weights
 from ..support.atomic import write_bytes
 from ..support.console import ProgressBar

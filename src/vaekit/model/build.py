@@ -26,13 +26,14 @@ from ..support.errors import UserError, is_whole, require, require_seed, with_ch
 from .conditions import MaskedDecoder, OneHot, Quadrants
 from .distributions import Conditional, Deterministic, Head, MixtureHead, posterior_head
 from .graph import VAE
-from .ladder import GroupPosterior, GroupPrior, Ladder, LadderDecoder
-from .layers import Layer, Layers, check_dense, default_layers, parse
-from .networks import ACTIVATIONS, MLP, Decoder, Dropout, Encoder, LayerStyle, ParallelNetworks
+from .networks.encoders import MLP, Decoder, Encoder, ParallelNetworks
+from .networks.hidden import ACTIVATIONS, Dropout, LayerStyle
+from .networks.ladder import GroupPosterior, GroupPrior, Ladder, LadderDecoder
+from .networks.layers import Layer, Layers, check_dense, default_layers, parse
+from .networks.residual import ResidualNetworks
 from .objectives import Objective, capacity, elbo, infovae, iwae
 from .pixels import decoder_channels, likelihood_head
 from .priors import FixedMixture, LearnedMixture, StandardNormal, VampPrior
-from .residual import ResidualNetworks
 
 Builder = Callable[[Blueprint], VAE]
 NO_DENSITY = (

@@ -19,8 +19,8 @@ from torch.distributions import Distribution, Transform, TransformedDistribution
 from ..settings.model import FlowKind
 from ..support.errors import require
 from .distributions import posterior_head
-from .layers import Layer
-from .networks import LayerStyle, concat, hidden_layers
+from .networks.hidden import LayerStyle, concat, hidden_layers
+from .networks.layers import Layer
 from .priors import StandardNormal
 
 validates = Distribution._validate_args

@@ -15,7 +15,7 @@ from ..data import Split
 from ..data.dataset import ResolvedBinarisation, pixels
 from ..model.distributions import Conditional, MixtureHead
 from ..model.graph import VAE
-from ..model.networks import MLP
+from ..model.networks.encoders import MLP
 from ..model.priors import StandardNormal
 from ..settings.model import ClusterConfig
 from ..support.errors import require

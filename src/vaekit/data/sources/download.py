@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 from pathlib import Path
 
 from ...support.console import ProgressBar
-from ...support.errors import UserError, one_line, printable, require
+from ...support.errors import UserError, one_line
 from ..cache import cache_lock
+from ..formats.hashes import file_digest
 from .catalog import RemoteFile
 
 CONNECT_TIMEOUT, READ_TIMEOUT = 10, 30  # seconds
@@ -134,20 +134,3 @@ def describe_error(error: Exception) -> str:
     if isinstance(error, requests.ConnectionError):
         return "no connection; are you offline?"
     return one_line(error)
-
-
-def file_digest(path: Path, like: str) -> str:
-    """The hash of a file as `algorithm:hex`, with the algorithm of `like`."""
-    algorithm = like.partition(":")[0]
-    with path.open("rb") as file:
-        return f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
-
-
-def check_file(path: Path, digest: str) -> Path:
-    """Return `path`. Raises UserError unless the file exists and has this hash."""
-    require(path.is_file(), f"{printable(path)} is missing; put the data set's file there")
-    require(
-        file_digest(path, digest) == digest,
-        f"{printable(path)} is not the original file (its hash differs); remove it, and get it again",
-    )
-    return path

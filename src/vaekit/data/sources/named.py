@@ -18,15 +18,15 @@ from ...support.console import ProgressBar
 from ...support.errors import printable, require
 from ..dataset import Dataset, Split
 from ..formats.archives import archive_errors
+from ..formats.hashes import check_file
 from ..formats.idx import find_idx, read_idx_files
+from ..formats.published import cifar_contents, read_amat, read_cifar, read_mat
 from ..splits import complete_splits
 from . import catalog
 from .arrays import dataset_from_arrays, open_arrays
-from .download import check_file
 from .files import Folder, ImageSource, Tar
 from .image_files import load_images
 from .omniglot import omniglot, omniglot28
-from .published import cifar_contents, read_amat, read_cifar, read_mat
 
 # md5 of the unpacked files, since repackaged copies differ only in their compression.
 IDX_MD5 = {

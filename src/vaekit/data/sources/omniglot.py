@@ -17,12 +17,12 @@ from ...settings.data import UNIT_RANGE, SourceConfig
 from ...support.console import ProgressBar
 from ...support.errors import printable, require
 from ..dataset import Dataset, Split
+from ..formats.hashes import check_file
+from ..formats.published import read_mat_variables
 from . import catalog
-from .download import check_file
 from .files import Entry, Folder, ImageSource, Zip
 from .image_files import load_images
 from .layout import OMNIGLOT_PARTS, Layout
-from .published import read_mat_variables
 
 # alphabet / character / number of the character _ number of its drawing
 DRAWING = re.compile(r"([^/]+)/(character\d+)/(\d+)_(\d+)\.png")

@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..support.errors import require
-from .layers import MAX_SIZE, num_halvings
-from .networks import ACTIVATIONS, LayerStyle, Size, normalisation, weight_normalised
+from ...support.errors import require
+from .hidden import ACTIVATIONS, LayerStyle, normalisation, weight_normalised
+from .layers import MAX_SIZE, Size, num_halvings
 
 # From this height or width on, the finest resolution with blocks is half the image's: a quarter of the time.
 PACKED_FROM = 32

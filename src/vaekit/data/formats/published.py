@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from ...support.errors import printable, require
-from ..formats.archives import archive_errors, check_member, complete_members
-from .download import check_file
+from .archives import archive_errors, check_member, complete_members
+from .hashes import check_file
 
 CIFAR_FILES = (*(f"data_batch_{n}.bin" for n in range(1, 6)), "test_batch.bin")
 CIFAR_RECORD = 1 + 3 * 32 * 32  # a label, then red, green and blue

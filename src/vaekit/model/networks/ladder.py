@@ -23,8 +23,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from ..settings.model import LadderConfig
-from .distributions import gaussian, independent, posterior_head
+from ...settings.model import LadderConfig
+from ..distributions import gaussian, independent, posterior_head
 
 STATE, FEATURES = "state of the ladder", "features of the image"  # keys in the values
 

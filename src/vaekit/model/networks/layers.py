@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import get_args
 
-from ..settings.model import Activation, ModelConfig
-from ..support.errors import UserError, did_you_mean, require, shown
+from ...settings.model import Activation, ModelConfig
+from ...support.errors import UserError, did_you_mean, require, shown
 
 PATTERN = re.compile(
     r"(?P<width>\d{0,9})(?:(?P<image>x)|@(?P<kernel>\d{1,9})(?:(?P<sign>[/*])(?P<stride>\d{1,9}))?(?P<valid>v?))?"
@@ -53,6 +53,7 @@ class Layer:
 
 
 Layers = Sequence[Layer]
+Size = tuple[int, int]  # height and width
 
 
 def parse(text: str, what: str, network_size: float = 1.0) -> tuple[Layer, ...]:
