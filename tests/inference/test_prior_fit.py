@@ -29,10 +29,9 @@ from vaekit.inference.prior_fit import (
     resolve_settings,
 )
 from vaekit.model.distributions import GaussianMixture, sample_with_temperature
-from vaekit.model.fitted import check_fittable, first_latent, with_prior
 from vaekit.model.objectives import elbo
 from vaekit.model.priors import FullMixture, StandardNormal
-from vaekit.runs.fitted_prior import read_record
+from vaekit.runs.fitted_prior import check_fittable, first_latent, read_record, with_prior
 from vaekit.runs.load import weights_sha256
 from vaekit.settings.analysis import FitPriorConfig
 from vaekit.support.console import ProgressBar

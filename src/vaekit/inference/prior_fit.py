@@ -21,13 +21,18 @@ from ..data import Dataset, EvalSplit, Split, pixels
 from ..data.dataset import ResolvedBinarisation
 from ..likelihood.latent_use import batch_size
 from ..likelihood.validation import validate
-from ..model.fitted import build_fitted, check_fittable, first_latent
 from ..model.graph import VAE
 from ..model.objectives import elbo
 from ..model.priors import FullMixture, LearnedMixture, VampPrior
 from ..runs.data import load_run_data, run_images
 from ..runs.directory import Run
-from ..runs.fitted_prior import read_record, save_fitted_prior
+from ..runs.fitted_prior import (
+    build_fitted,
+    check_fittable,
+    first_latent,
+    read_record,
+    save_fitted_prior,
+)
 from ..runs.load import load_trained
 from ..runs.schema import FittedPriorRecord
 from ..settings.analysis import FitPriorConfig
