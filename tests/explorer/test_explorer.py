@@ -328,8 +328,8 @@ LATENTS = {"latents": {"z": [[0, 0]]}}
 UNKNOWN_LATENT = {"latent": "q", "method": "pca", "point": [0, 0]}
 DIMENSION_5 = {"latent": "z", "method": "dims", "dims": [5]}
 BAD_REQUESTS = [
-    ("get", "/api/runs/9/curves", None, "numbered 0 to 4"),
-    ("get", "/api/runs/-1/curves", None, "numbered 0 to 4"),
+    ("get", "/api/runs/9/curves", None, "numbered 0 to 5"),
+    ("get", "/api/runs/-1/curves", None, "numbered 0 to 5"),
     ("get", "/api/runs/x/curves", None, ""),
     ("get", "/api/runs/0/map?latent=q", None, "there is no latent 'q'"),
     ("get", "/api/runs/0/map?latent=z&dims=0&dims=7", None, "has 2 dimensions"),
