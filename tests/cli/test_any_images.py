@@ -102,7 +102,7 @@ def test_data_of_scientists_go_all_the_way_and_back(make, vaekit, tmp_path, monk
     assert "reconstructions.png" in call("plot", "run", "reconstructions", "samples")
     session = ExplorerSession(run)
     assert session.describe()["shape"] == [*source.shape[1:]]
-    z = session.sample(1, 1.0, 0, None, None)
+    z, _ = session.sample(1, 1.0, 0, None, None)
     assert session.decode(z, None).shape == (1, *source.shape[1:])
 
     call("encode", "run", "--out", "codes.npz", "--samples", 2, "--split", "all")

@@ -130,7 +130,7 @@ def test_a_model_of_quadrants_completes_images(vaekit, small_mnist):
         (["--label", 3], "neither --label nor --cluster"),
         (["--cluster", 3], "neither --label nor --cluster"),
         (["--count", 0], "--count is 0"),
-        (["--temperature", -1], "--temperature is -1.0"),
+        (["--temperature", -1], "--temperature is -1;"),
         (["--latent", "0,0"], "neither --label nor --latent"),
     ]:
         code, _, err = vaekit("generate", "run", *arguments)
