@@ -9,7 +9,7 @@ import torch
 from conftest import random_dataset, small_settings
 from vaekit import build
 from vaekit.data import eval_split
-from vaekit.likelihood import importance
+from vaekit.likelihood import importance, validation
 from vaekit.likelihood.annealing import JointDensity
 from vaekit.likelihood.elbo import measure_elbo
 from vaekit.likelihood.importance import log_weights, measure_nll, prepare_for_inference
@@ -21,6 +21,7 @@ from vaekit.likelihood.latent_use import (
     metrics_record,
 )
 from vaekit.model.build import numbers_per_image
+from vaekit.model.objectives import elbo
 from vaekit.support.console import ProgressBar
 
 QUIET = ProgressBar(False)
@@ -131,6 +132,15 @@ def test_gradients_of_annealing_are_those_of_the_joint_density(model):
         rise = getattr(up, part) - getattr(down, part)
         expected = 2 * (getattr(state, f"{gradient}_gradient") * step).sum(-1)
         assert torch.allclose(rise, expected, rtol=1e-4, atol=1e-12)
+
+
+def test_validation_takes_as_many_images_as_its_feature_maps_allow(model, monkeypatch):
+    sizes, path = [], model.blueprint.settings.path_numbers((1, 8, 8))
+    monkeypatch.setattr(validation, "MAX_NUMBERS", 2 * validation.PATH_MAPS * path)
+    model.register_forward_pre_hook(lambda _, inputs: sizes.append(len(inputs[0])))
+    validation.validate(model, elbo(), split(5))
+    assert path == 4 * 8 * 8
+    assert sizes == [2, 2, 1]
 
 
 def test_kl_and_active_units_are_listed_by_latent(model):

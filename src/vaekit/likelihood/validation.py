@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data import EvalSplit
-from ..model.build import numbers_per_image
+from ..model.build import decoder_outputs
 from ..model.graph import VAE
 from ..model.mmd import squared_mmd
 from ..model.objectives import Objective, infovae
@@ -16,6 +16,9 @@ from ..support.devices import epoch_totals, eval_mode, seeded
 
 BATCH = 1000  # images at once, at most; about as many codes in each MMD
 MAX_NUMBERS = 2**25  # per batch: 128 MB in float32
+PATH_MAPS = (
+    8  # that count, of the feature maps between latents, of which about 15 are in memory at once
+)
 SEED = 1
 
 
@@ -28,7 +31,8 @@ def validate(model: VAE, objective: Objective, split: EvalSplit) -> list[float]:
     """
     with eval_mode(model), seeded(SEED, split.device):
         totals = epoch_totals(split.device)
-        per_image = numbers_per_image(model.blueprint) * math.prod(objective.samples)
+        path = PATH_MAPS * model.blueprint.settings.path_numbers(model.blueprint.shape)
+        per_image = max(decoder_outputs(model.blueprint), path) * math.prod(objective.samples)
         size = max(1, min(BATCH, MAX_NUMBERS // per_image))
         if isinstance(objective, infovae):
             return validate_infovae(model, objective, split, size)
