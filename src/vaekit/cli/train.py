@@ -13,6 +13,7 @@ from tyro.conf import Positional
 from ..settings.analysis import SweepConfig
 from ..settings.catalog import ModelEntry, model_entry
 from ..settings.data import DataConfig
+from ..settings.model import LadderConfig
 from ..settings.objective import ObjectiveConfig
 from ..settings.training import MonitorConfig, TrainConfig
 from ..support.errors import parse_duration, require
@@ -27,7 +28,7 @@ TRAIN_HELP = """{summary}
 
 For example:
   vaekit train {name}
-  vaekit train {name} --latent-dim 2 --epochs 20 --seed 1
+  vaekit train {name} {one} --epochs 20 --seed 1
   vaekit train {name} --likelihood gaussian --scale 0.1 --name grey
   vaekit train {name} --kl-warmup 10 --optimizer adamw --patience 10 --out runs/mine
   vaekit train {name} --record --pictures-every 5 --tensorboard
@@ -45,7 +46,7 @@ A grid of trainings: a setting with commas takes each of its values in turn. --o
 the evaluation hold for the whole sweep.
 
 For example:
-  vaekit sweep {name} --latent-dim 2,5,10,20 --seed 0,1,2
+  vaekit sweep {name} {several} --seed 0,1,2
   vaekit sweep {name} --learning-rate 1e-3,3e-4 --epochs 20 --out runs/rates
 
 Args:
@@ -56,6 +57,13 @@ Args:
 
 
 SweepRequest = tuple[Plan, SweepConfig, str | None, str]  # plan, evaluation, --out and --name
+
+
+def size_examples(entry: ModelEntry) -> tuple[str, str]:
+    """The flag of a model's size with one value, and with several."""
+    if isinstance(entry.settings, LadderConfig):
+        return "--channels 32", "--channels 16,32,48"
+    return "--latent-dim 2", "--latent-dim 2,5,10,20"
 
 
 def make_train(name: str, entry: ModelEntry) -> Callable[..., None]:
@@ -73,7 +81,7 @@ def make_train(name: str, entry: ModelEntry) -> Callable[..., None]:
         run_training(plan, out, run_name)
 
     train.__annotations__["model"] = type(entry.settings)
-    train.__doc__ = TRAIN_HELP.format(name=name, summary=entry.summary)
+    train.__doc__ = TRAIN_HELP.format(name=name, summary=entry.summary, one=size_examples(entry)[0])
     return train
 
 
@@ -95,7 +103,9 @@ def make_sweep(name: str, entry: ModelEntry, requests: list[SweepRequest]) -> Ca
         requests.append((plan, measure, out, run_name))
 
     sweep.__annotations__["model"] = type(entry.settings)
-    sweep.__doc__ = SWEEP_HELP.format(name=name, summary=entry.summary)
+    sweep.__doc__ = SWEEP_HELP.format(
+        name=name, summary=entry.summary, several=size_examples(entry)[1]
+    )
     return sweep
 
 
