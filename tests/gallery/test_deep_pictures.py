@@ -35,6 +35,13 @@ def context(run):
     return PictureContext.of(run, PlotConfig(grid=3))
 
 
+def test_groups_are_drawn_by_their_number_with_their_nats(run):
+    figures = draw(run, "groups", grid=2)
+    assert {*figures} == {"groups", "groups-kl"}
+    assert all(figure.axes for figure in figures.values())
+
+
+@pytest.mark.long
 def test_every_picture_is_drawn(run):
     figures = draw(run, grid=2, projection="pca")
     expected = {

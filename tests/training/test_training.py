@@ -539,7 +539,7 @@ def test_the_validation_of_infovae_does_not_depend_on_the_batch(objective, monke
     split = eval_split(data.validation, "dynamic")
     whole = validate(model, objective, split)
     assert whole[0] < whole[1]
-    monkeypatch.setattr("vaekit.likelihood.validation.MAX_OUTPUTS", 16 * 30)
+    monkeypatch.setattr("vaekit.likelihood.validation.MAX_NUMBERS", 16 * 30)
     assert validate(model, objective, split) == pytest.approx(whole, rel=1e-5)
 
 

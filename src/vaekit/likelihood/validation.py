@@ -16,9 +16,7 @@ from ..support.devices import epoch_totals, eval_mode, seeded
 
 BATCH = 1000  # images at once, at most; about as many codes in each MMD
 MAX_NUMBERS = 2**25  # per batch: 128 MB in float32
-PATH_MAPS = (
-    8  # that count, of the feature maps between latents, of which about 15 are in memory at once
-)
+PATH_MAPS = 8  # feature maps of a path between latents that count; about 15 are in memory at once
 SEED = 1
 
 
