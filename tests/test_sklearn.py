@@ -40,6 +40,7 @@ def test_scikit_learns_own_checks_of_a_clusterer(estimator, check):
     check(estimator)
 
 
+@pytest.mark.long
 def test_a_clusterer_passes_scikit_learns_clustering_check():
     check_clustering("VAEClusterer", CLUSTERER)
 
@@ -121,6 +122,7 @@ def test_noise_is_less_likely_than_digits(fitted, digits):
     assert roc_auc_score([1] * len(rows) + [0] * len(noise), scores) > 0.99
 
 
+@pytest.mark.long
 def test_in_a_pipeline_and_a_grid_search(digits):
     rows, labels = digits[0][:300], digits[1][:300]
     coder = VAETransformer(hidden_dim=32, epochs=12, learning_rate=1e-2, random_state=0)

@@ -79,8 +79,8 @@ def tiles(figure, columns, inverted=False, framed=False, height=H, width=W):
 
 
 # One of each kind; the others draw the same kinds of pictures.
-KINDS = ["vae", "cvae", "gmvae", "deterministic mmdvae", "quadrants", "hvampprior"]
-OTHERS = ["hvae", "convvae", "vampprior", "learned-mixture"]
+KINDS = ["vae", "cvae", "gmvae", "deterministic mmdvae"]
+OTHERS = ["quadrants", "hvampprior", "hvae", "convvae", "vampprior", "learned-mixture"]
 
 
 @pytest.mark.parametrize(

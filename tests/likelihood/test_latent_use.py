@@ -404,7 +404,7 @@ class Student(torch.nn.Module):
         return Independent(torch.distributions.StudentT(torch.full((2,), 5.0)), 1)
 
 
-@pytest.mark.parametrize("joined", [False, True])
+@pytest.mark.parametrize("joined", [False, pytest.param(True, marks=pytest.mark.long)])
 def test_a_custom_prior_is_trained_measured_and_drawn(tmp_path, joined):
     """KL per dimension: from the sample where torch has no KL; None where the prior does not factorise."""
     from vaekit.gallery.draw import draw
