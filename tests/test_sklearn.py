@@ -136,6 +136,7 @@ def test_in_a_pipeline_and_a_grid_search(digits):
     assert by_density.best_params_ == {"latent_dim": 8}
 
 
+@pytest.mark.long
 def test_clusters_are_those_of_the_mixture():
     rows, labels = make_blobs(300, 5, centers=3, random_state=0)
     mixture = VAEClusterer(3, latent_dim=2, hidden_dim=32, epochs=60, random_state=0).fit(rows)

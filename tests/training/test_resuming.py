@@ -108,7 +108,12 @@ def interrupt_repeatedly(work, again, monkeypatch, seed):
                 work = again
 
 
-@pytest.mark.parametrize("case", CASES)
+LONGER = {"augmented gmvae", "rmsprop", "adagrad", "hvampprior", "mmdvae"}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.long) if c in LONGER else c for c in CASES]
+)
 def test_a_training_interrupted_repeatedly_equals_an_uninterrupted_one(tmp_path, monkeypatch, case):
     _, uninterrupted = prepare(tmp_path / "a", case)
     uninterrupted()
