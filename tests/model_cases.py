@@ -75,6 +75,8 @@ CASES = {
         {"condition": "label", "groups": "1x1:3 2x1:2", "patch_size": 2},
     ),
     "deepvae of one position": ("deepvae", {"groups": "1x1:2"}),
+    "deepvae with a flow prior": ("deepvae", {**FLOW, "prior": "flow", "groups": "1x1:3 2x1:2"}),
+    "deepvae with a vampprior": ("deepvae", {**VAMP, "prior": "vampprior", "groups": "1x2:2"}),
 }
 
 

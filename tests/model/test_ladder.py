@@ -457,7 +457,10 @@ def test_images_have_no_checkerboard_at_the_start_and_after_training(patch):
         ({"dropout": 0.1}, "dropout has no effect"),
         ({"posterior": "deterministic"}, "posterior deterministic is not possible in a deep"),
         ({"prior": "mixture"}, "prior mixture is not possible in a deep hierarchy"),
-        ({"prior": "vampprior"}, "prior vampprior is not possible in a deep hierarchy"),
+        (
+            {"prior": "conditional", "condition": "label"},
+            "prior conditional is not possible in a deep hierarchy",
+        ),
         ({"prior": "conditional", "condition": "label"}, "prior conditional is not possible"),
         ({"condition": "quadrants:1"}, "does not complete images"),
     ],

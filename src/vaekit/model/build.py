@@ -180,8 +180,11 @@ def build_ladder(builder: GraphBuilder, settings: LadderConfig) -> VAE:
     ladder = Ladder(settings, shape, outputs, builder.condition_size, activation)
     prior = {name: GroupPrior(ladder, i) for i, name in enumerate(ladder.names)}
     posterior = {name: GroupPosterior(ladder, i) for i, name in enumerate(ladder.names)}
+    top, parts = ladder.names[0], dict[str, nn.Module](prior)
+    if settings.prior != "standard":  # which is that of the ladder: a learned Gaussian
+        parts[top] = builder.prior(math.prod(ladder.latent_shapes[top]), posterior[top])
     decoder = LadderDecoder(ladder, head)
-    return VAE(prior, posterior, decoder, builder.blueprint, builder.condition)
+    return VAE(parts, posterior, decoder, builder.blueprint, builder.condition)
 
 
 class GraphBuilder:

@@ -348,8 +348,8 @@ class LadderConfig(ModelConfig):
             f"--posterior {self.posterior} is not possible in a deep hierarchy; leave it out",
         )
         require(
-            self.prior in (None, "standard"),
-            f"--prior {self.prior} is not possible in a deep hierarchy; choose --prior standard, or leave it out for a "
+            self.prior in (None, "standard", "learned-mixture", "vampprior", "flow"),
+            f"--prior {self.prior} is not possible in a deep hierarchy; choose --prior flow, or leave it out for a "
             "learned one",
         )
         require(
