@@ -141,7 +141,12 @@ def collect(
             scales.setdefault(name, []).append(stddev(q).cpu())
         for name, latent in model.infer(values, (len(batch),)).items():
             share = len(batch) / len(code_rows)
-            kl[name] = kl.get(name, torch.zeros(())) + share * kl_per_dimension(latent).cpu()
+            each = kl_per_dimension(latent).cpu()
+            if (
+                lists_groups(model) and each.isnan().any()
+            ):  # of a flow: its dimensions are not told apart
+                each = torch.full_like(each, float(latent.kl.mean()) / len(each))
+            kl[name] = kl.get(name, torch.zeros(())) + share * each
             has_mixture |= isinstance(latent.prior, GaussianMixture)
 
     count = num_images(test.split)

@@ -54,6 +54,7 @@ def measure_elbo(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar) 
     spreads: dict[str, list[Tensor]] = {name: [] for name in model.prior}
     scales = []
     kls: dict[str, Tensor] = {}
+    kl_sums = {name: torch.zeros((), dtype=torch.float64) for name in model.prior}
     settings = model.blueprint.settings
     gaussian = settings.likelihood == "gaussian"
     for chunk in bar.track(image_chunks(model, images, samples), "ELBO"):
@@ -62,6 +63,7 @@ def measure_elbo(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar) 
         parts = inference.log_likelihood.mean() * size, inference.kl.mean() * size
         totals += torch.stack(parts).cpu().double()
         for name, latent in inference.latents.items():
+            kl_sums[name] += latent.kl.detach().mean().cpu().double() * size
             if isinstance(latent.prior, Independent):
                 kls[name] = kls.get(name, 0) + kl_per_dimension(latent) * size / len(images)
             average, variance = over_samples(latent.posterior.mean)
@@ -89,7 +91,9 @@ def measure_elbo(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar) 
         latent_units=sum(parts[0].shape[-1] for parts in means.values()),
         minimum_scale=float(torch.stack(scales)[:, 0].min()) if gaussian else None,
         share_at_floor=float(torch.stack(scales)[:, 1].sum()) / len(images) if gaussian else None,
-        kl_per_latent={name: sum(kl) for name, kl in kl_lists.items()} if grouped else None,
+        kl_per_latent={name: float(kl) / len(images) for name, kl in kl_sums.items()}
+        if grouped
+        else None,
         active_per_latent=dict(zip(active, known, strict=True)) if grouped and all_known else None,
     )
 

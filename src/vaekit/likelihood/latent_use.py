@@ -66,6 +66,7 @@ def measure_latent_use(model: VAE, images: EvalSplit) -> LatentUse:
     means: dict[str, list[Tensor]] = {name: [] for name in model.prior}
     kls: dict[str, Tensor] = {}
     marginal_kls: dict[str, Tensor] = {}
+    totals = dict.fromkeys(model.prior, 0.0)  # KL by latent
     parts: dict[str, Tensor] = {}
     shares: Tensor | None = None  # of the components, (K,)
     entropy = 0.0  # of p(component | image), a mean over images
@@ -84,6 +85,7 @@ def measure_latent_use(model: VAE, images: EvalSplit) -> LatentUse:
                 for name, part in kl_parts(latents).items():
                     parts[name] = parts.get(name, 0) + fraction * part.mean()
             for name, latent in latents.items():
+                totals[name] += fraction * float(latent.kl.mean())
                 mixture = isinstance(latent.prior, GaussianMixture)
                 of_kind = marginal_kls if mixture else kls
                 of_kind[name] = of_kind.get(name, 0) + fraction * kl_per_dimension(latent)
@@ -103,9 +105,9 @@ def measure_latent_use(model: VAE, images: EvalSplit) -> LatentUse:
         active_units=sum(active.values()) if len(images) > 1 else None,
         latent_units=sum(map(len, variances.values())),
         kl_per_dimension=None if grouped else known_lists(kls),
-        kl_per_latent={name: float(kl.sum()) for name, kl in kls.items()} if grouped else None,
+        kl_per_latent=totals if grouped else None,
         active_per_latent=active if grouped and len(images) > 1 else None,
-        marginal_kl_per_dimension=known_lists(marginal_kls),
+        marginal_kl_per_dimension=None if grouped else known_lists(marginal_kls),
         kl_parts={name: float(part) for name, part in parts.items()} or None,
         # With fewer images some components would have none by chance.
         components_used=None
