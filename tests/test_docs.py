@@ -96,6 +96,7 @@ def test_the_site_builds_without_warnings(tmp_path):
         assert not loaded, found
 
 
+@pytest.mark.long
 def test_the_notebook_runs(small_mnist, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     notebook = json.loads((DOCS / "notebooks" / "tour.ipynb").read_text())

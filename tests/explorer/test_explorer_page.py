@@ -176,6 +176,7 @@ def test_hovering_shows_the_image_of_a_point(page):
     page.wait_for_selector("#tooltip", state="hidden")
 
 
+@pytest.mark.long
 def test_zoom_pan_and_reset(page):
     first = state(page, "view")
     page.mouse.move(*on_map(page, 0.5, 0.5))
@@ -191,6 +192,7 @@ def test_zoom_pan_and_reset(page):
     assert state(page, "view") == first
 
 
+@pytest.mark.long
 def test_the_keyboard_moves_the_point_and_zooms(page):
     page.focus("#map")
     point = state(page, "point")
@@ -201,6 +203,7 @@ def test_the_keyboard_moves_the_point_and_zooms(page):
     assert state(page, "view")["scale"] > scale
 
 
+@pytest.mark.long
 def test_classes_are_toggled_in_the_legend(page):
     before = picture(page, "#map")
     button = page.locator("#legend button").first
@@ -405,12 +408,14 @@ def test_all_controls_have_accessible_names(page):
     assert unnamed == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("page", [{"color_scheme": "dark"}], indirect=True)
 def test_dark_mode(page):
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert max(int(part) for part in colour[4:-1].split(",")) < 60
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "page", [{"has_touch": True, "viewport": {"width": 400, "height": 800}}], indirect=True
 )
