@@ -88,7 +88,7 @@ class LadderModel(Model):
         return x
 
     def residual(self, name, x):
-        return x + self.bottleneck(f"{name}.network", x)
+        return x + self.bottleneck(f"{name}.layers", x)
 
     def label_maps(self, y):
         """What a label adds to h_0, and to the features of the image."""

@@ -134,6 +134,19 @@ class Processes:
             return list(pool.map(as_rank, range(self.count)))
 
 
+def assert_as_alone(step, count, monkeypatch):
+    """Fails unless `step`, of rows to a gradient and this process's part of the loss, is the same in `count` processes,
+    for batches of all sizes."""
+    together = Processes(count, monkeypatch)
+    for size in range(1, 2 * count + 1):
+        batch = torch.arange(size)
+        gradient, value = step(batch)
+        results = together.run(lambda rank, batch=batch: step(batch))
+        assert sum(part for _, part in results).item() == pytest.approx(value.item(), abs=1e-12)
+        for each, _ in results:
+            assert torch.allclose(each, gradient, atol=1e-12), size
+
+
 @pytest.mark.parametrize("biased", [False, True])
 @pytest.mark.parametrize("count", [2, 3, 5])
 def test_the_mmd_of_several_processes_has_the_gradient_of_one(count, biased, monkeypatch, float64):
@@ -156,14 +169,7 @@ def test_the_mmd_of_several_processes_has_the_gradient_of_one(count, biased, mon
             distributed.all_reduce_gradients(model, local / len(batch), 0.0)
         return model.weight.grad, local / len(batch) * value.detach()
 
-    together = Processes(count, monkeypatch)
-    for size in range(1, 2 * count + 1):
-        batch = torch.arange(size)
-        gradient, value = step(batch)
-        results = together.run(lambda rank, batch=batch: step(batch))
-        assert sum(part for _, part in results).item() == pytest.approx(value.item(), abs=1e-12)
-        for each, _ in results:
-            assert torch.allclose(each, gradient, atol=1e-12), size
+    assert_as_alone(step, count, monkeypatch)
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -192,14 +198,7 @@ def test_the_free_bits_of_several_processes_are_of_the_whole_batch(count, monkey
             distributed.all_reduce_gradients(model, local / len(batch), 0.0)
         return model.weight.grad, local / len(batch) * value.detach()
 
-    together = Processes(count, monkeypatch)
-    for size in range(1, 2 * count + 1):
-        batch = torch.arange(size)
-        gradient, value = step(batch)
-        results = together.run(lambda rank, batch=batch: step(batch))
-        assert sum(part for _, part in results).item() == pytest.approx(value.item(), abs=1e-12)
-        for each, _ in results:
-            assert torch.allclose(each, gradient, atol=1e-12), size
+    assert_as_alone(step, count, monkeypatch)
 
 
 def test_without_all_reduce_they_differ(outcomes):

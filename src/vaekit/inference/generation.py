@@ -249,7 +249,6 @@ def reconstruct(
         "the model is conditional on labels: pass --label",
     )
     check_groups(model, groups)
-    names = [*model.prior][:groups]
     parts = []
     for rows in torch.arange(len(images)).split(batch_size(model)):
         given = None if labels is None else labels[rows]
@@ -257,8 +256,8 @@ def reconstruct(
         if groups is None:
             parts.append(model.reconstruct(images[rows], given).mean)
             continue
-        codes = {name: q.mean for name, q in model.posteriors(values).items()}
-        parts.append(decode_latents(model, {name: codes[name] for name in names}, given))
+        codes = {name: q.mean for name, q in model.posteriors(values, groups).items()}
+        parts.append(decode_latents(model, codes, given))
     return torch.cat(parts)
 
 

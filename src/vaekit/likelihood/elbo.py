@@ -56,15 +56,16 @@ def measure_elbo(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar) 
     kls: dict[str, Tensor] = {}
     kl_sums = {name: torch.zeros((), dtype=torch.float64) for name in model.prior}
     settings = model.blueprint.settings
-    gaussian = settings.likelihood == "gaussian"
+    gaussian, grouped = settings.likelihood == "gaussian", lists_groups(model)
     for chunk in bar.track(image_chunks(model, images, samples), "ELBO"):
         batch = images[chunk]
         inference, size = model(batch.images, batch.labels, samples=(samples,)), len(batch)
         parts = inference.log_likelihood.mean() * size, inference.kl.mean() * size
         totals += torch.stack(parts).cpu().double()
         for name, latent in inference.latents.items():
-            kl_sums[name] += latent.kl.detach().mean().cpu().double() * size
-            if isinstance(latent.prior, Independent):
+            if grouped:
+                kl_sums[name] += latent.kl.detach().mean().cpu().double() * size
+            elif isinstance(latent.prior, Independent):
                 kls[name] = kls.get(name, 0) + kl_per_dimension(latent) * size / len(images)
             average, variance = over_samples(latent.posterior.mean)
             means[name].append(average.cpu())
@@ -79,14 +80,14 @@ def measure_elbo(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar) 
         for name in means
     }
     known = [count for count in active.values() if count is not None]
-    grouped, all_known = lists_groups(model), len(known) == len(active)
+    all_known = len(known) == len(active)
     has_density = settings.posterior != "deterministic"
     kl_lists = {name: value.tolist() for name, value in kls.items() if not value.isnan().any()}
     return ElboEstimate(
         log_likelihood - kl if has_density else None,
         log_likelihood,
         kl if has_density else None,
-        None if grouped else kl_lists or None,
+        kl_lists or None,
         active_units=sum(known) if all_known else None,
         latent_units=sum(parts[0].shape[-1] for parts in means.values()),
         minimum_scale=float(torch.stack(scales)[:, 0].min()) if gaussian else None,

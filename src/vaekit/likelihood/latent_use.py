@@ -71,7 +71,7 @@ def measure_latent_use(model: VAE, images: EvalSplit) -> LatentUse:
     shares: Tensor | None = None  # of the components, (K,)
     entropy = 0.0  # of p(component | image), a mean over images
     at_floor: Tensor | None = None
-    size = batch_size(model)
+    size, grouped = batch_size(model), lists_groups(model)
     with eval_mode(model), seeded(SEED, images.device):
         for start in range(0, len(images), size):
             batch = images[start : start + size]
@@ -85,10 +85,12 @@ def measure_latent_use(model: VAE, images: EvalSplit) -> LatentUse:
                 for name, part in kl_parts(latents).items():
                     parts[name] = parts.get(name, 0) + fraction * part.mean()
             for name, latent in latents.items():
-                totals[name] += fraction * float(latent.kl.mean())
-                mixture = isinstance(latent.prior, GaussianMixture)
-                of_kind = marginal_kls if mixture else kls
-                of_kind[name] = of_kind.get(name, 0) + fraction * kl_per_dimension(latent)
+                if grouped:
+                    totals[name] += fraction * float(latent.kl.mean())
+                else:
+                    mixture = isinstance(latent.prior, GaussianMixture)
+                    of_kind = marginal_kls if mixture else kls
+                    of_kind[name] = of_kind.get(name, 0) + fraction * kl_per_dimension(latent)
                 if isinstance(latent.prior, GaussianMixture):
                     log_r = latent.prior.log_responsibilities(latent.z)
                     r = log_r.exp()
@@ -100,14 +102,13 @@ def measure_latent_use(model: VAE, images: EvalSplit) -> LatentUse:
                 at_floor = low if at_floor is None else at_floor + low
     variances = {name: torch.cat(parts).var(0, correction=0) for name, parts in means.items()}
     active = {name: int((v > ACTIVE_VARIANCE).sum()) for name, v in variances.items()}
-    grouped = lists_groups(model)
     return LatentUse(
         active_units=sum(active.values()) if len(images) > 1 else None,
         latent_units=sum(map(len, variances.values())),
-        kl_per_dimension=None if grouped else known_lists(kls),
+        kl_per_dimension=known_lists(kls),
         kl_per_latent=totals if grouped else None,
         active_per_latent=active if grouped and len(images) > 1 else None,
-        marginal_kl_per_dimension=None if grouped else known_lists(marginal_kls),
+        marginal_kl_per_dimension=known_lists(marginal_kls),
         kl_parts={name: float(part) for name, part in parts.items()} or None,
         # With fewer images some components would have none by chance.
         components_used=None
@@ -163,22 +164,13 @@ def lists_groups(model: VAE) -> bool:
 
 
 def code_latents(model: VAE) -> list[str]:
-    """The latents that stand for the code of an image: all, or the top groups of a deep hierarchy."""
+    """The latents that stand for the code of an image: all, or the top groups of a deep hierarchy; the first ones."""
     return [*model.blueprint.settings.top_groups(model.blueprint.shape)] or [*model.prior]
 
 
 def code_posteriors(model: VAE, values: Values) -> dict[str, Distribution]:
     """The posteriors of `code_latents`, given the means of the latents before them, which are added to `values`."""
-    posteriors = {}
-    names = code_latents(model)
-    for name, posterior in model.posterior.items():
-        q = posterior(values)
-        values[name] = q.mean
-        if name in names:
-            posteriors[name] = q
-        if len(posteriors) == len(names):
-            break
-    return posteriors
+    return model.posteriors(values, len(code_latents(model)))
 
 
 def kl_per_dimension(latent: Latent) -> Tensor:

@@ -35,9 +35,12 @@ class Conditional(nn.Module):
         self.head = head
 
     def forward(self, values: dict[str, Tensor | None]) -> Distribution:
-        # Always in float32: bfloat16, which the networks may compute in, is too coarse for a density.
-        output = self.network(*(values[name] for name in self.given))
-        return self.head(output.float() if output.dtype == torch.bfloat16 else output)
+        return self.head(as_float32(self.network(*(values[name] for name in self.given))))
+
+
+def as_float32(output: Tensor) -> Tensor:
+    """A network's output for a density, for which bfloat16, in which networks may compute, is too coarse."""
+    return output.float() if output.dtype == torch.bfloat16 else output
 
 
 class Head(nn.Module):

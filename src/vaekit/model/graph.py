@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, reduce
+from itertools import islice
 from operator import add
 
 from torch import Tensor, nn
@@ -117,10 +118,11 @@ class VAE(nn.Module):
             latents[name] = Latent(z, q, p)
         return latents
 
-    def posteriors(self, values: Values) -> dict[str, Distribution]:
-        """Each latent's posterior given the means of those before it; the means are also added to `values`."""
+    def posteriors(self, values: Values, count: int | None = None) -> dict[str, Distribution]:
+        """The posterior of each latent, or of the first `count`, given the means of those before it; the means are also
+        added to `values`."""
         posteriors = {}
-        for name, posterior in self.posterior.items():
+        for name, posterior in islice(self.posterior.items(), count):
             q = posteriors[name] = posterior(values)
             values[name] = q.mean
         return posteriors

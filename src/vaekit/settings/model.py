@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Literal, Self
@@ -117,10 +118,9 @@ class ModelConfig:
             )
         require_count("flow_steps", self.flow_steps, largest=100)
         require_count("flow_dim", self.flow_dim, largest=2**20)
-        for name in () if "flow" in (self.prior, self.posterior) else FLOW_SETTINGS:
-            require(
-                getattr(self, name) == getattr(ModelConfig, name),
-                f"{flag_name(name)} has no effect without a flow; choose --prior flow or --posterior flow",
+        if "flow" not in (self.prior, self.posterior):
+            self._require_defaults(
+                FLOW_SETTINGS, "without a flow; choose --prior flow or --posterior flow"
             )
         largest = 12 if self.network != "dense" else 100
         require(
@@ -192,12 +192,11 @@ class ModelConfig:
         )
         if self.encoder and self.decoder:
             unread = ["num_layers", "channels"] + ["hidden_dim"] * (not self.has_other_layers)
-            for name in unread:
-                require(
-                    getattr(self, name) == getattr(ModelConfig, name),
-                    f"{flag_name(name)} has no effect with --encoder and --decoder, which list the layers; "
-                    "change those, or give --encoder None --decoder None",
-                )
+            self._require_defaults(
+                unread,
+                "with --encoder and --decoder, which list the layers; change those, or give --encoder None --decoder "
+                "None",
+            )
             require(
                 self.network == "dense" or "@" in self.encoder,
                 "--network conv has no effect with --encoder and --decoder, which list dense layers; change those, "
@@ -221,6 +220,14 @@ class ModelConfig:
             self.prior != "conditional" or self.condition != "none",
             "--prior conditional needs a --condition, label or quadrants:1",
         )
+
+    def _require_defaults(self, names: Sequence[str], where: str) -> None:
+        """Raise UserError for one of these settings that was chosen, since it has no effect `where`."""
+        for name in names:
+            require(
+                getattr(self, name) == getattr(ModelConfig, name),
+                f"{flag_name(name)} has no effect {where}",
+            )
 
     def resolve(self) -> Self:
         """The settings with their default prior, if none is chosen."""
@@ -337,12 +344,11 @@ class LadderConfig(ModelConfig):
         for name, largest in {"channels": 4096, "patch_size": 1024, "encoder_blocks": 100}.items():
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name), largest=largest)
-        for name in NOT_OF_LADDERS:
-            require(
-                getattr(self, name) == getattr(ModelConfig, name),
-                f"{flag_name(name)} has no effect for a deep hierarchy, whose networks are set by --channels, "
-                "--groups, --patch-size and --encoder-blocks; leave it out",
-            )
+        self._require_defaults(
+            NOT_OF_LADDERS,
+            "for a deep hierarchy, whose networks are set by --channels, --groups, --patch-size and --encoder-blocks; "
+            "leave it out",
+        )
         require(
             self.posterior == "gaussian",
             f"--posterior {self.posterior} is not possible in a deep hierarchy; leave it out",

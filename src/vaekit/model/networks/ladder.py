@@ -24,7 +24,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ...settings.model import LadderConfig
-from ..distributions import gaussian, independent, posterior_head
+from ..distributions import as_float32, gaussian, independent, posterior_head
+from .residual import ResidualBlock, halving
 
 STATE, FEATURES = "state of the ladder", "features of the image"  # keys in the values
 
@@ -71,11 +72,13 @@ class Ladder(nn.Module):
         depth = len(used) * settings.encoder_blocks + len(self.names)
 
         def block(size: tuple[int, ...]) -> nn.Module:
-            return Residual(bottleneck(width, width, width, max(size), activation, depth**-0.5))
+            layers = bottleneck(width, width, width, max(size), activation, depth**-0.5)
+            return ResidualBlock(*layers)
 
         self.encoder = nn.ModuleList(
             nn.Sequential(*(block(size) for _ in range(settings.encoder_blocks))) for size in used
         )
+        self.halve = halving()
         self.label = nn.Linear(classes, 2 * width, bias=False) if classes else None
         self.first = nn.Parameter(torch.zeros(width, *sizes[0]))
         self.priors, self.posteriors, self.merges, self.blocks = (nn.ModuleList() for _ in range(4))
@@ -173,7 +176,7 @@ class Ladder(nn.Module):
         maps: dict[tuple[int, int], Tensor] = {}
         for size, blocks in zip(self.feature_sizes, self.encoder, strict=True):
             if maps:
-                h = F.avg_pool2d(h, 2, ceil_mode=True, count_include_pad=False)
+                h = self.halve(h)
             h = maps[size] = blocks(h)
         return maps
 
@@ -219,17 +222,6 @@ class LadderDecoder(nn.Module):
 
     def forward(self, values: dict[str, Any]) -> Distribution:
         return self.head(self.ladder.pixels(values))
-
-
-class Residual(nn.Module):
-    """x + network(x)."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self.network = network
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.network(x)
 
 
 class PriorNetwork(nn.Module):
@@ -311,8 +303,3 @@ def enlarge(h: Tensor, size: torch.Size) -> Tensor:
 
 def crop(maps: Tensor, size: tuple[int, ...]) -> Tensor:
     return maps if maps.shape[-2:] == size else maps[..., : size[0], : size[1]]
-
-
-def as_float32(output: Tensor) -> Tensor:
-    """Always in float32: bfloat16, which the networks may compute in, is too coarse for a density."""
-    return output.float() if output.dtype == torch.bfloat16 else output
