@@ -111,9 +111,9 @@ class LadderModel(Model):
 
     def prior_network(self, i, h):
         """Parameters of p(z_i | z_<i), and r."""
-        hidden = self.act(self.bottleneck(f"{PREFIX}.priors.{i}.trunk", h))
+        hidden = self.act(self.bottleneck(f"{PREFIX}.groups.{i}.prior.trunk", h))
         return [
-            convolve(self.weights, f"{PREFIX}.priors.{i}.{part}", hidden)
+            convolve(self.weights, f"{PREFIX}.groups.{i}.prior.{part}", hidden)
             for part in ("latent", "change")
         ]
 
@@ -125,8 +125,8 @@ class LadderModel(Model):
         for j, name in enumerate(self.latents[:i]):
             z = values[name].reshape(*values[name].shape[:-1], *self.shapes[name])
             _, r = self.prior_network(j, h)
-            h = h + r + convolve(w, f"{PREFIX}.merges.{j}", z)
-            h = self.residual(f"{PREFIX}.blocks.{j}", h)
+            h = h + r + convolve(w, f"{PREFIX}.groups.{j}.merge", z)
+            h = self.residual(f"{PREFIX}.groups.{j}.block", h)
             after = ([*sizes, finest])[j + 1]
             if tuple(after) != tuple(sizes[j]):
                 h = enlarged(h, *after) + w[f"{PREFIX}.positions.{positions}"]
@@ -149,7 +149,7 @@ class LadderModel(Model):
         h, of_image = self.path(i, above or {}, y), self.features(x, y)[self.shapes[latent][1:]]
         lead = np.broadcast_shapes(h.shape[:-3], of_image.shape[:-3])
         both = [np.broadcast_to(m, (*lead, *m.shape[-3:])) for m in (h, of_image)]
-        output = self.bottleneck(f"{PREFIX}.posteriors.{i}", np.concatenate(both, axis=-3))
+        output = self.bottleneck(f"{PREFIX}.groups.{i}.posterior", np.concatenate(both, axis=-3))
         change, scale = self.parameters(output)
         return self.prior_of(latent, y, above)[0] + change, scale
 

@@ -328,7 +328,7 @@ class ClusterConfig(ModelConfig):
 class LadderConfig(ModelConfig):
     """Settings of a deep hierarchy: groups of latents at several resolutions, from the coarsest to the finest."""
 
-    channels: int = 48
+    channels: int = 64
     """Channels of the feature maps, at all resolutions."""
     groups: str | None = None
     """Groups of latents, from the coarsest resolution on, as SIZExCOUNT:CHANNELS, such as "4x2:16 8x2:8 16x1:4": SIZE

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -71,25 +71,22 @@ class Ladder(nn.Module):
         self.feature_sizes = used
         depth = len(used) * settings.encoder_blocks + len(self.names)
 
-        def block(size: tuple[int, ...]) -> nn.Module:
-            layers = bottleneck(width, width, width, max(size), activation, depth**-0.5)
-            return ResidualBlock(*layers)
-
         self.encoder = nn.ModuleList(
-            nn.Sequential(*(block(size) for _ in range(settings.encoder_blocks))) for size in used
+            nn.Sequential(
+                *(
+                    residual_block(width, max(size), activation, depth**-0.5)
+                    for _ in range(settings.encoder_blocks)
+                )
+            )
+            for size in used
         )
         self.halve = halving()
         self.label = nn.Linear(classes, 2 * width, bias=False) if classes else None
         self.first = nn.Parameter(torch.zeros(width, *sizes[0]))
-        self.priors, self.posteriors, self.merges, self.blocks = (nn.ModuleList() for _ in range(4))
-        for channels, *size in self.latent_shapes.values():
-            side = max(size)
-            self.priors.append(PriorNetwork(width, 2 * channels, side, activation))
-            self.posteriors.append(
-                bottleneck(2 * width, width, 2 * channels, side, activation, depth**-0.5)
-            )
-            self.merges.append(scaled(nn.Conv2d(channels, width, 1), depth**-0.5))
-            self.blocks.append(block((side,)))
+        self.groups = nn.ModuleList(
+            Group(channels, width, max(size), activation, depth**-0.5)
+            for channels, *size in self.latent_shapes.values()
+        )
         # Where it enters a finer resolution, the path gets a learned map, which tells positions apart.
         self.positions = nn.ParameterList(
             nn.Parameter(torch.zeros(width, *size))
@@ -121,18 +118,22 @@ class Ladder(nn.Module):
         values[STATE] = state
         return state
 
+    def group(self, index: int) -> Group:
+        return cast("Group", self.groups[index])
+
     def before(self, index: int, h: Tensor, given: tuple[Any, ...]) -> State:
         prior: tuple[Tensor, ...] = ()
         if index < len(self.names):
-            prior = spatial(self.priors[index], h)
+            prior = spatial(self.group(index).prior, h)
         return State(index, h, prior, given[: index + 3])
 
     def after(self, state: State, z: Tensor, given: tuple[Any, ...]) -> State:
         """The path after group `state.index`, whose latent is z (..., C H W)."""
         i, h, (_, rest) = state.index, state.features, state.prior
-        z = spatial(self.merges[i], z.unflatten(-1, self.latent_shapes[self.names[i]]))
+        group = self.group(i)
+        z = spatial(group.merge, z.unflatten(-1, self.latent_shapes[self.names[i]]))
         # h comes last, since a sum has the memory format of its first term, and that of h_0 is slow for convolutions.
-        h = spatial(self.blocks[i], z + rest + h)
+        h = spatial(group.block, z + rest + h)
         if self.enters[i]:
             position = self.positions[sum(self.enters[:i])]
             h = enlarge(h, position.shape[-2:]) + position
@@ -155,7 +156,7 @@ class Ladder(nn.Module):
         features = self.features(values)[size]
         loc, _ = self.parameters_of(state.prior[0])
         change, scale = self.parameters_of(
-            spatial(self.posteriors[index], state.features, features)
+            spatial(self.group(index).posterior, state.features, features)
         )
         return independent(gaussian(loc + change, scale), 1)
 
@@ -224,6 +225,25 @@ class LadderDecoder(nn.Module):
         return self.head(self.ladder.pixels(values))
 
 
+class Group(nn.Module):
+    """The networks of one group of latents: those of its prior and of its posterior, what merges its values into the
+    path, and the residual block after it."""
+
+    def __init__(
+        self,
+        channels: int,
+        width: int,
+        side: int,
+        activation: Callable[[], nn.Module],
+        scale: float,
+    ) -> None:
+        super().__init__()
+        self.prior = PriorNetwork(width, 2 * channels, side, activation)
+        self.posterior = bottleneck(2 * width, width, 2 * channels, side, activation, scale)
+        self.merge = scaled(nn.Conv2d(channels, width, 1), scale)
+        self.block = residual_block(width, side, activation, scale)
+
+
 class PriorNetwork(nn.Module):
     """A feature map -> the parameters of a latent, and a change of the feature map; both are small at first."""
 
@@ -248,8 +268,8 @@ def bottleneck(
     activation: Callable[[], nn.Module],
     scale: float,
 ) -> nn.Sequential:
-    """Pre-activated convolutions 1 x 1, 3 x 3, 3 x 3, 1 x 1 with a quarter of `width` channels between them (1 x 1 for
-    maps of up to 2 pixels), the last one's weights times `scale`. Child 2021, fig. 3."""
+    """Pre-activated convolutions 1 x 1, 3 x 3, 1 x 1 with a quarter of `width` channels between them (1 x 1 for maps of
+    up to 2 pixels), the last one's weights times `scale`. He et al. 2016, fig. 5; Child 2021 has a second 3 x 3."""
     middle, kernel = middle_channels(width), 3 if side > 2 else 1
 
     def conv(a: int, b: int, kernel: int) -> nn.Module:
@@ -258,9 +278,14 @@ def bottleneck(
     return nn.Sequential(
         activation(), conv(inputs, middle, 1),
         activation(), conv(middle, middle, kernel),
-        activation(), conv(middle, middle, kernel),
         activation(), scaled(conv(middle, outputs, 1), scale),
     )  # fmt: skip
+
+
+def residual_block(
+    width: int, side: int, activation: Callable[[], nn.Module], scale: float
+) -> nn.Module:
+    return ResidualBlock(*bottleneck(width, width, width, side, activation, scale))
 
 
 def middle_channels(width: int) -> int:
