@@ -39,11 +39,13 @@ from vaekit.support.atomic import write_bytes, write_json
 from vaekit.support.errors import require
 
 VAEKIT = [sys.executable, "-m", "vaekit"]
-# Name -> arguments of `vaekit train`; the others than convvae are tentative.
+# Name -> arguments of `vaekit train`, each with the learning rate and precision that short trainings found best.
 CONFIGURATIONS = {
-    "convvae": "convvae --latent-dim 128",
-    "resnet": "convvae --network resnet --latent-dim 128",
-    "deepvae": "deepvae",
+    "convvae": "convvae --latent-dim 128 --learning-rate 3e-3 --precision bfloat16",
+    "resnet": "convvae --network resnet --channels 64 --latent-dim 128 --learning-rate 2e-3 --batch-size 50 "
+    "--clip-gradient 200 --precision bfloat16",
+    "deepvae": "deepvae --precision bfloat16",
+    "deepvae-mixture": "deepvae --likelihood logistic-mixture --logistics 3 --precision bfloat16",
 }
 TRIAL_IMAGES = 4000  # for training
 Images = dict[str, int]  # the number of each split

@@ -77,7 +77,7 @@ MODELS: dict[str, ModelEntry] = {
     "deepvae": ModelEntry(
         "Deep hierarchy of latents at many resolutions, for sharp images (Child 2021; Vahdat and Kautz 2020).",
         LadderConfig(),
-        training=TrainConfig(batch_size=32, learning_rate=4e-3, clip_gradient=2000.0),
+        training=TrainConfig(batch_size=32, learning_rate=8e-3, clip_gradient=2000.0),
     ),
 }
 
