@@ -120,10 +120,11 @@ class Linear:
             shift2 - self.k2 @ (self.c + self.f2 * self.a) - of_z1 * (read @ self.h1),
         ]
         for i, v in enumerate((self.v1, self.v2)):
-            scale = self.raw(factor[i] * v.sqrt())
-            weight = torch.cat([torch.cat([of_h[i], image[i]], 1), torch.zeros(1, 2 * WIDTH)])
+            scale = self.raw(factor[i] * v.sqrt() / SCALES[i])  # relative to the prior
+            of_both = torch.cat([of_h[i], image[i]], 1) / SCALES[i]
+            weight = torch.cat([of_both, torch.zeros(1, 2 * WIDTH)])
             ladder_of(self.model).groups[i].posterior = Affine(
-                (weight, torch.stack([bias[i], scale]))
+                (weight, torch.stack([bias[i] / SCALES[i], scale]))
             )
 
     def images(self, count):

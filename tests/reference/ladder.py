@@ -137,21 +137,21 @@ class LadderModel(Model):
         """(loc, scale), vectors: the first half of the channels, and what is positive of the second."""
         loc, raw = np.split(output, 2, axis=-3)
         loc, raw = (part.reshape(*part.shape[:-3], -1) for part in (loc, raw))
-        return loc, d.positive(raw, 1.0, 1e-4)
+        return loc, d.positive(raw, 1.0, 1e-2)
 
     def prior_of(self, latent, y, above=None, dim=None):
         i = self.latents.index(latent)
         return self.parameters(self.prior_network(i, self.path(i, above or {}, y))[0])
 
     def posterior(self, latent, x, y, above=None):
-        """Its location is relative to the prior's."""
+        """It is relative to the prior."""
         i = self.latents.index(latent)
         h, of_image = self.path(i, above or {}, y), self.features(x, y)[self.shapes[latent][1:]]
         lead = np.broadcast_shapes(h.shape[:-3], of_image.shape[:-3])
         both = [np.broadcast_to(m, (*lead, *m.shape[-3:])) for m in (h, of_image)]
         output = self.bottleneck(f"{PREFIX}.groups.{i}.posterior", np.concatenate(both, axis=-3))
-        change, scale = self.parameters(output)
-        return self.prior_of(latent, y, above)[0] + change, scale
+        (change, factor), (loc, scale) = self.parameters(output), self.prior_of(latent, y, above)
+        return loc + scale * change, scale * factor
 
     def decode(self, latents, y):
         h = self.path(len(self.latents), latents, y)

@@ -4,7 +4,7 @@ Sønderby et al. 2016 (ladder VAE); Kingma et al. 2016 (IAF), section 4; Vahdat 
 (VDVAE), whose blocks these are. With h_0 learned, group i = 0, 1, ... of the latents z_i has
 
     p(z_i | z_<i) = N(loc_p, scale_p^2), (loc_p, scale_p, r) = prior network(h_i)
-    q(z_i | x, z_<i) = N(loc_p + loc_q, scale_q^2), (loc_q, scale_q) = posterior network(h_i, features of x)
+    q(z_i | x, z_<i) = N(loc_p + scale_p loc_q, (scale_p scale_q)^2), (loc_q, scale_q) = posterior network(h_i, f(x))
     h_{i+1} = block(h_i + r + merge(z_i)), enlarged where the next group is of a finer resolution
 
 and the pixels follow from the last h. So the graph is that of any `VAE`, with a prior and a posterior for each group,
@@ -24,10 +24,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from ...settings.model import LadderConfig
-from ..distributions import as_float32, gaussian, independent, posterior_head
+from ..distributions import LocationScaleHead, as_float32, gaussian, independent
 from .residual import ResidualBlock, halving
 
 STATE, FEATURES = "state of the ladder", "features of the image"  # keys in the values
+SMALLEST_SCALE = 0.01  # of a prior, and of a posterior relative to its prior
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,9 @@ class Ladder(nn.Module):
             alike(nn.Conv2d(width, outputs * squares, 3, padding=1), squares),
             nn.PixelShuffle(self.patch) if self.patch > 1 else nn.Identity(),
         )
-        self.head = posterior_head()
+        self.head = LocationScaleHead(
+            gaussian, event_dim=1, scale="each", initial=1.0, floor=SMALLEST_SCALE
+        )
 
     def at(self, values: dict[str, Any], index: int) -> State:
         """The path before group `index`, from the latents above it. It is kept in the values, so that it is computed
@@ -154,11 +157,11 @@ class Ladder(nn.Module):
         state = self.at(values, index)
         size = self.latent_shapes[self.names[index]][1:]
         features = self.features(values)[size]
-        loc, _ = self.parameters_of(state.prior[0])
-        change, scale = self.parameters_of(
+        loc, scale = self.parameters_of(state.prior[0])
+        change, factor = self.parameters_of(
             spatial(self.group(index).posterior, state.features, features)
         )
-        return independent(gaussian(loc + change, scale), 1)
+        return independent(gaussian(loc + scale * change, scale * factor), 1)
 
     def features(self, values: dict[str, Any]) -> dict[tuple[int, int], Tensor]:
         """Feature maps (B, W, H, W) of the images by their size; kept in the values."""
