@@ -16,6 +16,7 @@ from .support.version import __version__
 if TYPE_CHECKING:
     from .data import Dataset, Split
     from .data import load as load_data
+    from .evaluation.anomalies import anomalies
     from .evaluation.clustering import cluster
     from .evaluation.evaluate import evaluate
     from .gallery.draw import draw
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
 _HOME = {
     "MODELS": "settings.catalog",
     "UserError": "support.errors",
+    "anomalies": "evaluation.anomalies",
     "cluster": "evaluation.clustering",
     "compare": "studies.curves",
     "Dataset": "data",

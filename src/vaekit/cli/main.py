@@ -16,7 +16,7 @@ from tyro.extras import SubcommandApp
 from ..settings.catalog import MODELS, ModelEntry
 from ..support.errors import UserError, command_line_messages, one_line
 from ..support.version import __version__
-from . import data, images, runs, train
+from . import anomalies, data, images, runs, train
 from .errors import explain_parse_error, is_resume
 from .words import print_stderr
 
@@ -91,6 +91,7 @@ MAX_MESSAGE = 2000  # characters
 VERBS: dict[str, Callable[..., None]] = {
     **runs.VERBS,
     **images.VERBS,
+    **anomalies.VERBS,
     "presets": presets,
     "reproduce": train.reproduce,
     "demo": demo,

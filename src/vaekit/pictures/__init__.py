@@ -2,7 +2,7 @@
 
 from .bands import Bands, choose_bands
 from .charts import cluster_bars, comparison, confusion, curves, latent_bars, samples_seen
-from .grids import contact_sheet, image_grid, pairs
+from .grids import contact_sheet, heat_maps, image_grid, pairs
 from .scatters import Panel, scatter, scatter_3d
 from .writing import Movie, save
 
@@ -16,6 +16,7 @@ __all__ = [
     "confusion",
     "contact_sheet",
     "curves",
+    "heat_maps",
     "image_grid",
     "latent_bars",
     "pairs",

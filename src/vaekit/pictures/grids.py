@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 import torch
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
@@ -169,6 +170,32 @@ def pairs(
     shown = {*marked, *(n + columns for n in marked)}
     blank = {*range(len(images))} - shown
     return image_grid(images, columns, names, title=title, marked=marked, bands=bands, blank=blank)
+
+
+def heat_maps(
+    inputs: Tensor,
+    reconstructions: Tensor,
+    maps: Tensor,
+    columns: int = 10,
+    bands: Bands | None = None,
+) -> Figure:
+    """Draw each input above its reconstruction, both (N, C, H, W), and a map of its pixels (N, H, W) in colours, from
+    black, the lowest value of all maps, to yellow, the 99.5th percentile; `bands` as in `image_grid`."""
+    columns = min(columns, len(inputs))
+    bands = bands or choose_bands(inputs)
+    low, high = maps.min(), maps.flatten()[:: 1 + maps.numel() // 10**6].quantile(0.995)
+    scaled = ((maps - low) / (high - low).clamp(min=1e-12)).clamp(0, 1)
+    colours = torch.from_numpy(colormaps["inferno"](scaled.numpy())[..., :3]).permute(0, 3, 1, 2)
+    pictures = [*(bands(each).expand(-1, 3, -1, -1) for each in (inputs, reconstructions)), colours]
+    rows = [
+        torch.cat([each, each.new_ones((-len(each) % columns, *each.shape[1:]))])
+        for each in pictures
+    ]
+    images = torch.stack([each.float().unflatten(0, (-1, columns)) for each in rows], 1).flatten(
+        0, 2
+    )
+    names = ["input", "reconstruction", "odd pixels"] * (len(images) // columns // 3)
+    return image_grid(images, columns, names, title=bands.title(""))
 
 
 def alternate_rows(above: Tensor, below: Tensor, columns: int) -> Tensor:

@@ -20,6 +20,10 @@ MetricGroup = Literal[
     "elbo", "nll", "aggregate", "reconstruction", "probes", "clusters", "frechet", "gap"
 ]
 
+AnomalyScore = Literal[
+    "nll", "complexity-corrected", "likelihood-regret", "latent", "reconstruction", "typicality"
+]
+
 # Settings that only one estimator has.
 ESTIMATOR_SETTINGS = {"temperatures": "ais", "precision": "importance", "memory": "importance"}
 
@@ -110,6 +114,42 @@ class FitPriorConfig:
                 getattr(self, name) == getattr(FitPriorConfig, name),
                 f"{flag_name(name)} has no effect with --prior {self.prior}; leave it out, or choose another --prior",
             )
+
+
+@dataclass(frozen=True)
+class AnomalyConfig:
+    """Settings of a search for odd images."""
+
+    score: Literal["auto"] | AnomalyScore = "auto"
+    """Score of each image, higher for an odder one (docs/anomalies.md explains them); auto: chosen by the kind of data
+    and model, and said."""
+    false_alarms: float = 0.05
+    """Share of images like the validation images that may be flagged."""
+    samples: int = 100
+    """Importance samples per image for the NLL."""
+    steps: int = 50
+    """Optimisation steps of likelihood-regret."""
+    limit: int = 1000
+    """Compare with at most this many validation images, and as many training images, chosen by the seed."""
+    normal: tuple[str, ...] = ()
+    """Classes that are not odd, for AUROC and average precision; default: good or normal where there is one, else those
+    that the model was trained on."""
+    top: int = 20
+    """Number of the oddest images in the pictures."""
+    seed: int = 0
+    """Random seed of the samples and of the choice of images."""
+    device: str = "auto"
+    """Device: auto, cpu, cuda, cuda:1, mps."""
+
+    def __post_init__(self) -> None:
+        for name in ("samples", "steps", "limit"):
+            require_count(name, getattr(self, name))
+        require_count("top", self.top, largest=200)
+        require_seed(self.seed)
+        require(
+            0 < self.false_alarms < 1,
+            f"--false-alarms is {self.false_alarms}; it must be a share between 0 and 1, such as 0.05",
+        )
 
 
 @dataclass(frozen=True)
