@@ -10,7 +10,7 @@ from typing import Annotated, Literal
 import tyro
 from tyro.conf import Positional
 
-from ..settings.analysis import AnomalyConfig, parse_bands
+from ..settings.analysis import AnomalyConfig
 from ..settings.data import ChannelAxis, Pages
 from .words import PriorArgument, RunArgument, WeightsArgument, print_text
 
@@ -60,14 +60,13 @@ def anomalies(
         json: Print the .json instead of the table.
     """
     from ..evaluation.anomalies import anomalies as find
-    from ..gallery.anomalies import as_text, default_folder, require_writable, write_anomalies
+    from ..gallery.anomalies import as_text, check_output, default_folder, write_anomalies
     from ..runs.directory import Run
     from ..support.console import PlainConsole
 
     place = Run(run, weights, prior)
-    parse_bands(bands)
     folder = default_folder(place, images) if out is None else Path(out)
-    require_writable(folder)
+    check_output(place, folder, bands)
     found: list[Path] | str | None = [Path(word) for word in images] or None
     if len(images) == 1 and not Path(images[0]).exists():
         found = images[0]

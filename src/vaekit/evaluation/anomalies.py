@@ -179,13 +179,13 @@ def parts_to_score(
 ) -> Iterator[tuple[Table, EvalSplit]]:
     """Yield the images in parts, as `images_to_encode` does; of a folder in the layout of MVTec-AD its test images,
     where `images` is that folder, or the run's own data set that was read from it."""
-    source = run.source if isinstance(images, Dataset) and split in (None, "test") else None
-    path = images if source is None else source.data
+    of_run = run.source if isinstance(images, Dataset) else None
+    path = images if of_run is None else of_run.data
     if isinstance(path, Sequence) and not isinstance(path, str) and len(path) == 1:
         (path,) = path
-    if isinstance(path, str | Path) and (Path(path) / "train" / NORMAL).is_dir():
+    if isinstance(path, str | Path) and split in (None, "test"):
         test = Path(path) / "test"
-        if test.is_dir():
+        if test.is_dir() and (Path(path) / "train" / NORMAL).is_dir():
             images, split = [test], None
             bar.log(f"the test images of {printable(path)}, in the layout of MVTec-AD")
     yield from images_to_encode(run, images, split, None, data_dir, bar, pages, channel_axis)

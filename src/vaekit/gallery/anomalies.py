@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 
 from ..evaluation.anomalies import Anomalies
 from ..inference.picture_data import run_bands
@@ -30,11 +31,12 @@ def default_folder(run: Run, images: Sequence[str]) -> Path:
     return run.path / "anomalies" / (name or "images")
 
 
-def require_writable(folder: Path) -> None:
-    """Raise UserError where a folder cannot be made here."""
+def check_output(run: Run, folder: Path, bands: str | None = None) -> None:
+    """Raise UserError where a folder cannot be made here, and for bands that the images do not have."""
     require(folder.is_dir() or not folder.exists(), f"--out {folder} is a file; name a folder")
     parent = next(each for each in (folder, *folder.parents) if each.exists())
     require(parent.is_dir(), f"--out {folder}: {parent} is a file; name another folder")
+    run_bands(run, bands, torch.zeros(1, *run.blueprint.shape))
 
 
 def write_anomalies(
@@ -43,26 +45,30 @@ def write_anomalies(
     """Write SCORE.csv and SCORE.json, all images with the oddest first, SCORE.png, a contact sheet of the oddest, and
     SCORE-maps.png, these above their reconstructions and what is odd in each pixel, into a folder, created if missing;
     yield the paths. `bands`: as of `vaekit plot`."""
-    require_writable(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    check_output(run, folder, bands)
     table, score = result.table, result.summary["score"]
+    shown = run_bands(run, bands, result.images)
+    names = [f"p {p:.3f} {n}" for p, n in zip(table["p_value"], short_names(table), strict=True)]
+    pictures = {
+        f"{score}.png": contact_sheet(result.images, names[: len(result.images)], COLUMNS, shown),
+        f"{score}-maps.png": heat_maps(
+            result.images, result.reconstructions, result.maps, COLUMNS, shown
+        ),
+    }
+    rows = [
+        dict(zip(table, row, strict=True))
+        for row in zip(*map(as_plain, table.values()), strict=True)
+    ]
+    folder.mkdir(parents=True, exist_ok=True)
 
     def place(name: str) -> Path:  # whose name says the weights, where they are not the best
         return folder / run.file(name).name
 
     yield write_table(table, place(f"{score}.csv"))
-    rows = [
-        dict(zip(table, row, strict=True))
-        for row in zip(*map(as_plain, table.values()), strict=True)
-    ]
     write_json(place(f"{score}.json"), {**result.summary, "table": rows})
     yield place(f"{score}.json")
-    shown = run_bands(run, bands, result.images)
-    names = [f"p {p:.3f} {n}" for p, n in zip(table["p_value"], short_names(table), strict=False)]
-    sheet = contact_sheet(result.images, names[: len(result.images)], COLUMNS, shown)
-    yield save(sheet, place(f"{score}.png"))
-    figure = heat_maps(result.images, result.reconstructions, result.maps, COLUMNS, shown)
-    yield save(figure, place(f"{score}-maps.png"))
+    for name, figure in pictures.items():
+        yield save(figure, place(name))
 
 
 def as_plain(column: np.ndarray) -> list[Any]:

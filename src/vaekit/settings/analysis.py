@@ -120,7 +120,7 @@ class FitPriorConfig:
 class AnomalyConfig:
     """Settings of a search for odd images."""
 
-    score: Literal["auto"] | AnomalyScore = "auto"
+    score: Literal["auto", AnomalyScore] = "auto"
     """Score of each image, higher for an odder one (docs/anomalies.md explains them); auto: chosen by the kind of data
     and model, and said."""
     false_alarms: float = 0.05
