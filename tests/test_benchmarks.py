@@ -18,6 +18,7 @@ from vaekit.data.duplicates import find_duplicates
 ROOT = Path(__file__).parents[1]
 sys.path.append(str(ROOT / "benchmarks"))
 
+import anomalies as odd_images  # noqa: E402
 import colour  # noqa: E402
 import density  # noqa: E402
 import icons  # noqa: E402
@@ -227,3 +228,73 @@ def trained_runs(tmp_path, monkeypatch):
         evaluate(out, data, metrics=("elbo", "nll"), samples=5, limit=20)
         runs.append(out)
     return runs
+
+
+def odd_record(seed, **aurocs):
+    """A record of benchmarks/anomalies.py with these AUROCs by detector, `nll` being the default score."""
+    detectors = {
+        name: {
+            "false_alarms": 0.04 + 0.02 * seed,
+            "auroc": {"clothes": value},
+            "found": {"clothes": 0.5},
+        }
+        for name, value in aurocs.items()
+    }
+    return {
+        "task": "digits", "seed": seed, "default": "nll", "detectors": detectors, "minutes": 5.0,
+        "images": {"validation": 9, "test": 9, "clothes": 9}, "date": "2026-11-27", "machine": "m",
+    }  # fmt: skip
+
+
+BASELINES = {"IsolationForest on PCA": 0.6, "k-NN on pixels": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("ours", "lines"),
+    [
+        ({"nll": 0.9, "latent": 0.95}, ["- Nowhere in this table."]),
+        ({"nll": 0.7, "latent": 0.95}, ["the default nll (0.700), to k-NN on pixels (0.800)"]),
+        (
+            {"nll": 0.7, "latent": 0.75},
+            ["every score, to k-NN on pixels (0.800; best latent, 0.750)"],
+        ),
+    ],
+)
+def test_the_table_of_odd_images_says_where_vaekit_loses(ours, lines):
+    records = [odd_record(seed, **ours, **BASELINES) for seed in (0, 1)]
+    text = odd_images.page(records)
+    for line in lines:
+        assert line in text
+    (row,) = [
+        each for each in text.splitlines() if each.startswith("| MNIST, binarised | clothes |")
+    ]
+    assert f"{ours['nll']:.3f} (sd 0.000) *" in row
+    best = max([*ours.values(), 0.8])
+    assert f"**{best:.3f} (sd 0.000)**" in row
+    assert row.endswith("| 2 |")
+    assert "0.050 (sd 0.014)" in text  # false alarms of 4 % and 6 %
+
+
+@pytest.mark.parametrize("kind", odd_images.CORRUPTIONS)
+def test_corrupted_images_differ_as_they_should(kind):
+    images = random_dataset((3, 16, 16), kind="grey").test.images
+    found = odd_images.corrupt(kind, images, 0)
+    assert found.shape == images.shape
+    assert found.dtype == torch.uint8
+    assert torch.equal(found, odd_images.corrupt(kind, images, 0))
+    changed = found != images
+    if kind == "occlusion":
+        assert ((found == 127).sum((1, 2, 3)) >= 3 * 16).all()
+        assert (changed.any(1).sum((1, 2)) <= 16).all()
+    else:
+        rough = (found.float().diff(dim=-1).var(), images.float().diff(dim=-1).var())
+        assert rough[0] > rough[1] if kind == "noise" else rough[0] < rough[1] / 2
+
+
+def test_left_out_classes_are_all_odd_and_no_label_remains():
+    data = random_dataset()
+    rest, odd = odd_images.left_out(data, [1])
+    counts = [int((split.labels == 1).sum()) for split in data.splits.values()]
+    assert len(odd) == sum(counts)
+    assert [len(s) for s in rest.splits.values()] == [20 - count for count in counts]
+    assert all(split.labels is None for split in rest.splits.values())

@@ -15,6 +15,7 @@ from vaekit.pictures import (
     confusion,
     contact_sheet,
     curves,
+    heat_maps,
     image_grid,
     pairs,
     samples_seen,
@@ -79,6 +80,25 @@ def test_pairs_are_framed_inputs_above_reconstructions():
     frames = [drawn[GAP + row * (4 + GAP) - 1, GAP + 1] for row in range(4)]
     assert [bool(np.ptp(frame)) for frame in frames] == [True, False, True, False]
     assert not np.ptp(drawn[GAP + 2 * (4 + GAP) - 1, GAP + 4 + GAP])
+
+
+@pytest.mark.parametrize("channels", [1, 3, 5])
+def test_heat_maps_are_below_input_and_reconstruction_and_share_one_scale(channels):
+    inputs, reconstructions = torch.rand(2, 3, channels, 4, 6)
+    maps = torch.stack([torch.zeros(4, 6), torch.full((4, 6), 0.5), torch.ones(4, 6)])
+    figure = heat_maps(inputs, reconstructions, maps, columns=2)
+    drawn = canvas(figure)
+    assert drawn.shape[:2] == (6 * (4 + GAP) - GAP, 2 * (6 + GAP) - GAP)
+    assert [text.get_text() for text in figure.axes[0].texts] == [
+        *["input", "reconstruction", "odd pixels"] * 2
+    ]
+    if channels == 3:
+        assert np.allclose(drawn[:4, :6], inputs[0].permute(1, 2, 0), atol=1e-6)
+    row = 2 * (4 + GAP)
+    black, middle, bright = drawn[row, 0], drawn[row, 6 + GAP], drawn[row + 3 * (4 + GAP), 0]
+    assert black.sum() < 0.1 < middle.sum() < bright.sum()
+    assert (drawn[:4, :6] < 1).any()
+    assert (drawn[-4:, 6 + GAP :] == 1).all()  # no fourth image
 
 
 def test_names_are_at_their_rows_and_columns_and_not_cut():
