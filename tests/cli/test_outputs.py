@@ -42,6 +42,7 @@ REFUSED = [
     (["decode", "run", "codes.csv", "--out", "no/a.npz"], FOLDER),
     (["decode", "run", "codes.csv", "--out", "run"], "name a new folder"),
     (["plot", "run", "--out", "run/config.json"], NAME_A_FOLDER),
+    (["anomalies", "run", "--out", "run/config.json"], NAME_A_FOLDER),
     (["export", "run", "--onnx", "run/config.json"], NAME_A_FOLDER),
     (["export", "run", "--torch", "run/config.json"], NAME_A_FOLDER),
     (["compare", "run", "--out", "run/clusters-test.csv"], OWN_FILE),
