@@ -19,6 +19,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import reduce
 from pathlib import Path
 from typing import Any
 
@@ -65,9 +66,9 @@ class Task:
 
 
 def without_labels(data: Dataset) -> Dataset:
-    return Dataset(
+    return Dataset.from_splits(
         data.name,
-        *(Split(split.images[:]) for split in data.splits.values()),
+        (Split(split.images[:]) for split in data.splits.values()),
         black_and_white=data.black_and_white,
         value_range=data.value_range,
     )
@@ -130,7 +131,7 @@ CORRUPTIONS = ("noise", "blur", "occlusion")
 def corrupt(kind: str, images: Tensor, seed: int) -> Tensor:
     """Images (N, C, H, W), uint8, with Gaussian noise of 15 levels, blurred by 1 pixel, or with a grey square of a
     quarter of the side at a random place."""
-    x, rng = images.numpy().astype(np.float32), np.random.default_rng(seed)
+    x, rng = images.numpy().astype(np.float64), np.random.default_rng(seed)
     if kind == "noise":
         x = x + rng.normal(0, 15, x.shape)
     elif kind == "blur":
@@ -196,7 +197,7 @@ def detector_scores(
         for name, images in sets.items()
     }
     with torch.no_grad():
-        found = {
+        found: dict[str, dict[str, np.ndarray]] = {
             score: {name: entry.function(context) for name, context in contexts.items()}
             for score, entry in SCORES.items()
             if not why_not(score, model, levels)
@@ -272,55 +273,48 @@ def auroc(normal: np.ndarray, odd: np.ndarray) -> float:
 
 
 def mean_and_sd(values: Sequence[float]) -> str:
+    """Text of the mean; "" of no values."""
     sd = f" (sd {statistics.stdev(values):.3f})" if len(values) > 1 else ""
-    return f"{statistics.mean(values):.3f}{sd}"
+    return f"{statistics.mean(values):.3f}{sd}" if values else ""
 
 
 def tables(records: Sequence[Record]) -> list[str]:
     """The lines of the page: AUROC of each pair by detector, where vaekit loses, and false alarms."""
-    columns = [*SCORES, *BASELINES]
-    rows, losses = [], []
-    head = [
-        "| trained on | odd | " + " | ".join(columns) + " | seeds |",
-        "|---" * (len(columns) + 3) + "|",
-    ]
-    alarms = [
-        "| trained on | " + " | ".join(columns) + " | seeds |",
-        "|---" * (len(columns) + 2) + "|",
-    ]
+    columns: list[str] = [*SCORES, *BASELINES]
+    heads = [["trained on", "odd", *columns, "seeds"], ["trained on", *columns, "seeds"]]
+    aurocs, alarms = ([line(head), line(["---"] * len(head))] for head in heads)
+    losses: list[str] = []
     for task in [name for name in TASKS if any(r["task"] == name for r in records)]:
         own = [r for r in records if r["task"] == task]
         default = own[0]["default"]
-        for odd in dict.fromkeys(
-            key for r in own for key in r["images"] if key not in ("validation", "test")
-        ):
-            values = {
-                c: [
-                    r["detectors"][c]["auroc"][odd]
-                    for r in own
-                    if c in r["detectors"] and odd in r["images"]
-                ]
-                for c in columns
-            }
+        for odd in dict.fromkeys(key for r in own for key in r["images"]):
+            having = [r for r in own if odd in r["images"]]
+            if odd in ("validation", "test"):
+                continue
+            values = {c: of_detector(having, c, "auroc", odd) for c in columns}
             means = {c: statistics.mean(v) for c, v in values.items() if v}
             best = max(means, key=means.__getitem__)
-            cells = []
-            for c in columns:
-                text = mean_and_sd(values[c]) if values[c] else ""
-                text = f"**{text}**" if c == best else text
-                cells.append(f"{text} *" if c == default else text)
-            count = max(map(len, values.values()))
-            rows.append(f"| {NORMAL[task]} | {odd} | {' | '.join(cells)} | {count} |")
+            cells = [
+                f"{'**' * (c == best)}{mean_and_sd(values[c])}{'**' * (c == best)}{' *' * (c == default)}"
+                for c in columns
+            ]
+            aurocs.append(line([NORMAL[task], odd, *cells, str(len(having))]))
             losses += lost(f"{NORMAL[task]}, {odd}", means, default)
-        shares = {
-            c: [r["detectors"][c]["false_alarms"] for r in own if c in r["detectors"]]
-            for c in columns
-        }
-        cells = [mean_and_sd(shares[c]) if shares[c] else "" for c in columns]
-        alarms.append(f"| {NORMAL[task]} | {' | '.join(cells)} | {len(own)} |")
-    text = ["## AUROC", "", *head, *rows, "", "## Where vaekit loses", ""]
-    text += losses or ["- Nowhere in this table."]
-    return [*text, "", f"## False alarms at {FALSE_ALARMS:.0%}", "", *alarms]
+        shares = [mean_and_sd(of_detector(own, c, "false_alarms")) for c in columns]
+        alarms.append(line([NORMAL[task], *shares, str(len(own))]))
+    losses = losses or ["- Nowhere in this table."]
+    parts = ["## AUROC", "", *aurocs, "", "## Where vaekit loses", "", *losses]
+    return [*parts, "", f"## False alarms at {FALSE_ALARMS:.0%}", "", *alarms]
+
+
+def line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def of_detector(records: Sequence[Record], detector: str, *keys: str) -> list[float]:
+    """A value of a detector, by its keys, in each record that has it."""
+    found = [r["detectors"][detector] for r in records if detector in r["detectors"]]
+    return [reduce(dict.__getitem__, keys, each) for each in found]
 
 
 def lost(pair: str, means: dict[str, float], default: str) -> list[str]:
