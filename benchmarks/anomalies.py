@@ -379,7 +379,7 @@ def main() -> None:
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--minutes", type=float, default=5.0, help="of each training, at most")
     parser.add_argument("--hours", type=float, default=24.0, help="after which no new part begins")
-    parser.add_argument("--limit", type=int, default=500, help="images of each kind")
+    parser.add_argument("--limit", type=int, default=300, help="images of each kind")
     parser.add_argument("--samples", type=int, default=100, help="importance samples per image")
     parser.add_argument(
         "--images", type=int, default=None, help="of each split, for a trial of the script"

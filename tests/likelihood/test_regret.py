@@ -1,6 +1,6 @@
 """Likelihood regret against the closed forms of linear-Gaussian models: it is the KL to the exact posterior.
 
-The ELBO of an image is from 1,600 samples here; means over 40 images are then within 1 % for all but 1 in 1,000 seeds.
+The ELBO of an image is from 800 samples here; means over 40 images are then within 1 % for all but 1 in 1,000 seeds.
 """
 
 import pytest

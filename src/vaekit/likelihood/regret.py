@@ -20,7 +20,7 @@ from .aggregate import is_gaussian
 from .elbo import image_chunks
 from .importance import prepare_for_inference
 
-STEPS, SAMPLES = 50, 4  # of the optimisation; samples per image and step
+STEPS, SAMPLES = 50, 2  # of the optimisation; samples per image and step
 GROUPS = 16  # of SAMPLES, by which both posteriors are compared at the end
 RATE = 0.4  # of Adam, in standard deviations of the encoder's posterior
 SEED = 3
