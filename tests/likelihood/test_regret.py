@@ -1,6 +1,6 @@
 """Likelihood regret against the closed forms of linear-Gaussian models: it is the KL to the exact posterior.
 
-The ELBO of an image is from 800 samples here; means over 40 images are then within 1 % for all but 1 in 1,000 seeds.
+The ELBO of an image is from 400 samples here; means over 40 images then have standard errors below 1 %.
 """
 
 import pytest
@@ -24,7 +24,7 @@ QUIET = ProgressBar(False)
 
 @pytest.fixture
 def many_samples(monkeypatch):
-    monkeypatch.setattr(regret, "GROUPS", 400)
+    monkeypatch.setattr(regret, "GROUPS", 200)
 
 
 def split(count=40, shape=SHAPE):
@@ -32,7 +32,9 @@ def split(count=40, shape=SHAPE):
         return EvalSplit(Split(torch.rand(count, *shape)), "none")
 
 
-@pytest.mark.parametrize(("shift", "factor"), [(2.0, 1.5), (5.0, 0.5)])
+@pytest.mark.parametrize(
+    ("shift", "factor"), [(5.0, 0.5), pytest.param(2.0, 1.5, marks=pytest.mark.long)]
+)
 def test_the_regret_is_the_kl_to_the_exact_posterior(shift, factor, many_samples):
     found = likelihood_regret(linear_vae(2, shift, factor), split(), QUIET, steps=100)
     of_one = (factor**2 + shift**2 - 1) / 2 - torch.tensor(factor).log()
@@ -43,7 +45,7 @@ def test_the_regret_is_the_kl_to_the_exact_posterior(shift, factor, many_samples
 def test_at_the_exact_posterior_the_regret_is_zero(many_samples):
     found = likelihood_regret(linear_vae(2), split(), QUIET)
     assert (found >= 0).all()
-    assert found.max() < 0.02
+    assert found.max() < 0.04
 
 
 def test_more_steps_find_more_and_few_never_less_than_nothing(many_samples):
