@@ -124,14 +124,14 @@ def plain_ladder_loss(ladder: Ladder, x: Tensor) -> Tensor:
     h, kl = ladder.first.expand(len(x), *ladder.first.shape), torch.zeros(len(x))
     positions = iter(ladder.positions)
     for i, enters in enumerate(ladder.enters):
-        prior, change = ladder.groups[i].prior(h)
+        prior, change = ladder.group(i).prior(h)
         loc_p, raw_p = prior.chunk(2, dim=1)
         features = torch.cat([h, maps[h.shape[-2:]]], dim=1)
-        shift, raw_q = ladder.groups[i].posterior(features).chunk(2, dim=1)
+        shift, raw_q = ladder.group(i).posterior(features).chunk(2, dim=1)
         p, q = ladder.head.positive(raw_p), ladder.head.positive(raw_q)
         z = loc_p + shift + q * torch.randn_like(q)
         kl = kl + ((p / q).log() + (q**2 + shift**2) / (2 * p**2) - 0.5).flatten(1).sum(1)
-        h = ladder.groups[i].block(ladder.groups[i].merge(z) + change + h)
+        h = ladder.group(i).block(ladder.group(i).merge(z) + change + h)
         if enters:
             position = next(positions)
             _, rows, columns = position.shape
