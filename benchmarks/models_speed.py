@@ -24,7 +24,7 @@ def epochs_of(name: str, data: vaekit.Dataset, epochs: int) -> Iterator[None]:
     """The training loop of a model on IMAGES images, one epoch at each `next`."""
     model = vaekit.build(name, data)
     config = dataclasses.replace(MODELS[name].training, epochs=epochs)
-    config = config.resolve(model.blueprint.settings)
+    config = config.resolve(model.blueprint.settings, IMAGES)
     subset = dataclasses.replace(data, train=data.train[:IMAGES])
     return training_loop(model, subset, config, objective_of(model.blueprint), "dynamic")
 

@@ -84,7 +84,7 @@ def main() -> None:
             seconds = time.perf_counter() - started
             size = (run.path / STATE).stat().st_size
             clock = clock_seconds(run, Learner(model, run.training, torch.device("cpu")))
-            steps = args.epochs * run.training.steps(len(data.train))
+            steps = run.training.total_steps(len(data.train))
         share = (sum(times) + steps * clock) / seconds
         print_row(
             [

@@ -57,7 +57,7 @@ class VAETransformer(
     model : model name of `vaekit train`, not conditional on labels. latent_dim, hidden_dim : see `ModelConfig`.
     image_shape : (C, H, W) with C H W pixels; (1, 1, pixels) by default, which is enough for dense networks.
     batch_size : rows per step; "auto" is a 20th of the rows, at least 10 and at most 100.
-    settings, training : further fields of `ModelConfig` and of `TrainConfig`, as dicts. With
+    settings, training : further fields of `ModelConfig` and of `TrainConfig`, as dicts; `steps` replaces `epochs`. With
         {"likelihood": "bernoulli"} pixels are binarised at the middle of the range.
     validation_fraction : share of the rows, chosen at random, that selects the best epoch.
     samples : importance samples per row for log p(x) (Burda et al. 2016, eq. 8).
@@ -135,8 +135,9 @@ class VAETransformer(
         bernoulli = settings.likelihood == "bernoulli"
         self._binarisation: ResolvedBinarisation = "threshold" if bernoulli else "none"
         auto_batch_size = min(100, max(10, len(X) // 20))  # enough steps even with few rows
+        own_length = {} if "steps" in (self.training or {}) else {"epochs": self.epochs}
         training: dict[str, Any] = {
-            "epochs": self.epochs,
+            **own_length,
             "batch_size": auto_batch_size if self.batch_size == "auto" else self.batch_size,
             "learning_rate": self.learning_rate,
             **(self.training or {}),

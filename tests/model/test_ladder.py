@@ -537,6 +537,8 @@ def test_groups_are_read_as_they_are_written():
     ("epochs", "expected"), [(1, 0.2), (5, 1.0), (20, 4.0), (50, 10.0), (500, 10.0)]
 )
 def test_a_deep_hierarchy_warms_its_kl_up_over_a_fifth_of_the_epochs(epochs, expected):
-    assert TrainConfig(epochs=epochs).resolve(LadderConfig()).kl_warmup == pytest.approx(expected)
-    assert TrainConfig(epochs=epochs, kl_warmup=0.0).resolve(LadderConfig()).kl_warmup == 0
-    assert TrainConfig(epochs=epochs).resolve(ModelConfig()).kl_warmup == 0
+    assert TrainConfig(epochs=epochs).resolve(LadderConfig(), 100).kl_warmup == pytest.approx(
+        expected
+    )
+    assert TrainConfig(epochs=epochs, kl_warmup=0.0).resolve(LadderConfig(), 100).kl_warmup == 0
+    assert TrainConfig(epochs=epochs).resolve(ModelConfig(), 100).kl_warmup == 0

@@ -70,7 +70,7 @@ def test_100_compiled_steps_have_the_loss_of_eager_ones(name):
             compile=choice,
             augment="hflip,shift=1",
         )
-        assert config.steps(len(data.train)) * config.epochs >= 100
+        assert config.steps_per_epoch(len(data.train)) * config.epochs >= 100
         results.append(trained(data, model, config))
     (compiled, weights, lines), (eager, expected, no_lines) = results
     assert compiled == pytest.approx(eager, rel=1e-4)

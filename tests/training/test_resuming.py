@@ -42,12 +42,19 @@ CASES = {
     "flows": ("vae", {"prior": "flow", "posterior": "flow", "flow_dim": 8}, {"ema": 0.9}),
     "mmdvae": ("mmdvae", {"posterior": "deterministic"}, {}),
     "deepvae": ("deepvae", small_settings("deepvae"), {"ema": 0.9, "skip_spikes": 1.5}),
+    "steps": ("vae", {}, {"steps": 15, "ema": 0.9, "kl_warmup": 0.5}),
 }
 
 
 @pytest.fixture(autouse=True)
 def saving_may_take_all_the_time(monkeypatch):
     monkeypatch.setattr("vaekit.training.checkpoint.MAX_TIME_SHARE", math.inf)
+
+
+@pytest.fixture(autouse=True)
+def epochs_of_two_passes(monkeypatch):
+    """With steps: three a pass, so that the last epoch of 15 is cut."""
+    monkeypatch.setattr("vaekit.settings.training.MIN_STEPS_PER_EPOCH", 5)
 
 
 class Interrupted(BaseException):
@@ -60,7 +67,8 @@ def prepare(out, case="vae", **more):
     data = random_dataset()
     sizes = {} if name == "deepvae" else SMALL
     model = build(name, data, **{**sizes, **settings})
-    training = {"epochs": 3, "batch_size": 8, "state_every": 1e-9, "seed": 5, **training, **more}
+    length = {} if "steps" in training else {"epochs": 3}
+    training = {**length, "batch_size": 8, "state_every": 1e-9, "seed": 5, **training, **more}
     return data, lambda: train(model, data, out=out, progress=False, **training)
 
 
@@ -266,7 +274,7 @@ def test_a_loss_that_is_not_finite_once_continues_with_smaller_steps(tmp_path, m
     """The sixth step makes weights NaN, unless its learning rate is lowered: it is named, and the run completes."""
     data, work = prepare(tmp_path / "a", state_every=1000.0)
     config = TrainConfig(epochs=3, batch_size=8)
-    steps = config.steps(len(data.train))
+    steps = config.steps_per_epoch(len(data.train))
     rate, step = learning_rate(6 / steps, config), Adam.step
 
     def faulty(self, closure=None):
@@ -304,7 +312,7 @@ def test_after_a_recovery_within_an_epoch_the_movie_continues_at_its_step(tmp_pa
     run = work()
     assert sum("recovered" in epoch for epoch in run.metrics) == 1
     frames = [int(path.stem.removeprefix("step-")) for path in movie_frames(run)]
-    assert frames == [*range(config.epochs * config.steps(len(data.train)) + 1)]
+    assert frames == [*range(config.epochs * config.steps_per_epoch(len(data.train)) + 1)]
 
 
 def test_an_image_with_a_nan_pixel_is_named(tmp_path):

@@ -606,9 +606,12 @@ def test_a_model_has_its_own_default_training_settings(tmp_path):
     run = train(model, data, out=tmp_path / "a", epochs=3, progress=False)
     assert run.config["training"]["kl_warmup"] == 1.5
     assert not run.metrics[0]["best"]
-    assert TrainConfig(epochs=50).resolve(model.blueprint.settings).kl_warmup == 10
-    assert TrainConfig(epochs=50).resolve(build("vae", (1, 4, 4)).blueprint.settings).kl_warmup == 0
-    assert TrainConfig(kl_warmup=3.0).resolve(model.blueprint.settings).kl_warmup == 3
+    assert TrainConfig(epochs=50).resolve(model.blueprint.settings, 100).kl_warmup == 10
+    assert (
+        TrainConfig(epochs=50).resolve(build("vae", (1, 4, 4)).blueprint.settings, 100).kl_warmup
+        == 0
+    )
+    assert TrainConfig(kl_warmup=3.0).resolve(model.blueprint.settings, 100).kl_warmup == 3
 
 
 def test_an_average_of_a_vampprior_follows_its_own_posterior(tmp_path):

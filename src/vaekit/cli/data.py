@@ -12,10 +12,9 @@ from tyro.conf import Positional
 
 from ..settings.analysis import parse_bands
 from ..settings.data import PreprocessConfig
-from .words import print_text
+from .words import DataArgument, print_text
 
 NameArgument = Annotated[str, Positional, tyro.conf.arg(metavar="NAME")]
-DataArgument = Annotated[str, Positional, tyro.conf.arg(metavar="DATA")]
 FolderArgument = Annotated[Path, Positional, tyro.conf.arg(metavar="FOLDER")]
 FORM = PreprocessConfig()
 

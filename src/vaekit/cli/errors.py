@@ -17,7 +17,7 @@ from ..support.errors import UserError, did_you_mean, flag_name
 Verbs = Mapping[str, Callable[..., None]]  # all but train and sweep: "evaluate", "data get"
 TRAINING_VERBS = ("train", "sweep")
 VERB_GROUPS = (*TRAINING_VERBS, "data")
-RESUME_FLAGS = "--epochs, --data-dir and --allow-inexact"
+RESUME_FLAGS = "--epochs, --steps, --data-dir and --allow-inexact"
 
 
 def explain_parse_error(verbs: Verbs, arguments: list[str], event: Any) -> None:
@@ -83,16 +83,24 @@ def is_resume(arguments: list[str]) -> bool:
 
 def known_flags(verbs: Verbs, verb: str) -> list[str]:
     """The flags of a command, for suggestions."""
+    return [flag_name(name) for name in known_settings(verbs, verb)]
+
+
+def known_settings(verbs: Verbs, verb: str) -> dict[str, str]:
+    """The types of the settings of a command, as written in Python, by the names of their flags."""
+    types: dict[str, str] = {}
     if verb in TRAINING_VERBS:
-        kinds = {type(entry.settings) for entry in MODELS.values()}
-        groups = [*kinds, ObjectiveConfig, DataConfig, TrainConfig, MonitorConfig]
-        groups += [SweepConfig] if verb == "sweep" else []
-        settings = [field.name for kind in groups for field in fields(kind)]
-        return [flag_name(name) for name in [*settings, "out", "name", "init", "preset"]]
+        kinds: list[Any] = list({type(entry.settings) for entry in MODELS.values()})
+        kinds += [ObjectiveConfig, DataConfig, TrainConfig, MonitorConfig]
+        kinds += [SweepConfig] if verb == "sweep" else []
+        types |= {field.name: str(field.type) for kind in kinds for field in fields(kind)}
+        return types | dict.fromkeys(("out", "name", "init", "preset", "config"), "str")
     if verb not in verbs:
-        return []
-    names = []
+        return {}
     for name, parameter in inspect.signature(verbs[verb], eval_str=True).parameters.items():
         kind = parameter.annotation
-        names += [field.name for field in fields(kind)] if is_dataclass(kind) else [name]
-    return [flag_name(name) for name in names]
+        if is_dataclass(kind):
+            types |= {field.name: str(field.type) for field in fields(kind)}
+        else:
+            types[name] = getattr(kind, "__name__", str(kind))
+    return types

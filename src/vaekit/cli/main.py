@@ -14,11 +14,13 @@ from tyro.conf import OmitArgPrefixes, Positional
 from tyro.extras import SubcommandApp
 
 from ..settings.catalog import MODELS, ModelEntry
+from ..settings.training import require_one_length
 from ..support.errors import UserError, command_line_messages, one_line
 from ..support.version import __version__
 from . import anomalies, data, images, runs, train
+from .config import Config, expand_config
 from .errors import explain_parse_error, is_resume
-from .words import print_stderr
+from .words import flags_of, print_stderr
 
 
 def presets() -> None:
@@ -69,7 +71,8 @@ For example:
   vaekit generate runs/vae-mnist-1      samples from the prior
   vaekit plot runs/vae-mnist-1          latents, manifold, traversals, curves ...
   vaekit report runs/vae-mnist-1        all of that in one HTML file
-  vaekit train convvae --data photos/   your own images: a folder, an archive or an array
+  vaekit plan photos/                   your own images: proposes a training, in plan.toml
+  vaekit train --config plan.toml       carries it out
 """
 TRAIN_SUMMARY = """Train a model and save it in a run directory.
 
@@ -78,6 +81,7 @@ For example:
   vaekit train convvae --epochs 20 --seed 1
   vaekit train vae --help               all settings
   vaekit train --preset aevb-mnist      the settings of a published experiment (`vaekit presets` lists them)
+  vaekit train --config plan.toml       the settings of a file, such as one of `vaekit plan`; flags here win
   vaekit train --resume runs/vae-mnist-1    resume after an interruption
 """
 SWEEP_SUMMARY = """Train a model with many settings, evaluate and compare them; resumes after an interruption.
@@ -92,6 +96,7 @@ VERBS: dict[str, Callable[..., None]] = {
     **runs.VERBS,
     **images.VERBS,
     **anomalies.VERBS,
+    "plan": train.plan,
     "presets": presets,
     "reproduce": train.reproduce,
     "demo": demo,
@@ -130,6 +135,8 @@ def make_app(
 
 def run_app(arguments: list[str], found: list[train.SweepRequest] | None = None) -> None:
     arguments = with_channel_axis(arguments)
+    if arguments[:1] in (["train"], ["sweep"]):
+        require_one_length([flag.removeprefix("--") for flag in flags_of(arguments)])
     if arguments[:1] == ["sweep"] and found is None:
         return train.sweep(arguments, run_app)
     if is_resume(arguments):
@@ -184,7 +191,8 @@ def main() -> None:
         print(f"vaekit {__version__}")
         return
     try:
-        with tyro._errors.on_parse_error(partial(explain_parse_error, VERBS, arguments)):
+        arguments, config = expand_config(VERBS, arguments)
+        with tyro._errors.on_parse_error(partial(explain, arguments, config)):
             run_app(arguments or ["--help"])
     except UserError as error:
         sys.exit(report_error(str(error)))
@@ -204,6 +212,14 @@ def main() -> None:
             sys.exit(128 + number)
         print_stderr("vaekit: interrupted; the files saved so far are complete")
         sys.exit(130)
+
+
+def explain(arguments: list[str], config: Config | None, event: Any) -> None:
+    """Raise UserError with one line for what tyro could not parse, and the file that it comes from, if any."""
+    try:
+        explain_parse_error(VERBS, arguments, event)
+    except UserError as error:
+        raise UserError(config.locate(str(error)) if config else str(error)) from None
 
 
 def report_error(message: str) -> int:

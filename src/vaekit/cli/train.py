@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,18 +14,19 @@ from tyro.conf import Positional
 
 from ..settings.analysis import SweepConfig
 from ..settings.catalog import ModelEntry, model_entry
-from ..settings.data import DataConfig
+from ..settings.data import DataConfig, PreprocessConfig
 from ..settings.model import LadderConfig
 from ..settings.objective import ObjectiveConfig
 from ..settings.training import MonitorConfig, TrainConfig
 from ..support.errors import parse_duration, require
 from ..training.plan import Plan
 from . import words
-from .words import print_text
+from .words import DataArgument, print_text
 
 if TYPE_CHECKING:
     from ..runs.directory import Run
 
+FORM = PreprocessConfig()
 TRAIN_HELP = """{summary}
 
 For example:
@@ -152,9 +155,46 @@ def run_training(plan: Plan, out: str | None, name: str) -> None:
     print_result(plan.train(out, name))
 
 
+def plan(
+    data: DataArgument,
+    form: PreprocessConfig = FORM,
+    minutes: float = 10.0,
+    group_by: str | None = None,
+    device: str = "auto",
+    data_dir: str | None = None,
+    out: str = "plan.toml",
+) -> None:
+    """Propose a training for your images and this machine, as a file to read, change and carry out.
+
+    It looks at the images (number, sizes, levels, classes, copies), measures some steps here, and chooses model, size,
+    latents, likelihood, batch, precision and the number of steps, each with its reason.
+
+    For example:
+      vaekit plan photos/
+      vaekit plan photos/ --minutes 60 --size 32 --out long.toml
+      vaekit train --config plan.toml
+      vaekit train --config plan.toml --steps 20000
+
+    Args:
+        data: Your images: a folder, an archive or arrays (see `vaekit train`); or the name of a data set.
+        minutes: Time that the training may take.
+        group_by: Keep images of one folder (by its level from 1) or metadata column together, as `vaekit train` does.
+        device: Device to train on: auto, cpu, cuda, cuda:1, mps.
+        data_dir: Folder with the named data set's files.
+        out: File to write, .toml; it must not exist.
+    """
+    from ..studies.proposal import plan as propose
+
+    settings = {**asdict(form), "group_by": group_by, "data_dir": data_dir}
+    proposal = propose(data, minutes, out=out, device=device, **settings)
+    print_text(proposal.toml().rstrip("\n"))
+    print_text(f"\nwritten to {out}; next: vaekit train --config {shlex.quote(out)}")
+
+
 def resume(
     resume: Annotated[str, tyro.conf.arg(metavar="RUN")],
     epochs: int | None = None,
+    steps: int | None = None,
     allow_inexact: bool = False,
     data_dir: str | None = None,
 ) -> None:
@@ -167,12 +207,14 @@ def resume(
     Args:
         resume: Run directory.
         epochs: New total number of epochs, for which the schedules are then computed.
+        steps: New total number of steps, of a training with --steps.
         allow_inexact: Resume even where the step was compiled and cannot be here, which changes the last digits.
         data_dir: Folder that holds the data set's files.
     """
     from ..training.job import resume as go_on
 
-    print_result(go_on(resume, epochs=epochs, allow_inexact=allow_inexact, data_dir=data_dir))
+    run = go_on(resume, epochs=epochs, steps=steps, allow_inexact=allow_inexact, data_dir=data_dir)
+    print_result(run)
 
 
 def print_result(run: Run) -> None:

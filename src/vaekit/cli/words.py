@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Literal
 
 import tyro
@@ -15,6 +15,7 @@ from ..support.errors import UserError
 from ..support.escaping import escape_controls
 
 RunArgument = Annotated[str, Positional, tyro.conf.arg(metavar="RUN")]
+DataArgument = Annotated[str, Positional, tyro.conf.arg(metavar="DATA")]
 WeightsArgument = Annotated[str, tyro.conf.arg(metavar="best|last|EPOCH")]
 PriorArgument = Literal["trained", "fitted"]
 
@@ -29,7 +30,7 @@ def expand_grid(arguments: list[str]) -> Iterator[tuple[dict[str, str], list[str
     """Yield every combination of the values with commas, as in `sweep vae --seed 0,1`: the chosen value by flag (and
     `model`), and the arguments with it. Raises UserError for a flag without a value, or given twice."""
     arguments = [normalise_flag(word) for word in arguments]
-    given = [word.partition("=")[0] for word in arguments if word.startswith("--")]
+    given = flags_of(arguments)
     for name in given:
         if given.count(name) > 1:
             raise UserError(f"{name} is given twice; give its values as one, with commas")
@@ -67,6 +68,11 @@ def expand_grid(arguments: list[str]) -> Iterator[tuple[dict[str, str], list[str
             if len(several) > 1
         }
         yield taken, [word for _, _, words in chosen for word in words]
+
+
+def flags_of(arguments: Sequence[str]) -> list[str]:
+    """The flags among arguments, without their values."""
+    return [normalise_flag(word).partition("=")[0] for word in arguments if word.startswith("--")]
 
 
 def normalise_flag(word: str) -> str:

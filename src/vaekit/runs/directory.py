@@ -75,7 +75,13 @@ ADDED_SETTINGS: dict[str, dict[str, Any]] = {
         "flow_steps": 4,
         "flow_dim": 256,
     },
-    "training": {"state_every": 30.0, "skip_spikes": None, "allow_slow": False, "augment": None},
+    "training": {
+        "state_every": 30.0,
+        "skip_spikes": None,
+        "allow_slow": False,
+        "augment": None,
+        "steps": None,
+    },
 }
 MAX_METRICS_BYTES = 2**28
 MAX_PIXELS = 2**26  # of an image, times channels

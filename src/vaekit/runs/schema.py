@@ -251,6 +251,7 @@ class StateRecord:
     seconds: float
     best: float
     since_best: int
+    cut: int = 0
     skipped: int = 0
     usual_norm: float | None = None
     rate_factor: float = 1.0
@@ -259,7 +260,7 @@ class StateRecord:
     compiled: bool | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epoch", "batch", "since_best", "skipped"):
+        for name in ("epoch", "batch", "since_best", "cut", "skipped"):
             value = getattr(self, name)
             require(0 <= value < 2**48, f"{name} is {value}; it must be 0 or a positive number")
         require(0 <= self.seconds < 1e12, f"seconds are {self.seconds}; a time is not negative")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -11,6 +12,7 @@ from .augment import parse_augmentation
 from .model import ClusterConfig, LadderConfig, ModelConfig
 
 Precision = Literal["float32", "bfloat16"]
+MIN_STEPS_PER_EPOCH = 100  # with --steps, so that validating a small set takes little of the time
 # Compiling takes as much time as it saves in this many steps of a small network.
 MIN_STEPS_TO_COMPILE = 20_000
 
@@ -21,6 +23,9 @@ class TrainConfig:
 
     epochs: int = 50
     """Number of epochs."""
+    steps: int | None = None
+    """Number of steps, instead of --epochs: the last epoch ends with them. An epoch then has at least 100 steps, of a
+    small set several passes over the training images."""
     batch_size: int = 100
     """Batch size."""
     augment: str | None = None
@@ -66,7 +71,7 @@ class TrainConfig:
     """Compile the training step: about 10 s, once, then each step is faster. auto: from 20,000 steps on."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience", "save_every"):
+        for name in ("epochs", "steps", "batch_size", "patience", "save_every"):
             if getattr(self, name) is not None:
                 require_count(name, getattr(self, name))
         for name in ("learning_rate", "clip_gradient", "state_every", "skip_spikes"):
@@ -81,13 +86,8 @@ class TrainConfig:
                 value is None or 0 <= value < math.inf,
                 f"{flag_name(name)} is {value}; it must be 0 or a positive number",
             )
-        for name in ("lr_warmup", "kl_warmup"):
-            value = getattr(self, name)
-            require(
-                value is None or value < self.epochs,
-                f"{flag_name(name)} is {value} but --epochs is {self.epochs}: no epoch would follow the "
-                "warm-up and no weights would be kept; shorten it",
-            )
+        if self.steps is None:
+            self._check_warmups(self.epochs, f"--epochs is {self.epochs}")
         require(
             self.ema is None or 0 < self.ema < 1,
             f"--ema is {self.ema}; it must be between 0 and 1, such as 0.999",
@@ -104,13 +104,34 @@ class TrainConfig:
             parse_augmentation(self.augment)
         require_seed(self.seed)
 
-    def steps(self, images: int) -> int:
-        """Steps per epoch; the last batch may be smaller."""
+    def _check_warmups(self, epochs: float, length: str) -> None:
+        """Raise UserError unless every warm-up ends before so many epochs, the `length` of the training in words."""
+        for name in ("lr_warmup", "kl_warmup"):
+            value = getattr(self, name)
+            require(
+                value is None or value < epochs,
+                f"{flag_name(name)} is {value} but {length}: no epoch would follow the warm-up and no weights would be "
+                "kept; shorten it",
+            )
+
+    def passes(self, images: int) -> int:
+        """Passes over so many training images per epoch: one, or with `steps` enough for MIN_STEPS_PER_EPOCH steps."""
+        return 1 if self.steps is None else -(-MIN_STEPS_PER_EPOCH // self._steps_per_pass(images))
+
+    def steps_per_epoch(self, images: int) -> int:
+        """Steps of an epoch that is not cut; the last batch of each pass may be smaller."""
+        return self.passes(images) * self._steps_per_pass(images)
+
+    def total_steps(self, images: int) -> int:
+        """Steps of the whole training."""
+        return self.steps or self.epochs * self.steps_per_epoch(images)
+
+    def _steps_per_pass(self, images: int) -> int:
         return -(-images // self.batch_size)
 
     def compiles(self, images: int) -> bool:
         """Whether to compile the step of a training on this many images."""
-        pays = self.steps(images) * self.epochs >= MIN_STEPS_TO_COMPILE
+        pays = self.total_steps(images) >= MIN_STEPS_TO_COMPILE
         return self.compile == "yes" or (self.compile == "auto" and pays)
 
     @property
@@ -118,16 +139,34 @@ class TrainConfig:
         """Epochs until every warm-up has ended."""
         return max(self.kl_warmup or 0.0, self.lr_warmup)
 
-    def resolve(self, model: ModelConfig) -> TrainConfig:
-        """The settings with the default KL warm-up of the model, if none is chosen, and the augmentation in the order
-        in which it is applied."""
+    def resolve(self, model: ModelConfig, images: int) -> TrainConfig:
+        """The settings for a training on so many images: with the epochs that `steps` take, the default KL warm-up of
+        the model, if none is chosen, and the augmentation in the order in which it is applied.
+
+        Raises UserError for a warm-up that is longer than `steps`.
+        """
+        epochs = self.total_steps(images) / self.steps_per_epoch(images)
+        if self.steps is not None:
+            self._check_warmups(epochs, f"--steps {self.steps} are {epochs:.3g} epochs")
         augment = None if self.augment is None else str(parse_augmentation(self.augment))
         kl_warmup = self.kl_warmup
         if kl_warmup is None:
             shares = {ClusterConfig: 2, LadderConfig: 5}
             share = next((n for kind, n in shares.items() if isinstance(model, kind)), math.inf)
-            kl_warmup = min(10.0, self.epochs / share)
-        return replace(self, kl_warmup=kl_warmup, augment=augment)
+            kl_warmup = min(10.0, epochs / share)
+        return replace(self, epochs=math.ceil(epochs), kl_warmup=kl_warmup, augment=augment)
+
+    def with_steps(self, steps: int, images: int, cut: int = 0) -> TrainConfig:
+        """The settings with another number of `steps`, where epochs so far were `cut` by some in all."""
+        return replace(self, steps=steps, epochs=-(-(steps + cut) // self.steps_per_epoch(images)))
+
+
+def require_one_length(given: Collection[str]) -> None:
+    """Raise UserError where both lengths are among the names of the settings that were chosen."""
+    require(
+        not {"epochs", "steps"} <= set(given),
+        "--epochs and --steps are both lengths of a training; give one of them",
+    )
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,13 @@ from ..runs.load import build_on_meta, load_trained, read_weights
 from ..settings.catalog import model_entry
 from ..settings.data import DataConfig
 from ..settings.model import ClusterConfig
-from ..settings.training import MonitorConfig, TrainConfig
+from ..settings.training import MonitorConfig, TrainConfig, require_one_length
 from ..support import distributed
 from ..support.devices import fast_training, resolve_device
 from ..support.errors import UserError, require, with_changes
 from . import cluster_start
 from .checkpoint import Checkpointer, checkpointing
-from .learner import Learner, copy_into, require_same_shapes
+from .learner import Learner, Position, copy_into, require_same_shapes
 from .monitor import Monitor, check_monitor
 from .preflight import check_augmentation, check_training, resolve_binarisation
 from .progress import TrainingProgress
@@ -118,9 +118,10 @@ def resolve_settings(
     names = {f.name for f in fields(MonitorConfig)}
     changes = {name: value for name, value in settings.items() if name in names}
     monitor = check_monitor(with_changes(MonitorConfig(), changes, "train()"))
+    require_one_length([name for name, value in settings.items() if value is not None])
     changes = {name: value for name, value in settings.items() if name not in names}
     config = with_changes(model_entry(model.blueprint.model).training, changes, "train()")
-    config = config.resolve(model.blueprint.settings)
+    config = config.resolve(model.blueprint.settings, images)
     # Resolved once, so that a resumed run computes as before.
     return dataclasses.replace(config, compile="yes" if config.compiles(images) else "no"), monitor
 
@@ -130,6 +131,7 @@ def resume(
     data: Dataset | None = None,
     *,
     epochs: int | None = None,
+    steps: int | None = None,
     objective: Objective | None = None,
     allow_inexact: bool = False,
     data_dir: str | Path | None = None,
@@ -137,11 +139,11 @@ def resume(
 ) -> Run:
     """Resume an interrupted training from its last checkpoint; the result is that of an uninterrupted one, bit for bit.
 
-    `epochs` is a new total number of epochs, to which all schedules adapt (a finished run thus returns to a higher
-    rate of its cosine). `data` and `objective` are needed only where the data were arrays or the objective is your
-    own. Raises UserError where there is no checkpoint, where another process trains in the run, or where the step was
-    compiled and cannot be here, which changes the last digits, unless `allow_inexact`; and as `train` does.
-    """
+    `epochs`, or `steps` for a training of --steps, is a new total, to which all schedules adapt (a finished run thus
+    returns to a higher rate of its cosine). `data` and `objective` are needed only where the data were arrays or the
+    objective is your own. Raises UserError where there is no checkpoint, where another process trains in the run, or
+    where the step was compiled and cannot be here, which changes the last digits, unless `allow_inexact`; and as
+    `train` does."""
     run = Run.of(run)
     config = run.training
     with (
@@ -149,17 +151,13 @@ def resume(
         checkpointing(run, config.state_every) as checkpointer,
     ):
         state = run.load_state()
-        if epochs is not None and epochs != config.epochs:
-            config = dataclasses.replace(config, epochs=epochs)
-            done = state.scalars.get("epoch", 0)
-            require(
-                epochs >= done,
-                f"--epochs is {epochs}, but {run} has {done} epochs already; pass a larger number",
-            )
+        data = load_run_data(run, data, data_dir)
+        longer = with_length(run, state, len(data.train), epochs, steps)
+        if longer != config:
+            config = longer
             distributed.on_rank_zero(
                 lambda: run.update_config("training", dataclasses.asdict(config))
             )
-        data = load_run_data(run, data, data_dir)
         require_same_shapes(build_on_meta(run.blueprint), state.part("model"))
         model = build_from(run.blueprint)
         check_distributed(model, run.path)
@@ -170,6 +168,33 @@ def resume(
             run, model, data, config, check_monitor(run.monitor), objective, binarisation, device
         )
         return run_job(job, checkpointer, progress, state, allow_inexact)
+
+
+def with_length(
+    run: Run, state: TrainingState, images: int, epochs: int | None, steps: int | None
+) -> TrainConfig:
+    """The training settings of a run with a new total of epochs or of steps, whichever it has, or as they are.
+
+    Raises UserError for the other one, and where the training is longer already.
+    """
+    config, at = run.training, Position(**state.scalars)
+    given = {"epochs": epochs, "steps": steps}
+    done = {"epochs": at.epoch, "steps": at.steps(config.steps_per_epoch(images))}
+    own, other = ("epochs", "steps") if config.steps is None else ("steps", "epochs")
+    require(
+        given[other] is None,
+        f"the length of {run} is a number of {own}; pass --{own}, not --{other}",
+    )
+    total = given[own]
+    if total is None:
+        return config
+    require(
+        total >= done[own],
+        f"--{own} is {total}, but {run} has {done[own]} {own} already; pass a larger number",
+    )
+    if own == "epochs":
+        return dataclasses.replace(config, epochs=total)
+    return config.with_steps(total, images, at.cut)
 
 
 def check_distributed(model: VAE, out: str | Path | None) -> None:
@@ -200,6 +225,8 @@ def run_job(
             f"{model.blueprint.model} on {data.name}, {model.blueprint.settings.likelihood} pixels, "
             f"binarisation {job.binarisation}, on {job.device}, in {run}"
         )
+        if config.steps is not None:
+            bar.log(describe_steps(config, len(data.train)))
         if config.augment is not None:
             bar.log(
                 f"training images are augmented ({config.augment}), and training values are of augmented images; "
@@ -231,6 +258,15 @@ def run_job(
     return run
 
 
+def describe_steps(config: TrainConfig, images: int) -> str:
+    """A training of so many steps in words."""
+    passes, length = config.passes(images), config.steps_per_epoch(images)
+    over = f"{passes} passes over the {images:,} training images" if passes > 1 else "one pass"
+    cut = "" if config.total_steps(images) % length == 0 else ", the last one cut"
+    plural = "s" if config.epochs > 1 else ""
+    return f"{config.steps:,} steps: {config.epochs} epoch{plural} of {length} steps, {over}{cut}"
+
+
 def train_and_monitor(
     job: Job,
     learner: Learner,
@@ -240,7 +276,7 @@ def train_and_monitor(
 ) -> None:
     """Train to the end; save, monitor and report each epoch."""
     run, config, at = job.run, job.config, learner.position
-    steps = config.steps(len(job.data.train))
+    steps = config.steps_per_epoch(len(job.data.train))
     monitor = Monitor(
         run,
         job.model,
@@ -250,15 +286,15 @@ def train_and_monitor(
         job.monitor,
         job.device,
         history=run.truncate_metrics(at.epoch),
-        steps_done=at.epoch * steps + at.batch,
+        steps_done=at.steps(steps),
     )
-    bar.seek(at.epoch, at.batch)
+    bar.seek(at.steps(steps))
 
     def on_rewind() -> None:
         at = learner.position
         run.truncate_metrics(at.epoch)
-        monitor.rewind(at.epoch * steps + at.batch)
-        bar.seek(at.epoch, at.batch)
+        monitor.rewind(at.steps(steps))
+        bar.seek(at.steps(steps))
 
     def track(batches: Iterable[Batch]) -> Iterable[Batch]:
         return bar.track(monitor.track(batches))
@@ -321,6 +357,7 @@ def pretrain_clusters(
         pretraining = dataclasses.replace(
             config,
             epochs=epochs,
+            steps=None,
             schedule="constant",
             lr_warmup=0.0,
             kl_warmup=0.0,

@@ -36,14 +36,16 @@ MOMENTS = {
 class Position:
     """The progress of a training: everything but tensors that a step or an epoch changes.
 
-    `epoch`: finished epochs; `batch`: finished steps of the next one, and `seconds` they took; `since_best`: epochs
-    since the best, after all warm-ups. `skipped`: steps of this epoch left out because the gradient's norm far exceeded
-    `usual_norm`. `recovered`: recoveries from a loss that was not finite, which set `rate_factor` and `clip_gradient`.
-    `compiled`: whether the step is; None before that is known.
+    `epoch`: finished epochs; `batch`: finished steps of the next one, and `seconds` they took; `cut`: steps by which
+    finished epochs were shorter than an epoch; `since_best`: epochs since the best, after all warm-ups. `skipped`:
+    steps of this epoch left out because the gradient's norm far exceeded `usual_norm`. `recovered`: recoveries from a
+    loss that was not finite, which set `rate_factor` and `clip_gradient`. `compiled`: whether the step is; None before
+    that is known.
     """
 
     epoch: int = 0
     batch: int = 0
+    cut: int = 0
     seconds: float = 0.0
     best: float = -math.inf
     since_best: int = 0
@@ -54,12 +56,17 @@ class Position:
     recovered: list[dict[str, Any]] = field(default_factory=list)
     compiled: bool | None = None
 
+    def steps(self, per_epoch: int) -> int:
+        """Finished steps of the training, of whose epochs each has `per_epoch` steps, or was cut."""
+        return self.epoch * per_epoch + self.batch - self.cut
+
 
 class Learner:
     """A model with its optimiser, average, generators and position; `state` copies all of it, `restore` sets it.
 
-    `full_model`: the model whose weights are saved, where the trained one is a part of it. `order`: permutation of the
-    images of this epoch; `totals`: objective, log-likelihood and KL, summed over its images so far.
+    `full_model`: the model whose weights are saved, where the trained one is a part of it. `order`: permutations of the
+    images, one for each pass of this epoch; `rows`: the images of each of its steps; `totals`: objective,
+    log-likelihood and KL, summed over its images so far.
     """
 
     def __init__(
@@ -78,6 +85,7 @@ class Learner:
         self.kl_weight = torch.ones((), device=device)
         self.position = Position(clip_gradient=config.clip_gradient)
         self.order = torch.zeros(0, dtype=torch.int64)
+        self.rows: list[Tensor] = []
         self.totals = epoch_totals(device)
         self.started = self.allow_inexact = False
         self.rng_states: dict[str, Tensor] = {}
@@ -122,24 +130,35 @@ class Learner:
             distributed.broadcast(tensor)
 
     def begin_epoch(self, images: int) -> None:
-        """Draw the order of an epoch's images, unless the epoch is resumed."""
-        if self.position.batch:
+        """Draw the order of an epoch's images, unless the epoch is resumed; the last one is cut after `steps`."""
+        at, config = self.position, self.config
+        passes, steps = config.passes(images), config.steps_per_epoch(images)
+        if at.batch:
             require(
-                self.position.batch < self.config.steps(images)
-                and torch.equal(self.order.sort().values.cpu(), torch.arange(images)),
+                at.batch < steps
+                and torch.equal(
+                    self.order.sort().values.cpu(), torch.arange(images).repeat_interleave(passes)
+                ),
                 f"{DOES_NOT_FIT} (it is of other images)",
             )
         else:
-            self.order = distributed.broadcast(torch.randperm(images).to(self.device))
+            order = torch.cat([torch.randperm(images) for _ in range(passes)])
+            self.order = distributed.broadcast(order.to(self.device))
             self.totals.zero_()
-            self.position.seconds, self.position.skipped = 0.0, 0
+            at.seconds, at.skipped = 0.0, 0
+        each_pass = self.order.split(images)
+        self.rows = [rows for order in each_pass for rows in order.split(config.batch_size)]
+        if config.steps is not None:
+            del self.rows[config.steps - at.steps(steps) + at.batch :]
 
-    def end_epoch(self, objective: float) -> bool:
-        """Count an epoch with its validation objective; return whether it is the best so far.
+    def end_epoch(self, objective: float, steps: int) -> bool:
+        """Count an epoch, of `steps` if it is not cut, with its validation objective; return whether it is the best so
+        far.
 
         Epochs before the end of the warm-ups are never the best: their weights are trained for an easier objective.
         """
         at = self.position
+        at.cut += steps - at.batch
         at.epoch, at.batch = at.epoch + 1, 0
         best = at.epoch >= self.config.warmup and objective > at.best
         if best:

@@ -24,7 +24,8 @@ from .step import Loss, kl_warmup_weight, learning_rate, update_average
 
 @dataclass(frozen=True)
 class Epoch:
-    """The metrics of one pass over the training images. ELBO and its terms in nats per image.
+    """The metrics of one epoch: a pass over the training images, or several (TrainConfig.steps). ELBO and its terms in
+    nats per image.
 
     The training values are means over the epoch, of augmented images if any, while the weights changed; `kl` is the
     training KL. All but the objectives are NaN (null in metrics.jsonl) where the posterior has no density.
@@ -67,7 +68,7 @@ def train_epochs(
     at, kl_weight, average = learner.position, learner.kl_weight, learner.average
     train = data.train.to(learner.device)
     validation = eval_split(data.validation.to(learner.device), binarisation)
-    steps = config.steps(len(train))
+    steps = config.steps_per_epoch(len(train))
     warmup = kl_warmup_weight(model, config, kl_weight)
     augment = augmentation_of(config.augment, data)
     loss = Loss(model.train(), objective, binarisation, config.precision, augment)
@@ -82,9 +83,9 @@ def train_epochs(
         learner.begin_epoch(len(train))
         started = time.perf_counter() - at.seconds
         model.train()
-        rows = learner.order.split(config.batch_size)
+        rows = learner.rows
         for batch in track(batches(train, map(distributed.local_rows, rows[at.batch :]))):
-            done = (at.epoch * steps + at.batch + 1) / steps
+            done = (at.steps(steps) + 1) / steps
             for group in optimizer.param_groups:
                 group["lr"] = at.rate_factor * learning_rate(done, config, 1 / steps)
             if config.kl_warmup:
@@ -102,15 +103,16 @@ def train_epochs(
                     nn.utils.clip_grad_norm_(model.parameters(), at.clip_gradient)
                 optimizer.step()
             if average is not None and config.ema is not None:
-                update_average(average, model, config.ema, at.epoch * steps + at.batch + 1)
+                update_average(average, model, config.ema, at.steps(steps) + 1)
             at.batch, at.seconds = at.batch + 1, time.perf_counter() - started
         # Reading the totals synchronises the device, so the time covers the whole epoch.
-        totals = distributed.all_reduce(learner.totals.clone()) / len(train)
+        images = sum(map(len, rows))
+        totals = distributed.all_reduce(learner.totals.clone()) / images
         train_objective, log_likelihood, kl = totals.tolist()
         trained = time.perf_counter() - started
 
         validated = validate(learner.output_model, objective, validation)
-        best = learner.end_epoch(validated[0])
+        best = learner.end_epoch(validated[0], steps)
         yield (
             Epoch(
                 epoch=at.epoch,
@@ -126,7 +128,7 @@ def train_epochs(
                 learning_rate=optimizer.param_groups[0]["lr"],
                 kl_weight=float(kl_weight),
                 skipped_steps=at.skipped,
-                images_per_second=len(train) / trained,
+                images_per_second=images / trained,
                 seconds=time.perf_counter() - started,
             ),
             learner.output_model,

@@ -58,7 +58,7 @@ class Monitor:
         self.sample = eval_split(images.take(rows), binarisation).to(device)
         rows = balanced_rows(images.labels, len(images), 20)
         self.examples = eval_split(images.take(rows), binarisation).to(device)[:]
-        steps = config.steps(len(data.train))
+        steps = config.steps_per_epoch(len(data.train))
         self.warnings = LatentWarnings(model.blueprint.settings, config, steps)
         for epoch in history:
             self.warnings.replay(epoch)
@@ -73,7 +73,14 @@ class Monitor:
             # Fitted to the same images as those of the finished run.
             self.bands = choose_bands(training_examples(data.train, binarisation).images)
         self.movie = (
-            MovieRecorder(run, model, self.examples, self.bands, steps * config.epochs, steps_done)
+            MovieRecorder(
+                run,
+                model,
+                self.examples,
+                self.bands,
+                config.total_steps(len(data.train)),
+                steps_done,
+            )
             if settings.record
             else None
         )

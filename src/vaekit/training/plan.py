@@ -11,7 +11,7 @@ from ..settings.data import DataConfig, SourceConfig
 from ..settings.model import ModelConfig
 from ..settings.objective import ObjectiveConfig
 from ..settings.presets import preset as named_preset
-from ..settings.training import MonitorConfig, TrainConfig
+from ..settings.training import MonitorConfig, TrainConfig, require_one_length
 from ..support.errors import UserError, did_you_mean, with_changes
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ class Plan:
 
     def changed(self, changes: Mapping[str, Any]) -> Plan:
         """A copy with some settings changed. Raises UserError for an unknown name or value."""
+        require_one_length([name for name, value in changes.items() if value is not None])
         known = {
             name: section for section in SECTIONS for name in field_names(getattr(self, section))
         }
@@ -82,6 +83,9 @@ class Plan:
         data = load(**source, progress=progress)
         for sentence in duplicates_at_hand(data):
             ProgressBar(progress).log(sentence)
+        training = asdict(self.training)
+        if self.training.steps is not None:
+            del training["epochs"]
         built = build(self.model, data, seed=self.training.seed, **asdict(self.settings))
         return train(
             built,
@@ -95,7 +99,7 @@ class Plan:
             binarisation=self.data.binarisation,
             progress=progress,
             **asdict(self.monitor),
-            **asdict(self.training),
+            **training,
         )
 
 

@@ -42,14 +42,13 @@ class TrainingProgress:
         if self.console.width >= 100:
             columns.append(rich.progress.BarColumn(bar_width=15))
         self.bar = rich.progress.Progress(*columns, console=self.console, disable=not self.live)
-        self.task = self.bar.add_task(
-            f"epoch 1/{self.epochs}", total=config.steps(images) * config.epochs
-        )
-        self.steps, self.timed_epochs, self.seconds = config.steps(images), 0, 0.0
+        self.task = self.bar.add_task(f"epoch 1/{self.epochs}", total=config.total_steps(images))
+        self.length = config.total_steps(images) / config.steps_per_epoch(images)  # in epochs
+        self.timed_epochs, self.seconds = 0, 0.0
 
-    def seek(self, epoch: int, batch: int) -> None:
-        """Set the position, in epochs and steps of the next epoch."""
-        self.bar.update(self.task, completed=epoch * self.steps + batch)
+    def seek(self, steps: int) -> None:
+        """Set the position, in steps."""
+        self.bar.update(self.task, completed=steps)
 
     def __enter__(self) -> TrainingProgress:
         self.bar.start()
@@ -88,5 +87,5 @@ class TrainingProgress:
             self.bar.update(self.task, description=line)
         else:
             self.seconds, self.timed_epochs = self.seconds + epoch.seconds, self.timed_epochs + 1
-            left = self.seconds / self.timed_epochs * (self.epochs - epoch.epoch)
+            left = self.seconds / self.timed_epochs * max(0.0, self.length - epoch.epoch)
             self.console.print(f"{line}  {format_duration(left)} left")

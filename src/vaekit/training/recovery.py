@@ -76,7 +76,7 @@ class Inspector:
         term = non_finite_term(learner)
         bad = (~batch.images.float().isfinite()).flatten(1).any(1)
         if term and bad.any():
-            rows = learner.order.split(learner.config.batch_size)[learner.position.batch - 1]
+            rows = learner.rows[learner.position.batch - 1]
             row = int(distributed.local_rows(rows)[bad][0])
             return f"training image {row} has pixels that are not finite", False
         if term:

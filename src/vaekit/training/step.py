@@ -80,11 +80,12 @@ def kl_warmup_weight(model: VAE, config: TrainConfig, kl_weight: Tensor) -> Weig
 def learning_rate(epochs: float, config: TrainConfig, step: float = 0.0) -> float:
     """The learning rate of the step of length `step` that ends after `epochs`, fractional numbers. A cosine of one
     step, at whose end it is 0, is constant."""
+    length = config.epochs if config.steps is None else config.steps * step
     if epochs < config.lr_warmup:
         return config.learning_rate * epochs / config.lr_warmup
-    if config.schedule == "constant" or config.epochs - config.lr_warmup <= step:
+    if config.schedule == "constant" or length - config.lr_warmup <= step:
         return config.learning_rate
-    progress = (epochs - config.lr_warmup) / (config.epochs - config.lr_warmup)
+    progress = (epochs - config.lr_warmup) / (length - config.lr_warmup)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
 
 
