@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .settings.catalog import MODELS
     from .studies.compare import rank
     from .studies.curves import compare
+    from .studies.proposal import plan
     from .studies.reproduce import reproduce
     from .studies.sweep import sweep
     from .support.errors import UserError
@@ -60,6 +61,7 @@ _HOME = {
     "infovae": "model.objectives",
     "iwae": "model.objectives",
     "Plan": "training.plan",
+    "plan": "studies.proposal",
     "rank": "studies.compare",
     "report": "gallery.report",
     "reproduce": "studies.reproduce",

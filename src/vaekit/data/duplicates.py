@@ -46,11 +46,21 @@ def shared_images(splits: Mapping[str, Split]) -> list[str]:
 
 
 def duplicates_at_hand(dataset: Dataset) -> list[str]:
-    """The same where it is found at once: for image files, and the user's arrays of up to MAX_PIXELS pixels."""
+    """The same where it is found at once."""
+    return find_duplicates(dataset) if at_hand(dataset) else []
+
+
+def at_hand(dataset: Dataset) -> bool:
+    """Whether duplicates are found at once: those of image files, and of the user's arrays of up to MAX_PIXELS."""
     count = sum(split.images.shape.numel() for split in dataset.splits.values())
     named = dataset.source is not None and parse_name(dataset.source.data) is not None
-    at_hand = dataset.train.table is not None or (count <= MAX_PIXELS and not named)
-    return find_duplicates(dataset) if at_hand else []
+    return dataset.train.table is not None or (count <= MAX_PIXELS and not named)
+
+
+def count_copies(dataset: Dataset) -> int:
+    """Images of all parts whose pixels an earlier one has."""
+    hashes = np.concatenate([split_hashes(split) for split in dataset.splits.values()])
+    return len(hashes) - len(np.unique(hashes))
 
 
 def split_hashes(split: Split) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Summaries of a data set, for `vaekit data show` and `vaekit data prepare`."""
+"""Summaries of a data set, for `vaekit data show`, `vaekit data prepare` and `vaekit plan`."""
 
 from __future__ import annotations
 
@@ -14,16 +14,20 @@ from ..support.console import ProgressBar
 from ..support.errors import printable, require, require_count
 from .dataset import Dataset, get_split, pixels
 from .duplicates import given_duplicates
-from .sources.files import leave_out_broken_links
-from .sources.image_files import prepare
+from .formats.images import BadImage, ignore_pillow_warnings, inspect_image
+from .sources.files import PageSource, leave_out_broken_links
+from .sources.image_files import decode_each, prepare
 from .sources.inputs import is_array_path
+from .sources.layout import read_layout
 from .sources.parquet import open_images
-from .splits import sorted_random_rows
+from .splits import evenly_spaced, sorted_random_rows
 from .stored import open_store
 from .values import is_plain
 
 SAMPLED_IMAGES = 2000  # per split, for the pixel statistics
 MAX_CLASSES_SHOWN = 40
+INSPECTED_FILES = 200
+NEARLY = 0.1  # of the range of pixels: how near to black or white a pixel is almost so
 
 
 def as_table(dataset: Dataset) -> Table:
@@ -73,6 +77,36 @@ def pixel_statistics(dataset: Dataset, split: str) -> list[float]:
     rows = sorted_random_rows(len(images), SAMPLED_IMAGES, 0)
     x = pixels(images[rows].images, "none").double()
     return [float(value) for value in (x.min(), x.max(), x.mean(), x.std(correction=0))]
+
+
+def class_sizes(dataset: Dataset) -> dict[str, int]:
+    """Training images of each class, by its name."""
+    if dataset.train.labels is None:
+        return {}
+    counts = torch.bincount(dataset.train.labels, minlength=dataset.class_count).tolist()
+    return {class_name(dataset, k): count for k, count in enumerate(counts)}
+
+
+def two_tone_share(dataset: Dataset) -> float:
+    """The share of pixels that are almost black or white, of up to SAMPLED_IMAGES training images."""
+    rows = sorted_random_rows(len(dataset.train), SAMPLED_IMAGES, 0)
+    x = pixels(dataset.train[rows].images, "none")
+    return float(((x <= NEARLY) | (x >= 1 - NEARLY)).double().mean())
+
+
+def image_sizes(path: Path, settings: PreprocessConfig) -> list[tuple[int, int]]:
+    """(height, width) in pixels of up to INSPECTED_FILES image files of a folder or an archive, without decoding them;
+    none of a file of arrays. Raises UserError as `load` does."""
+    if is_array_path(path):
+        return []
+    source = open_images(path)
+    leave_out_broken_links(source, settings.skip_bad, ProgressBar(False))
+    pages = PageSource(source, settings.pages)
+    names = read_layout(pages).names
+    chosen = {names[i] for i in evenly_spaced(len(names), INSPECTED_FILES).tolist()}
+    with ignore_pillow_warnings():
+        infos = [info for _, info in decode_each(inspect_image, pages.read(chosen))]
+    return [(info.height, info.width) for info in infos if not isinstance(info, BadImage)]
 
 
 def sample_images(dataset: Dataset, split: str, count: int) -> tuple[Tensor, list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -194,6 +195,21 @@ def matmul_error(device: torch.device) -> float:
     exact = a.double() @ b.double()
     product = (a.to(device) @ b.to(device)).cpu()
     return float((product - exact).abs().max() / exact.abs().max())
+
+
+def describe_machine(device: torch.device) -> str:
+    """Cores, memory and GPU of this machine in words."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    words = [f"{cores} core{'s' * (cores != 1)}"]
+    with contextlib.suppress(AttributeError, ValueError, OSError):  # not on Windows
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        words.append(f"{memory / 2**30:.1f} GB of memory")
+    if device.type == "cuda":
+        gpu = torch.cuda.get_device_properties(device)
+        words.append(f"{gpu.name} with {gpu.total_memory / 2**30:.0f} GB")
+    else:
+        words.append("GPU of Apple" if device.type == "mps" else "no GPU in use")
+    return ", ".join(words)
 
 
 def epoch_totals(device: torch.device) -> torch.Tensor:
