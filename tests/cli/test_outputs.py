@@ -50,6 +50,7 @@ REFUSED = [
     (["data", "show", "mnist", "--out", "run/config.json"], ENDING),
     (["data", "prepare", "run", "--out", "run/model.safetensors"], "exists already"),
     (["reproduce", "vae-dynamic", "--report", "run/config.json"], ENDING),
+    (["plan", "mnist", "--out", "run/config.json"], "must end in .toml"),
     (["train", "vae", "--out", "run"], "exists already"),
     (["sweep", "vae", "--seed", "0,1", "--out", "run"], "is a run directory"),
 ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..support.errors import UserError, did_you_mean, one_line, printable, require, shown
+from ..support.errors import UserError, did_you_mean, flag_name, one_line, printable, require, shown
 from .errors import Verbs, known_settings
 from .words import flags_of, normalise_flag
 
@@ -68,15 +68,14 @@ def expand_config(verbs: Verbs, arguments: Sequence[str]) -> tuple[list[str], Co
         check_kind(value, known[key], f"{printable(path)}: {key}")
     if not {"--epochs", "--steps"}.isdisjoint(given):  # one length replaces the other
         values = {key: value for key, value in values.items() if key not in ("epochs", "steps")}
-    if rest and not rest[0].startswith("-"):
-        values.pop(argument, None)
-    elif argument in values and "--preset" not in given:
-        rest = [str(values.pop(argument)), *rest]
+    name = values.pop(argument, None)
+    if name is not None and (not rest or rest[0].startswith("-")) and "--preset" not in given:
+        rest = [str(name), *rest]
     flags: dict[str, list[str]] = {}
     for key, value in values.items():
-        name = "--" + key.replace("_", "-")
-        if name not in given and name.replace("--", "--no-", 1) not in given:
-            flags[name] = as_flag(name, value)
+        flag = flag_name(key)
+        if flag not in given and flag.replace("--", "--no-", 1) not in given:
+            flags[flag] = as_flag(flag, value)
     place = 1 if rest and not rest[0].startswith("-") else 0
     inserted = [word for each in flags.values() for word in each]
     return [verb, *rest[:place], *inserted, *rest[place:]], Config(path, frozenset(flags))

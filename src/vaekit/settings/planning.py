@@ -162,7 +162,18 @@ def warnings_of(facts: Facts, class_sizes: Mapping[str, int], repeated: int) -> 
                 f"{smallest}; means over all images say little of the small ones"
             )
     if repeated:
+        what = f"{repeated:,} images are exact copies of others; remove them, as they count twice"
         found.append(
-            f"{repeated:,} images are exact copies of others; remove them, as they count twice"
+            what if repeated > 1 else "1 image is an exact copy of another; remove one of them"
         )
     return found
+
+
+def reason_for_steps(steps: int, facts: Facts, batch_size: int, minutes: float, each: float) -> str:
+    """Why this number of steps, where one takes `each` seconds."""
+    passes = steps / -(-facts.images // batch_size)
+    time = f"{minutes:g} minute{'s' * (minutes != 1)}"
+    seen = f"{passes:.3g} passes over the training images"
+    if steps * each < 0.8 * STEPS_SHARE * 60 * minutes:
+        return f"{seen}: more would only overfit, though {time} allow it at {each:.3g} s a step"
+    return f"what fits into {time} at {each:.3g} s a step, with validation: {seen}"

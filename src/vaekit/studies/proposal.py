@@ -57,6 +57,10 @@ class Speed:
     step: float
     validation: float
 
+    def each(self, config: TrainConfig, images: int) -> float:
+        """Seconds of a step with its share of the validation, in a training of `steps` on so many images."""
+        return self.step + self.validation / config.steps_per_epoch(images)
+
 
 @dataclass(frozen=True)
 class Proposal:
@@ -160,12 +164,10 @@ def plan(
             break
     if steps < planning.FEW_STEPS:
         warnings.append(f"only {steps:,} steps, too few to learn much; give more --minutes")
-    passes = steps / -(-facts.images // config.batch_size)
     chosen["precision"] = precision
+    each = speed.each(config, facts.images)
     chosen["steps"] = Choice(
-        steps,
-        f"what fits into {minutes:g} minutes at {speed.step:.3g} s a step, with validation: {passes:.3g} passes over "
-        "the training images",
+        steps, planning.reason_for_steps(steps, facts, config.batch_size, minutes, each)
     )
     proposal = Proposal(
         chosen,
@@ -253,7 +255,7 @@ def describe(dataset: Dataset, sizes: Mapping[str, int]) -> str:
 
 def fit_steps(speed: Speed, config: TrainConfig, images: int, seconds: float) -> tuple[int, float]:
     """The steps that fit into so many seconds, as two digits, in at most MOST_PASSES; and the seconds they take."""
-    each = speed.step + speed.validation / config.steps_per_epoch(images)
+    each = speed.each(config, images)
     steps = planning.STEPS_SHARE * seconds / each
     steps = min(steps, planning.MOST_PASSES * math.ceil(images / config.batch_size))
     unit = 10 ** max(0, math.floor(math.log10(max(1.0, steps))) - 1)
