@@ -32,6 +32,7 @@ TRAIN_HELP = """{summary}
 For example:
   vaekit train {name}
   vaekit train {name} {one} --epochs 20 --seed 1
+  vaekit train {name} --data photos/ --size 64 --steps 5000
   vaekit train {name} --likelihood gaussian --scale 0.1 --name grey
   vaekit train {name} --kl-warmup 10 --optimizer adamw --patience 10 --out runs/mine
   vaekit train {name} --record --pictures-every 5 --tensorboard

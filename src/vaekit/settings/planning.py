@@ -172,7 +172,11 @@ def warnings_of(facts: Facts, class_sizes: Mapping[str, int], repeated: int) -> 
 def reason_for_steps(steps: int, facts: Facts, batch_size: int, minutes: float, each: float) -> str:
     """Why this number of steps, where one takes `each` seconds."""
     passes = steps / -(-facts.images // batch_size)
-    time = f"{minutes:g} minute{'s' * (minutes != 1)}"
+    time = (
+        f"{minutes:g} minute{'s' * (minutes != 1)}"
+        if minutes >= 1
+        else f"{60 * minutes:.3g} seconds"
+    )
     seen = f"{passes:.3g} passes over the training images"
     if steps * each < 0.8 * STEPS_SHARE * 60 * minutes:
         return f"{seen}: more would only overfit, though {time} allow it at {each:.3g} s a step"
