@@ -97,5 +97,7 @@ def test_the_reason_for_the_steps_is_the_time_or_the_passes():
         fits
         == "what fits into 1 minute at 0.108 s a step, with validation: 5 passes over the training images"
     )
-    capped = reason_for_steps(500, PHOTOS, 10, minutes=2.0, each=0.108)
-    assert capped.startswith("5 passes over the training images: more would only overfit")
+    few = reason_for_steps(1, PHOTOS, 10, minutes=0.5, each=20.0)
+    assert few.startswith("what fits into 30 seconds at 20 s a step")
+    capped = reason_for_steps(50_000, PHOTOS, 10, minutes=600.0, each=0.1)
+    assert capped.startswith("500 passes over the training images: more would only overfit")

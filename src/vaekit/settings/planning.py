@@ -178,6 +178,6 @@ def reason_for_steps(steps: int, facts: Facts, batch_size: int, minutes: float, 
         else f"{60 * minutes:.3g} seconds"
     )
     seen = f"{passes:.3g} passes over the training images"
-    if steps * each < 0.8 * STEPS_SHARE * 60 * minutes:
+    if passes > 0.9 * MOST_PASSES:  # rounded down
         return f"{seen}: more would only overfit, though {time} allow it at {each:.3g} s a step"
     return f"what fits into {time} at {each:.3g} s a step, with validation: {seen}"

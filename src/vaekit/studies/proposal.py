@@ -45,7 +45,7 @@ from ..training.plan import Plan
 from ..training.preflight import check_training, resolve_binarisation
 from ..training.step import kl_warmup_weight
 
-MEASURED_SECONDS, LEAST_MEASURED = 3.0, 3  # seconds and steps after the first
+MEASURED_SECONDS = 3.0  # of steps after the first, of which there is at least one
 VALIDATED_IMAGES = 128
 WIDTH = 110  # of the comments in a file
 
@@ -163,7 +163,8 @@ def plan(
         if steps >= rule.least_steps:
             break
     if steps < planning.FEW_STEPS:
-        warnings.append(f"only {steps:,} steps, too few to learn much; give more --minutes")
+        number = f"{steps:,} step{'s' * (steps != 1)}"
+        warnings.append(f"only {number}, too few to learn much; give more --minutes")
     chosen["precision"] = precision
     each = speed.each(config, facts.images)
     chosen["steps"] = Choice(
@@ -311,7 +312,7 @@ def measured(wanted: Plan, dataset: Dataset) -> tuple[Speed, TrainConfig]:
     def track(batches: Iterable[Batch]) -> Iterator[Batch]:
         for batch in batches:
             starts.append(now())
-            if len(starts) > 1 + LEAST_MEASURED and starts[-1] - starts[1] > MEASURED_SECONDS:
+            if len(starts) > 2 and starts[-1] - starts[1] > MEASURED_SECONDS:
                 raise Enough
             yield batch
 

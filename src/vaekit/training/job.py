@@ -263,8 +263,8 @@ def describe_steps(config: TrainConfig, images: int) -> str:
     passes, length = config.passes(images), config.steps_per_epoch(images)
     over = f"{passes} passes over the {images:,} training images" if passes > 1 else "one pass"
     cut = "" if config.total_steps(images) % length == 0 else ", the last one cut"
-    plural = "s" if config.epochs > 1 else ""
-    return f"{config.steps:,} steps: {config.epochs} epoch{plural} of {length} steps, {over}{cut}"
+    total, epochs = f"{config.steps:,} step{'s' * (config.steps != 1)}", config.epochs
+    return f"{total}: {epochs} epoch{'s' * (epochs != 1)} of {length} steps, {over}{cut}"
 
 
 def train_and_monitor(
