@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.text import Text
 
 from conftest import random_dataset, timeless
-from vaekit import Run, UserError, build, load, train
-from vaekit.data import eval_split
+from vaekit import Run, UserError, build, load, resume, train
+from vaekit.data import Split, eval_split
 from vaekit.data.dataset import binarise
 from vaekit.likelihood.validation import validate
 from vaekit.model.mmd import squared_mmd
@@ -420,12 +420,56 @@ def test_every_kind_of_pixel_trains(tmp_path, kind):
 def test_plain_progress_is_one_line_per_epoch(tmp_path, capsys):
     data = random_dataset()
     train(build("vae", data, hidden_dim=8), data, out=tmp_path / "a", epochs=2, batch_size=8)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 3 + lines[-1].startswith("warning")
+    lines = [x for x in capsys.readouterr().err.splitlines() if not x.startswith("warning")]
+    assert len(lines) == 3
     assert "bernoulli pixels, binarisation dynamic, on cpu" in lines[0]
     assert lines[2].startswith("epoch 2/2")
     for word in ("images/s", "ELBO train", "valid", "KL", "left"):
         assert word in lines[1]
+
+
+@pytest.mark.parametrize(("kind", "model"), [("grey", "vae"), ("grey", "mmdvae"), ("float", "vae")])
+def test_the_line_of_pixels_with_levels_has_bits_per_dim(tmp_path, capsys, kind, model):
+    """-ELBO / (pixels ln 2); a density has no bits, nor has an objective that is no ELBO."""
+    data = random_dataset(kind=kind)
+    settings = {"posterior": "deterministic"} if model == "mmdvae" else {}
+    run = train(
+        build(model, data, hidden_dim=8, **settings), data, out=tmp_path / "a", epochs=1, batch_size=8,
+    )  # fmt: skip
+    (line,) = [x for x in capsys.readouterr().err.splitlines() if x.startswith("epoch 1/1")]
+    (epoch,) = run.metrics
+    if kind == "grey" and model == "vae":
+        bits = [-epoch[key] / (30 * math.log(2)) for key in ("train_elbo", "validation_elbo")]
+        assert f"bits/dim train {bits[0]:.3f} valid {bits[1]:.3f} KL" in line
+        assert "ELBO" not in line
+    else:
+        assert "bits/dim" not in line
+
+
+def test_a_short_training_and_imbalanced_classes_are_warned_of_once_at_the_start(
+    tmp_path, capsys, monkeypatch
+):
+    data, labels = random_dataset(), torch.tensor([0] * 18 + [1, 2])
+    data = dataclasses.replace(data, train=Split(data.train.images, labels))
+    monkeypatch.setattr("vaekit.support.warnings.MIN_STEPS", 7)
+
+    def warnings_of(model, epochs):
+        built = build(model, data, hidden_dim=8, latent_dim=2)
+        out = tmp_path / f"{model}-{epochs}"
+        run = train(built, data, out=out, epochs=epochs, batch_size=8)
+        lines = capsys.readouterr().err.splitlines()
+        return run, [x for x in lines if "training steps" in x or "imbalanced" in x]
+
+    run, lines = warnings_of("cvae", 2)
+    assert lines == [
+        "warning: 6 training steps (2 epochs of 3) are few: under 7 a network is far from what it can learn; pass "
+        "epochs 3 or more, or a smaller batch_size",
+        "warning: the classes are imbalanced: 0 has 18 training images, 1 1; a model conditional on them draws rare "
+        "classes poorly: add images of these, or take fewer of the others",
+    ]
+    resume(run, data, epochs=3)
+    assert "training steps" not in capsys.readouterr().err
+    assert warnings_of("vae", 3)[1] == []
 
 
 def test_time_left_is_the_mean_time_of_an_epoch_times_those_left(capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shlex
 from collections.abc import Callable
@@ -15,7 +16,7 @@ from tyro.conf import Positional
 from ..settings.analysis import SweepConfig
 from ..settings.catalog import ModelEntry, model_entry
 from ..settings.data import DataConfig, PreprocessConfig
-from ..settings.model import LadderConfig
+from ..settings.model import DISCRETE, LadderConfig
 from ..settings.objective import ObjectiveConfig
 from ..settings.training import MonitorConfig, TrainConfig
 from ..support.errors import parse_duration, require
@@ -226,10 +227,17 @@ def print_result(run: Run) -> None:
     found = best["validation_elbo"]
     print_text(
         f"{run}: best at epoch {best['epoch']}, "
-        + ("" if found is None else f"validation ELBO {found:.2f} nats ")
+        + ("" if found is None else f"validation ELBO {found:.2f} nats {bits_text(run, found)}")
         + f"(binarisation {run.data.binarisation})"
     )
     print_text(f"next: vaekit evaluate {run.arguments}  or  vaekit plot {run.arguments}")
+
+
+def bits_text(run: Run, elbo: float) -> str:
+    """An ELBO as bits/dim, where all pixels are modelled and have levels."""
+    settings, dims = run.blueprint.settings, math.prod(run.blueprint.shape)
+    discrete = settings.likelihood in DISCRETE and not settings.condition.startswith("quadrants")
+    return f"= {-elbo / (dims * math.log(2)):.3f} bits/dim " if discrete else ""
 
 
 def reproduce(

@@ -14,6 +14,7 @@ from ..model.build import numbers_per_image
 from ..model.conditions import Quadrants
 from ..model.graph import VAE
 from ..model.pixels import SCALE_FLOOR
+from ..settings.model import DISCRETE
 from ..support.console import ProgressBar
 from .latent_use import ACTIVE_VARIANCE, kl_per_dimension, lists_groups, pixel_scales
 
@@ -121,6 +122,13 @@ def active_units(means: Tensor, spreads: Tensor, samples: int) -> int | None:
     variance = means.var(0, correction=0) - (1 - 1 / count) * noise / samples
     error = noise * math.sqrt(2 / (count * samples * max(1, samples - 1)))
     return int((variance > (3 * error).clamp(min=ACTIVE_VARIANCE)).sum())
+
+
+def nats_per_bit(model: VAE) -> float | None:
+    """The nats of an image that are one bit per dimension (pixel and channel); None unless the likelihood is of pixels
+    with levels, such as 8-bit ones: a density has no bits."""
+    discrete = model.blueprint.settings.likelihood in DISCRETE
+    return modelled_pixels(model) * math.log(2) if discrete else None
 
 
 def modelled_pixels(model: VAE) -> int:

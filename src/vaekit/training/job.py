@@ -16,6 +16,7 @@ import torch
 from ..data import Dataset
 from ..data.dataset import Batch, ResolvedBinarisation
 from ..inference import picture_data
+from ..likelihood.elbo import nats_per_bit
 from ..model.build import build_from, objective_of
 from ..model.graph import VAE
 from ..model.objectives import Objective, elbo, from_text
@@ -33,7 +34,12 @@ from . import cluster_start
 from .checkpoint import Checkpointer, checkpointing
 from .learner import Learner, Position, copy_into, require_same_shapes
 from .monitor import Monitor, check_monitor
-from .preflight import check_augmentation, check_training, resolve_binarisation
+from .preflight import (
+    check_augmentation,
+    check_training,
+    resolve_binarisation,
+    training_warnings,
+)
 from .progress import TrainingProgress
 from .recovery import train_with_recovery
 from .step import kl_warmup_weight
@@ -218,7 +224,9 @@ def run_job(
     """Train to the end, from the start or from a state."""
     run, model, data, config = job.run, job.model, job.data, job.config
     with (
-        TrainingProgress(config, len(data.train), progress and distributed.rank() == 0) as bar,
+        TrainingProgress(
+            config, len(data.train), progress and distributed.rank() == 0, nats_per_bit(model)
+        ) as bar,
         fast_training(job.device) as trim_memory,
     ):
         bar.log(
@@ -236,6 +244,9 @@ def run_job(
             bar.log(
                 "note: grey pixels are binarised; build the model from the data set itself to keep them"
             )
+        if state is None:
+            for warning in training_warnings(model.blueprint, data, config):
+                bar.log(f"warning: {warning}")
         if isinstance(model.blueprint.settings, ClusterConfig):
             state = pretrain_clusters(job, checkpointer, bar, state)
         learner = Learner(model, config, job.device)

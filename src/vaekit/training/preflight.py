@@ -15,6 +15,7 @@ from ..settings.augment import COLOURS, PIXELS, parse_augmentation
 from ..settings.data import Binarisation
 from ..settings.model import DISCRETE, Blueprint
 from ..settings.training import Precision, TrainConfig
+from ..support import warnings
 from ..support.devices import bfloat16_slowdown, eval_mode, resolve_device, seeded
 from ..support.errors import UserError, printable, require
 from . import cluster_start
@@ -77,6 +78,16 @@ def check_training(
             f"{flags} cannot have a batch of one image, as the last of {len(data.train)} images would be; choose "
             "another --batch-size",
         )
+
+
+def training_warnings(blueprint: Blueprint, data: Dataset, config: TrainConfig) -> list[str]:
+    """Warnings of a training that is about to start."""
+    found = [warnings.few_steps(config.epochs, config.steps(len(data.train)))]
+    if blueprint.settings.condition == "label" and data.train.labels is not None:
+        counts = data.train.labels.bincount().tolist()
+        names = data.classes or tuple(map(str, range(len(counts))))
+        found.append(warnings.class_imbalance(dict(zip(names, counts, strict=False))))
+    return [text for text in found if text]
 
 
 def check_labels(blueprint: Blueprint, data: Dataset) -> None:

@@ -33,8 +33,11 @@ class TimeLeftColumn(rich.progress.ProgressColumn):
 class TrainingProgress:
     """A context manager that shows progress: `track` wraps the batches of each epoch, `on_epoch` takes its metrics."""
 
-    def __init__(self, config: TrainConfig, images: int, enabled: bool) -> None:
-        self.epochs = config.epochs
+    def __init__(
+        self, config: TrainConfig, images: int, enabled: bool, nats_per_bit: float | None = None
+    ) -> None:
+        """`nats_per_bit`: the nats of an image that are one bit/dim, in which the ELBO is then shown."""
+        self.epochs, self.nats_per_bit = config.epochs, nats_per_bit
         self.train = "train" if config.augment is None else "train (augmented)"
         output = ProgressBar(enabled)
         self.console, self.live, self.log = output.console, output.live, output.log
@@ -77,6 +80,14 @@ class TrainingProgress:
             line += (
                 f"objective {self.train} {epoch.train_objective:.{digits}f} "
                 f"valid {epoch.validation_objective:.{digits}f}"
+            )
+        elif self.nats_per_bit is not None:
+            train, valid = (
+                -e / self.nats_per_bit for e in (epoch.train_elbo, epoch.validation_elbo)
+            )
+            line += (
+                f"bits/dim {self.train} {train:.3f} valid {valid:.3f} "
+                f"KL {epoch.validation_kl:.{digits}f}"
             )
         else:
             line += (
