@@ -156,6 +156,16 @@ def test_a_run_is_clustered_into_files_and_a_table(clustered):
     assert cluster(run, data=data, samples=5) == result  # the same seed
 
 
+def test_one_cluster_that_has_nearly_all_images_is_warned_of(clustered, monkeypatch):
+    run, data = clustered
+    sizes = cluster(run, data=data, samples=5)["sizes"]
+    monkeypatch.setattr("vaekit.support.warnings.MAX_CLUSTER_SHARE", max(sizes) / sum(sizes))
+    assert cluster(run, data=data, samples=5)["warnings"] == []
+    monkeypatch.setattr("vaekit.support.warnings.MAX_CLUSTER_SHARE", max(sizes) / sum(sizes) - 0.01)
+    (warning,) = cluster(run, data=data, samples=5)["warnings"]
+    assert warning.startswith(f"one cluster has {max(sizes) / sum(sizes):.0%} of the images")
+
+
 def test_cluster_evaluate_and_the_picture_of_the_confusion_agree(clustered):
     run, data = clustered
     found = cluster(run, data=data)

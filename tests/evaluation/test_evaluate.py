@@ -370,7 +370,7 @@ def test_the_nll_names_its_bound():
         "ais": "in expectation an upper bound",
         "hmc": "in expectation a lower bound if the chains have converged",
     }.items():
-        ((_, _, meaning),) = metrics.metric_rows({**e, "estimator": estimator})
+        ((_, _, meaning),) = metrics.number_rows({**e, "estimator": estimator})
         assert meaning.endswith(f"; {bound})")
 
 
@@ -513,27 +513,40 @@ def test_a_low_effective_sample_size_is_warned_of_with_the_remedy(run, tmp_path)
     found = evaluate(wrong, random_dataset(), metrics=("nll",), samples=100)
     assert found["nll_bias"] > 1
     assert found["nll_standard_error"] > found["nll_bias"]
-    (warning,) = found["warnings"]
+    warning, few = found["warnings"]
     assert warning.startswith(f"the NLL may be {found['nll_bias']:.2f} nats too high: ")
     assert warning.endswith("; try more --samples, or --estimator ais")
-    assert metrics.metric_rows(found)[-1] == ("warning", "", warning)
+    assert few.startswith("the NLL is of only 20 images")
+    assert [text for name, _, text in metrics.metric_rows(found) if name == "warning"] == [
+        warning,
+        few,
+    ]
     good = evaluate(run, metrics=("nll",), samples=1000, limit=6)
-    assert good["warnings"] == []
+    assert not any("too high" in text for text in good["warnings"])
     assert 0 < good["nll_bias"] < 0.1
 
 
-@pytest.mark.parametrize(
-    ("values", "text"),
-    [
-        ({"nll_bias": 0.02, "low_ess_images": 1}, ""),
-        ({"nll_bias": 0.2, "low_ess_images": 0}, "the samples miss likelihood of some images"),
-        ({"nll_bias": 0.02, "low_ess_images": 12}, "12 of 1,000 images have a low effective"),
-        ({"nll_bias": 0.2, "low_ess_images": 0, "estimator": "ais"}, "try more --temperatures"),
-        ({"nll_bias": None, "low_ess_images": None}, ""),
-        ({}, ""),
-    ],
-)
-def test_warnings_of_the_nll(values, text):
-    warnings = metrics.nll_warnings({"nll": 90.0, "nll_images": 1000, **values})
-    assert text in "".join(warnings)
-    assert bool(warnings) == bool(text)
+def test_warnings_are_logged_once_and_are_not_in_the_table(run, capsys):
+    result = evaluate(run, samples=3, limit=20, metrics=("nll",), progress=True)
+    (warning,) = (text for text in result["warnings"] if "only 20 images" in text)
+    assert capsys.readouterr().err.count(f"warning: {warning}") == 1
+    table = metrics.as_table(result)
+    assert "warning" not in [str(cell) for cell in table.columns[0]._cells]
+    enough = evaluate(run, samples=3, limit=100, metrics=("nll",))
+    assert not any("images" in text and "only" in text for text in enough["warnings"])
+
+
+def test_codes_apart_reach_the_ceiling_of_the_information_and_codes_together_do_not(run):
+    """Posteriors that do not overlap say log N whatever the model; of one collapsed, the information is 0."""
+    model = load(run)
+    *_, last = (m for m in model.posterior.modules() if isinstance(m, torch.nn.Linear))
+    with torch.no_grad():
+        last.bias[3:] = -9.0  # the log-scales
+    run.save_weights(model)
+    warned = evaluate(run, metrics=("aggregate",))
+    assert warned["mutual_information"] == pytest.approx(math.log(200), abs=0.1)
+    assert any("ceiling" in text for text in warned["warnings"])
+    with torch.no_grad():
+        last.weight.zero_()
+    run.save_weights(model)
+    assert evaluate(run, metrics=("aggregate",))["warnings"] == []

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from ..settings.analysis import EvaluateConfig, FitPriorConfig, PlotConfig
 from ..support.errors import UserError, require
-from .words import PriorArgument, RunArgument, WeightsArgument, print_text
+from .words import PriorArgument, RunArgument, WeightsArgument, print_stderr, print_text
 
 RunsArgument = Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="RUN [RUN ...]")]
 NamesArgument = Annotated[tuple[str, ...], Positional, tyro.conf.arg(metavar="[NAME ...]")]
@@ -124,6 +124,8 @@ def cluster(
 
     place = Run(run, weights, prior)
     result = assign(place, split, samples, seed, data_dir=data_dir, device=device)
+    for warning in result["warnings"]:
+        print_stderr(f"warning: {warning}")
     file = place.file(f"clusters-{split}.json")
     if json:
         print_text(file.read_text().rstrip("\n"))

@@ -15,6 +15,7 @@ from ..likelihood.clusters import SAMPLES, responsibilities
 from ..runs.data import evaluation_images
 from ..runs.directory import Run, pad_with_numbers
 from ..runs.load import load_trained
+from ..support import warnings
 from ..support.atomic import write_bytes, write_json
 from ..support.devices import fast_float32, resolve_device
 from ..support.errors import printable, require_count, require_seed
@@ -53,8 +54,8 @@ def cluster(
     """Assign the images of a split to the components of a run's mixture prior.
 
     Writes RUN/clusters-<split>.csv (index, cluster, probability, label, class), and the returned dict to a .json beside
-    it: the size of each cluster and, where there are labels, its most common label, with its name,
-    and the fields of Agreement.
+    it: the size of each cluster, `warnings` and, where there are labels, its most common label, with its name, and the
+    fields of Agreement.
     p(cluster | x) is the mean of p(cluster | z) over `samples` samples of z. Raises UserError where the prior is not a
     mixture.
     """
@@ -77,6 +78,8 @@ def cluster(
         "weights": trained.sha256,
         "sizes": np.bincount(assigned, minlength=clusters).tolist(),
     }
+    warning = warnings.one_cluster(max(result["sizes"]) / len(images))
+    result["warnings"] = [warning] if warning else []
     if labels is not None:
         names = pad_with_numbers(run.class_names, int(labels.max()) + 1)
         counts = contingency_table(assigned, labels, clusters)

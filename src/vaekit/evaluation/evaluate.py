@@ -38,9 +38,11 @@ from ..support.atomic import as_json, write_json
 from ..support.console import ProgressBar
 from ..support.devices import fast_float32, resolve_device, seeded
 from ..support.errors import MetricUnavailable, UserError, require, with_changes
+from . import baselines
 from .frechet import frechet, load_or_train_classifier
-from .metrics import METRIC_GROUPS, NO_DENSITY, nll_warnings
+from .metrics import METRIC_GROUPS, NO_DENSITY
 from .probes import measure_clusters, measure_probes, measure_reconstruction, posterior_means
+from .verdicts import evaluation_warnings
 
 TIME_BUDGET = 120.0  # seconds for ELBO and NLL together
 # Training images that probes and clusters are fitted to; images that aggregate, reconstruction and frechet use.
@@ -78,6 +80,17 @@ class EvaluationContext:
         if self.images.labels is None or self.data.train.labels is None:
             raise MetricUnavailable("the data set has no labels")
         return self.images.labels.cpu().numpy()
+
+    @property
+    def has_photos(self) -> bool:
+        """See `are_photos`."""
+        return baselines.are_photos(self.data, self.run.data.binarisation)
+
+    @cached_property
+    def class_shares(self) -> dict[str, Any]:
+        """See `class_shares`; {} without labels."""
+        train, labels = self.data.train.labels, self.images.labels
+        return {} if train is None or labels is None else baselines.class_shares(train, labels)
 
     def first(self, count: int) -> EvalSplit:
         """The first `count` of the images to evaluate on, or all."""
@@ -162,9 +175,11 @@ def evaluate(
         "binarisation": run.data.binarisation,
         "seed": config.seed,
         "seconds": time.perf_counter() - started,
-        "warnings": nll_warnings(result),
+        "warnings": evaluation_warnings(result),
     }
     write_json(run.file("evaluation.json"), result)
+    for warning in result["warnings"]:
+        bar.log(f"warning: {warning}")
     return result
 
 
@@ -312,7 +327,14 @@ def nll_statistics(context: EvaluationContext, nll: Tensor) -> dict[str, Any]:
         "nll_image_standard_error": float(nll.std()) / math.sqrt(count) if count > 1 else None,
         "bits_per_dim": mean / (modelled_pixels(context.model) * math.log(2)) if discrete else None,
         "nll_images": count,
+        **(likelihood_baselines(context, count) if discrete else {}),
     }
+
+
+def likelihood_baselines(context: EvaluationContext, count: int) -> dict[str, Any]:
+    return baselines.of_likelihood(
+        context.model, context.first(count), context.training_images, context.has_photos
+    )
 
 
 def has_bits(context: EvaluationContext, count: int) -> bool:
@@ -361,7 +383,11 @@ def aggregate_metrics(context: EvaluationContext, result: dict[str, Any]) -> dic
 
 
 def reconstruction_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[str, Any]:
-    return measure_reconstruction(context.model, context.first(MAX_IMAGES))
+    model, images = context.model, context.first(MAX_IMAGES)
+    beside = baselines.of_reconstructions(
+        model, images, context.training_images, context.has_photos, context.config.seed
+    )
+    return measure_reconstruction(model, images) | beside
 
 
 def require_unseen_labels(context: EvaluationContext) -> None:
@@ -377,7 +403,8 @@ def probe_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[st
     labels, (train_latents, train_labels) = context.labels, context.training_latents
     if len(np.unique(train_labels)) < 2:
         raise MetricUnavailable("the training images have only one label")
-    return measure_probes((train_latents, train_labels), (context.latents, labels))
+    measured = measure_probes((train_latents, train_labels), (context.latents, labels))
+    return measured | context.class_shares
 
 
 def cluster_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[str, Any]:
@@ -386,7 +413,7 @@ def cluster_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[
     if len(labels) < 2:
         raise MetricUnavailable("clustering needs at least 2 images")
     order = context.rows.argsort()  # that of the split, as in `cluster`
-    return measure_clusters(
+    measured = measure_clusters(
         context.model,
         context.images.take(order),
         context.latents[order.numpy()],
@@ -394,6 +421,7 @@ def cluster_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[
         labels[order.numpy()],
         context.config.seed,
     )
+    return measured | context.class_shares
 
 
 def frechet_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[str, Any]:
@@ -406,9 +434,8 @@ def frechet_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[
     count = min(len(context.images), MAX_IMAGES)
     if count < 2:
         raise MetricUnavailable("a Frechet distance needs at least 2 images")
-    return asdict(
-        frechet(context.model, data, config.split, classifier, binarisation, count, config.seed)
-    )
+    found = frechet(context.model, data, config.split, classifier, binarisation, count, config.seed)
+    return asdict(found) | context.class_shares
 
 
 def gap_metrics(context: EvaluationContext, result: dict[str, Any]) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
+from .verdicts import evaluation_warnings, verdict
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -33,7 +35,6 @@ class Metric:
     null_reason: str = ""
 
 
-NLL_BIAS = 0.1  # nats
 SAMPLING_SETTINGS = ("samples", "estimator", "nll_images", "temperatures", "precision")
 CLASSIFIER_SETTINGS = ("classifier_weights", "frechet_images")
 NO_DENSITY = "the posterior is one point, which has no density"
@@ -147,6 +148,11 @@ SHOWN_WITH = {
 
 def metric_rows(e: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Each number of an evaluation, name, value and meaning, and warnings about them."""
+    return number_rows(e) + [("warning", "", text) for text in evaluation_warnings(e)]
+
+
+def number_rows(e: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    """Each number of an evaluation: name, value, and its meaning, with what it is worth where that is known."""
     rows = []
     for group in METRIC_GROUPS.values():
         for metric in group:
@@ -157,12 +163,12 @@ def metric_rows(e: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             if metric.key == "active_units" and e.get("latent_units") is not None:
                 shown += f" of {e['latent_units']}"
             unit = f"{metric.unit}; " if metric.unit not in (None, "share") else ""
-            rows.append(
-                (metric.name, shown, f"{unit}{metric.description}{dependency_text(metric, e)}")
-            )
+            worth = verdict(metric.key, e)
+            meaning = f"{unit}{metric.description}{dependency_text(metric, e)}"
+            rows.append((metric.name, shown, f"{meaning}. {worth}" if worth else meaning))
             if metric.key == "kl":
                 rows += latent_rows(e)
-    return rows + [("warning", "", text) for text in nll_warnings(e)]
+    return rows
 
 
 def latent_rows(e: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -211,20 +217,6 @@ def nll_curve_text(e: Mapping[str, Any]) -> str:
     return "NLL by samples  " + "  ".join(points) if len(points) > 1 else ""
 
 
-def nll_warnings(e: Mapping[str, Any]) -> list[str]:
-    """That the NLL is not reliable, with a remedy: where it may be more than NLL_BIAS too high, or more than 1 % of the
-    images have a low effective sample size."""
-    bias, low, images = e.get("nll_bias"), e.get("low_ess_images") or 0, e.get("nll_images") or 0
-    if bias is None or (bias <= NLL_BIAS and low <= 0.01 * images):
-        return []
-    annealed = e.get("estimator") == "ais"
-    remedy = "more --temperatures" if annealed else "more --samples, or --estimator ais"
-    reason = f"{low:,} of {images:,} images have a low effective sample size"
-    if low <= 0.01 * images:
-        reason = "the samples miss likelihood of some images"
-    return [f"the NLL may be {bias:.2f} nats too high: {reason}; try {remedy}"]
-
-
 def describe_images(e: Mapping[str, Any]) -> str:
     """Which images were evaluated, and how their pixels were read."""
     pixels = {
@@ -246,7 +238,7 @@ def as_table(e: Mapping[str, Any]) -> Table:
     table.add_column("")
     table.add_column("value", justify="right")
     table.add_column("meaning", overflow="fold")
-    for row in metric_rows(e):
+    for row in number_rows(e):
         table.add_row(*map(Text, row))  # "E[log p(x | z)]" is no markup
     if not table.rows:
         table.show_header, table.box = False, None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict
 from typing import Any
 
@@ -20,6 +19,7 @@ from ..model.graph import VAE
 from ..model.priors import FixedMixture, FullMixture, LearnedMixture
 from ..settings.model import ClusterConfig
 from ..support.errors import MetricUnavailable
+from .baselines import psnr
 from .clustering import agreement
 
 NEIGHBOURS = 5
@@ -46,8 +46,9 @@ def measure_reconstruction(model: VAE, images: EvalSplit) -> dict[str, Any]:
     mean = squared_error / len(images)
     return {
         "squared_error": mean,
-        "psnr": -10 * math.log10(mean / modelled_pixels(model)) if mean > 0 else None,
+        "psnr": psnr(mean, modelled_pixels(model)),
         "ssim": total_ssim / len(images) if has_ssim else None,
+        "reconstructed_images": len(images),
     }
 
 
@@ -147,4 +148,5 @@ def measure_clusters(
         if has_mixture
         else f"{count} Gaussians fitted to the latent",
         "cluster_images": len(labels),
+        "largest_cluster": float(np.bincount(assigned).max() / len(labels)),
     }

@@ -11,12 +11,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..evaluation.metrics import COMPARED_METRICS, NLL_BIAS, Metric
+from ..evaluation.metrics import COMPARED_METRICS, Metric
 from ..runs.directory import Run, require_output
 from ..runs.load import STALE, find_epoch, is_stale, weights_sha256
 from ..support.atomic import write_bytes
 from ..support.errors import UserError
 from ..support.escaping import csv_cell, latex, markdown
+from ..support.warnings import NLL_BIAS
 from .curves import (
     comparability,
     group_by_settings,
