@@ -38,6 +38,8 @@ REFUSED = [
     (["encode", "run", "--out", "run/clusters-test.csv"], OWN_FILE),
     (["encode", "run", "--out", "run/config.json"], "its ending must be"),
     (["encode", "run", "--out", "no/codes.csv"], FOLDER),
+    (["encode", "run", "--out", "codes.csv", "--picture", "run/config.json"], ENDING),
+    (["encode", "run", "--picture", "no/map.png"], FOLDER),
     (["decode", "run", "codes.csv", "--out", "run/metrics.jsonl"], ENDING),
     (["decode", "run", "codes.csv", "--out", "no/a.npz"], FOLDER),
     (["decode", "run", "codes.csv", "--out", "run"], "name a new folder"),

@@ -12,7 +12,7 @@ from tyro.conf import Positional
 
 from ..settings.analysis import parse_bands
 from ..settings.data import ChannelAxis, Pages, PixelType
-from ..support.errors import UserError, require
+from ..support.errors import UserError, printable, require
 from .words import PriorArgument, RunArgument, WeightsArgument, print_text
 
 if TYPE_CHECKING:
@@ -41,8 +41,9 @@ def generate(
 ) -> None:
     """Sample new images from a run's prior, of one label or cluster, or decode one latent point.
 
-    Without --label or --cluster, a cvae gives one row per label, a gmvae one per cluster. A model with
-    --condition quadrants completes test images.
+    Without --label or --cluster, a cvae gives one row per label, with the name of its class, a gmvae one per cluster;
+    the rows are also listed, and in the metadata of the picture. A model with --condition quadrants completes test
+    images.
 
     For example:
       vaekit generate runs/vae-mnist-1 --count 100 --temperature 0.8
@@ -106,13 +107,14 @@ def generate(
     columns = columns or max(1, round(len(images) ** 0.5))
     shown = run_bands(place, bands, images)
     figure = pictures.image_grid(images, columns, names, bands=shown)
+    rows = f"rows from the top: {', '.join(map(printable, names))}" if names else ""
     chosen = {"count": count, "label": label, "cluster": cluster, "latent": latent, "bands": bands}
     given = generation.temperatures(model, temperature)
     chosen["temperature"] = (
         temperature if isinstance(given, Mapping) else None if given == 1 else f"{given:g}"
     )
     chosen["seed"] = seed if latent is None else None
-    save_picture(figure, place, out, overwrite, "generated", chosen)
+    save_picture(figure, place, out, overwrite, "generated", chosen, rows)
 
 
 def check_picture(out: str | None) -> None:
@@ -131,15 +133,18 @@ def save_picture(
     overwrite: bool,
     source: str,
     settings: Mapping[str, object],
+    description: str = "",
 ) -> None:
     """Write a picture to --out or RUN/pictures, there named by its source and the settings that are not None; print
-    where it is."""
+    where it is, and its description, which is also in its metadata."""
     from .. import pictures
 
     words = [source, *(f"{key}-{value}" for key, value in settings.items() if value is not None)]
     stem = re.sub(r"[^\w.,+-]+", "_", "-".join(words))[:120]
     path = Path(out) if out else place.pictures / place.file(f"{stem}.png").name
-    print_text(pictures.save(figure, path, overwrite))
+    print_text(pictures.save(figure, path, overwrite, description))
+    if description:
+        print_text(description)
 
 
 def reconstruct(
@@ -228,12 +233,14 @@ def encode(
     label: str | None = None,
     pages: Pages | None = None,
     channel_axis: ChannelAxis = "auto",
+    picture: str | None = None,
+    projection: Literal["auto", "pca", "tsne", "umap"] = "auto",
     weights: WeightsArgument = "best",
     prior: PriorArgument = "trained",
     data_dir: str | None = None,
     device: str = "auto",
 ) -> None:
-    """Write a table of latents, ELBO and NLL per image, ranked by how unusual each image is.
+    """Write a table of latents, ELBO and NLL per image, ranked by how unusual each image is; draw a map of the images.
 
     Of your own files, all are encoded. One line per image: split, index (of your own files, the row in the source),
     path (of image files), label and class where known; for every latent the mean and scale of the posterior and a
@@ -241,19 +248,22 @@ def encode(
 
     For example:
       vaekit encode runs/vae-mnist-1 --out codes.csv
+      vaekit encode runs/convvae-photos-1 --split all --out codes.parquet --picture map.png
       vaekit encode runs/vae-mnist-1 --split all --samples 10 --out codes.npz
       vaekit encode runs/vae-mnist-1 photos/ digit.png --out mine.parquet
 
     Args:
         run: Run directory.
         data: Image files, folders, an archive, a file of arrays, or a named data set; the run's own data by default.
-        out: File to write: .npz, .csv or .parquet.
+        out: Table to write: .npz, .csv or .parquet (pip install 'vaekit[parquet]').
         split: Split to encode of the run's own or a named data set; test by default.
         samples: Importance samples per image for the NLL.
         seed: Seed of the samples.
         label: Class of the image files, by name or number; by default that of their folders.
         pages: What the pages of a file are, as for `vaekit train`; by default as in the run's data.
         channel_axis: Axis of the channels in arrays; by default that of the model's channels.
+        picture: Picture to write, PNG, PDF or SVG: small versions of the images where their codes lie in 2-D.
+        projection: Projection of codes of more than 2 dimensions for the picture; auto: t-SNE.
         weights: Weights to use: best (on validation), last, or the number of an epoch that --save-every has saved.
         prior: Prior to use: that of the trained model, or the one that `vaekit fit-prior` has fitted to its codes.
         data_dir: Folder that holds the data set's files.
@@ -264,10 +274,16 @@ def encode(
     from ..inference.tables import check_output, write_table
     from ..runs.directory import Run
 
-    if out is None:
-        raise UserError("`vaekit encode` lacks --out, a file such as codes.csv, .npz or .parquet")
+    if out is None and picture is None:
+        raise UserError(
+            "`vaekit encode` lacks --out, a file such as codes.csv, .npz or .parquet, or --picture, such as map.png"
+        )
+    require(
+        picture is not None or projection == "auto", "--projection is of the --picture; pass both"
+    )
     place = Run(run, weights, prior)
-    check_output(Path(out), 3 * sum(latent_sizes(place.blueprint).values()))
+    if out is not None:
+        check_output(Path(out), 3 * sum(latent_sizes(place.blueprint).values()))
     found: list[Path] | str | None = [Path(word) for word in data] or None
     if len(data) == 1 and not Path(data[0]).exists():
         found = data[0]
@@ -283,10 +299,15 @@ def encode(
         progress=True,
         pages=pages,
         channel_axis=channel_axis,
+        picture=picture,
+        projection=projection,
     )
-    print_text(
-        f"{write_table(table, Path(out))}: {len(table['index']):,} images, {', '.join(table)}"
-    )
+    if out is not None:
+        print_text(
+            f"{write_table(table, Path(out))}: {len(table['index']):,} images, {', '.join(table)}"
+        )
+    if picture is not None:
+        print_text(picture)
 
 
 def decode(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -30,9 +30,12 @@ from ..settings.data import ChannelAxis, Pages
 from ..support.console import ProgressBar
 from ..support.devices import fast_float32, resolve_device, seeded
 from ..support.errors import UserError, printable, require, require_count, require_seed
+from .code_map import Projection, Thumbnails, check_map, draw_code_map
 from .generation import file_labels, image_fit, image_pages, latent_sizes
 from .latent_space import decode_latents
 from .tables import Table
+
+Columns = dict[str, np.ndarray]
 
 
 def encode(
@@ -47,6 +50,8 @@ def encode(
     progress: bool = False,
     pages: Pages | None = None,
     channel_axis: ChannelAxis = "auto",
+    picture: str | Path | None = None,
+    projection: Projection = "auto",
 ) -> Table:
     """Encode images: a table with one row per image; columns of latents are (N, D), the others (N,).
 
@@ -58,24 +63,33 @@ def encode(
     `data` is the run's own data set by default, or a Dataset or the name of one, of which `split` is encoded ("test" by
     default, or "all"). Or it is a path, or several: image files, and folders and archives of them, whose class is that
     of their folder, or `label` (a number or a name); or a file of arrays. All of these are encoded; `pages` and
-    `channel_axis` tell how files of several pages and arrays are read, as for `load_data`. Raises UserError.
+    `channel_axis` tell how files of several pages and arrays are read, as for `load_data`.
+
+    `picture` is a file to draw a map to: small versions of the images where their codes lie, in the two dimensions that
+    these have, or by `projection`: auto (t-SNE), pca, tsne or umap. Raises UserError.
     """
     require_count("samples", samples)
     require_seed(seed)
+    if picture is not None:
+        check_map(Path(picture), projection)
     run, torch_device, bar = Run.of(run), resolve_device(device), ProgressBar(progress)
     model = load(run).to(torch_device)
-    tables = []
+    tables, thumbnails = [], Thumbnails() if picture is not None else None
     for origin, images in images_to_encode(
         run, data, split, label, data_dir, bar, pages, channel_axis
     ):
         with torch.no_grad(), seeded(seed, torch_device), fast_float32(torch_device):
-            encoded = encode_images(model, images.to(torch_device), samples, bar)
+            encoded = encode_images(model, images.to(torch_device), samples, bar, thumbnails)
         tables.append(origin | encoded)
-    table: Table = {key: np.concatenate([part[key] for part in tables]) for key in tables[0]}
+    table = Table({key: np.concatenate([part[key] for part in tables]) for key in tables[0]})
     if "nll" in table:
         order = np.argsort(-table["nll"], kind="stable")
         table["rank"] = np.empty(len(order), np.int64)
         table["rank"][order] = np.arange(1, len(order) + 1)
+    if picture is not None and thumbnails is not None:
+        from ..pictures import save
+
+        save(draw_code_map(run, model, table, thumbnails, projection), Path(picture))
     return table
 
 
@@ -88,7 +102,7 @@ def images_to_encode(
     bar: ProgressBar,
     pages: Pages | None = None,
     channel_axis: ChannelAxis = "auto",
-) -> Iterator[tuple[Table, EvalSplit]]:
+) -> Iterator[tuple[Columns, EvalSplit]]:
     """Yield the images to encode in parts, each with the columns that say where its images come from."""
     shape = run.blueprint.shape
     named = isinstance(data, str) and not file_of(Path(data)).exists()
@@ -118,7 +132,7 @@ def images_to_encode(
 
 def split_parts(
     run: Run, data: Dataset | None, split: str, data_dir: str | Path | None
-) -> Iterator[tuple[Table, EvalSplit]]:
+) -> Iterator[tuple[Columns, EvalSplit]]:
     """Yield a split of a data set, or all of them; of the run's own data set by default."""
     dataset, shape = (
         load_run_data(run, None, data_dir) if data is None else data,
@@ -134,18 +148,30 @@ def split_parts(
         f"the values of {dataset.name!r} were read from {given.low:g} to {given.high:g}, those of the model's data "
         f"from {known.low:g} to {known.high:g}; load the data with --range={known.low:g},{known.high:g}",
     )
+    folder = None if dataset.source is None else Path(dataset.source.data)
     for name in SPLITS if split == "all" else (split,):
         images = get_split(dataset, name)
-        yield labelled_part(run, name, 0, images, dataset.classes, repr(dataset.name))
+        yield labelled_part(run, name, 0, images, dataset.classes, repr(dataset.name), folder)
 
 
 def labelled_part(
-    run: Run, name: str, start: int, images: Split, classes: Sequence[str] | None, where: str
-) -> tuple[Table, EvalSplit]:
-    """Images with their columns: split, index from `start`, label as the run numbers it, class name. `classes` are the
-    names of the images' own labels. Raises UserError where a conditional model does not have these labels."""
-    columns: Table = {"split": np.full(len(images), name)}
+    run: Run,
+    name: str,
+    start: int,
+    images: Split,
+    classes: Sequence[str] | None,
+    where: str,
+    folder: Path | None = None,
+) -> tuple[Columns, EvalSplit]:
+    """Images with their columns: split, index from `start`, path of image files (in `folder`, where that is one), label
+    as the run numbers it, class name. `classes` are the names of the images' own labels. Raises UserError where a
+    conditional model does not have these labels."""
+    columns: Columns = {"split": np.full(len(images), name)}
     columns["index"] = np.arange(start, start + len(images))
+    if images.table is not None:
+        inside = folder is not None and folder.is_dir()
+        files = (folder / file if folder and inside else file for file in images.table.names)
+        columns["path"] = np.array([printable(file) for file in files])
     labels, own = images.labels, run.class_names
     recorded = bool(run.section("data").get("classes"))
     names = None
@@ -175,14 +201,14 @@ def file_parts(
     label: int | str | None,
     bar: ProgressBar,
     pages: Pages | None,
-) -> Iterator[tuple[Table, EvalSplit]]:
+) -> Iterator[tuple[Columns, EvalSplit]]:
     """Yield the images of files, folders and an archive, in parts that fit into memory."""
     files, shape = find_image_files(paths, run.class_names, pages), run.blueprint.shape
     labels, size = file_labels(run, files, label), max(1, MAX_BYTES_IN_MEMORY // math.prod(shape))
     for rows in torch.arange(len(files)).split(size):
         part = files.take(rows.tolist())
         images = read_images(part, shape, bar, image_fit(run), run.data.value_range)
-        columns: Table = {"split": np.full(len(part), "files"), "index": rows.numpy()}
+        columns: Columns = {"split": np.full(len(part), "files"), "index": rows.numpy()}
         columns["path"] = np.array([printable(name) for name in part.names])
         part_labels = None if labels is None else labels[rows]
         names = part.classes
@@ -194,8 +220,14 @@ def file_parts(
         yield columns, eval_split(Split(images, part_labels), run.data.binarisation)
 
 
-def encode_images(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar) -> Table:
-    """The columns of `encode` that the model computes."""
+def encode_images(
+    model: VAE,
+    images: EvalSplit,
+    samples: int,
+    bar: ProgressBar,
+    thumbnails: Thumbnails | None = None,
+) -> Columns:
+    """The columns of `encode` that the model computes; `thumbnails` of the images are kept on request."""
     columns: dict[str, list[Tensor]] = {}
 
     def add(name: str, values: Tensor) -> None:
@@ -206,6 +238,8 @@ def encode_images(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar)
     elbos = []
     for chunk in bar.track(image_chunks(model, images, elbo_samples), "ELBO"):
         batch = images[chunk]
+        if thumbnails is not None:
+            thumbnails.add(batch.images)
         for name, q in model.posteriors(model.given(batch.images, batch.labels)).items():
             add(f"{name}_mean", q.mean)
             with suppress(NotImplementedError):  # of a flow
@@ -214,7 +248,7 @@ def encode_images(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar)
         for name, latent in inference.latents.items():
             add(f"{name}_sample", latent.z[0])
         elbos.append((inference.log_likelihood - inference.kl).mean(0).cpu())
-    table: Table = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
+    table: Columns = {name: torch.cat(parts).numpy() for name, parts in columns.items()}
     if has_density:
         estimate = measure_nll(model, images, samples, bar)
         table["elbo"] = torch.cat(elbos).numpy()
@@ -223,7 +257,10 @@ def encode_images(model: VAE, images: EvalSplit, samples: int, bar: ProgressBar)
 
 
 def decode(
-    run: Run | str | Path, latents: Table, column: str = "mean", label: int | str | None = None
+    run: Run | str | Path,
+    latents: Mapping[str, np.ndarray],
+    column: str = "mean",
+    label: int | str | None = None,
 ) -> Tensor:
     """Mean pixels (N, C, H, W) of the latents in a table: one from `encode`, or with a column (N, D) for each latent by
     its name; of a deep hierarchy, latents below the top groups may be missing and are then at the means of their
@@ -270,7 +307,7 @@ def decode(
     return decode_latents(model, fixed, labels)
 
 
-def column_labels(run: Run, latents: Table, count: int) -> Tensor:
+def column_labels(run: Run, latents: Mapping[str, np.ndarray], count: int) -> Tensor:
     """The labels (N,) of a table, by its column `label` or `class`: numbers or names. Raises UserError."""
     column = latents.get("label", latents.get("class"))
     if column is None:

@@ -24,6 +24,7 @@ from ..support.devices import seeded
 from ..support.errors import UserError
 
 KDE_SAMPLES = 2048
+NO_UMAP = "--projection umap needs umap-learn: pip install 'vaekit[umap]'"
 ANCESTRAL_SAMPLES = 64  # samples of the latents above, whose priors make up the mixture
 
 
@@ -155,9 +156,7 @@ def neighbour_embedding(codes: Tensor, method: str, seed: int = 0) -> np.ndarray
         try:
             from umap import UMAP
         except ImportError:
-            raise UserError(
-                "--projection umap needs umap-learn: pip install 'vaekit[umap]'"
-            ) from None
+            raise UserError(NO_UMAP) from None
         return UMAP(
             n_neighbors=min(30, len(points) - 1), random_state=seed, n_jobs=1
         ).fit_transform(points)

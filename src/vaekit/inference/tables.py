@@ -7,8 +7,9 @@ import io
 import math
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,11 +19,25 @@ from ..support.atomic import atomic_write
 from ..support.errors import UserError, one_line, require
 from ..support.escaping import csv_cell
 
-# Columns by name, all of one length: (N,) or (N, D), stored in .csv and .parquet as name_0, name_1, ...
-Table = dict[str, np.ndarray]
+if TYPE_CHECKING:
+    import pandas
+
 EXTENSIONS = (".npz", ".csv", ".parquet")
 MAX_CSV_COLUMNS = 16_384
 INDEXED_COLUMN = re.compile(r"(.+)_(\d{1,6})")
+Columns = Mapping[str, np.ndarray]  # of a table
+
+
+class Table(dict[str, np.ndarray]):
+    """Columns by name, all of one length: (N,) or (N, D), stored in .csv and .parquet as name_0, name_1, ..."""
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The table as a DataFrame, with columns as in .csv. Raises UserError where pandas is not installed."""
+        try:
+            import pandas
+        except ImportError:
+            raise UserError("to_pandas() needs pandas: pip install 'vaekit[pandas]'") from None
+        return pandas.DataFrame(flatten_columns(self))
 
 
 def check_extension(path: Path) -> str:
@@ -58,12 +73,12 @@ def import_pyarrow() -> Any:
     return pyarrow
 
 
-def write_table(table: Table, path: Path) -> Path:
+def write_table(table: Columns, path: Path) -> Path:
     """Write a table atomically, in the format of the path's extension. Raises UserError."""
     extension = check_output(path, sum(math.prod(column.shape[1:]) for column in table.values()))
     with atomic_write(path) as file:
         if extension == ".npz":
-            arrays: dict[str, Any] = table  # no object arrays, so nothing is pickled
+            arrays: dict[str, Any] = dict(table)  # no object arrays, so nothing is pickled
             np.savez(file, **arrays)
         elif extension == ".csv":
             columns = flatten_columns(table)
@@ -86,7 +101,7 @@ def read_table(path: Path) -> Table:
         if extension == ".npz":
             check_unpacked_size(path)
             with np.load(path, allow_pickle=False) as file:
-                return {name: file[name] for name in file.files}
+                return Table({name: file[name] for name in file.files})
         if extension == ".csv":
             text = path.read_text(encoding="utf-8-sig")
             header, *_ = text.partition("\n")
@@ -128,9 +143,9 @@ def parse_column(text: np.ndarray) -> np.ndarray:
         return text
 
 
-def flatten_columns(table: Table) -> Table:
+def flatten_columns(table: Columns) -> dict[str, np.ndarray]:
     """Replace each column (N, D) by D columns name_0, name_1, ... of (N,)."""
-    columns: Table = {}
+    columns: dict[str, np.ndarray] = {}
     for name, values in table.items():
         if values.ndim == 2:
             columns |= {f"{name}_{i}": values[:, i] for i in range(values.shape[1])}
@@ -139,9 +154,9 @@ def flatten_columns(table: Table) -> Table:
     return columns
 
 
-def join_columns(columns: Table) -> Table:
+def join_columns(columns: Columns) -> Table:
     """Replace columns name_0, name_1, ..., where none is missing, by one column (N, D)."""
-    table: Table = {}
+    table = Table()
     groups: dict[str, dict[int, np.ndarray]] = {}
     for name, values in columns.items():
         match = INDEXED_COLUMN.fullmatch(name)
@@ -153,5 +168,5 @@ def join_columns(columns: Table) -> Table:
         if sorted(parts) == list(range(len(parts))):
             table[name] = np.stack([parts[i] for i in range(len(parts))], axis=1)
         else:  # a name that only ends in a number, such as run_7
-            table |= {f"{name}_{i}": values for i, values in parts.items()}
+            table.update({f"{name}_{i}": values for i, values in parts.items()})
     return table

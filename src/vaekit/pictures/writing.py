@@ -18,6 +18,7 @@ from .style import ignore_missing_glyphs
 
 IMAGE_FORMATS = ("png", "svg", "pdf", "jpg", "webp")
 UNDATED = {"svg": "Date", "pdf": "CreationDate"}  # metadata to leave out
+DESCRIBED = {"png": "Description", "svg": "Description", "pdf": "Subject"}  # its metadata
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,9 @@ class PictureExists(UserError):
         )
 
 
-def save(figure: Figure | Movie, path: Path, overwrite: bool = True) -> Path:
-    """Write a figure in the format of the file's ending, or a movie as GIF, and return the path.
+def save(figure: Figure | Movie, path: Path, overwrite: bool = True, description: str = "") -> Path:
+    """Write a figure in the format of the file's ending, or a movie as GIF, and return the path. A PNG, SVG or PDF has
+    the `description` in its metadata.
 
     Raises UserError for an ending other than .png, .svg, .pdf, .jpg, .webp, or .gif, and for a missing folder; unless
     `overwrite`, PictureExists where the file has another content.
@@ -57,9 +59,13 @@ def save(figure: Figure | Movie, path: Path, overwrite: bool = True) -> Path:
     with ignore_missing_glyphs():
         if isinstance(figure, Figure):
             # Without dates and random names, the same picture is the same file.
-            metadata = {UNDATED[file_format]: None} if file_format in UNDATED else None
+            metadata: dict[str, str | None] = {}
+            if file_format in UNDATED:
+                metadata[UNDATED[file_format]] = None
+            if description and file_format in DESCRIBED:
+                metadata[DESCRIBED[file_format]] = description
             with rc_context({"svg.hashsalt": "vaekit"}):
-                figure.savefig(content, format=file_format, metadata=metadata)
+                figure.savefig(content, format=file_format, metadata=metadata or None)
         else:
             write_gif(figure, content)
     new = overwrite or not path.exists()
