@@ -140,10 +140,7 @@ def test_a_cvae_uses_the_class_folders_as_labels(vaekit, photos):
     code, _, err = vaekit("train", "cvae", "--data", "my photos", "--size", "8", *tiny)
     assert code == 0, err
     assert vaekit("generate", "a", "--label", "1")[0] == 0
-    assert (
-        vaekit("generate", "a", "--out", "rows.png")[1]
-        == "rows.png\nrows from the top: cats, dogs\n"
-    )
+    assert vaekit("generate", "a", "--out", "rows.png")[1] == "rows.png\n"
     with Image.open("rows.png") as rows:
         assert rows.info["Description"] == "rows from the top: cats, dogs"
     code, _, err = vaekit("generate", "a", "--label", "2")

@@ -19,6 +19,7 @@ from vaekit.evaluation import metrics
 from vaekit.evaluation.frechet import Frechet
 from vaekit.likelihood import elbo
 from vaekit.support.console import PlainConsole
+from vaekit.support.errors import python_names
 
 KEYS = {
     "elbo", "log_likelihood", "kl", "nll", "nll_standard_error", "nll_image_standard_error",
@@ -529,7 +530,7 @@ def test_a_low_effective_sample_size_is_warned_of_with_the_remedy(run, tmp_path)
 def test_warnings_are_logged_once_and_are_not_in_the_table(run, capsys):
     result = evaluate(run, samples=3, limit=20, metrics=("nll",), progress=True)
     (warning,) = (text for text in result["warnings"] if "only 20 images" in text)
-    assert capsys.readouterr().err.count(f"warning: {warning}") == 1
+    assert capsys.readouterr().err.count(f"warning: {python_names(warning)}") == 1
     table = metrics.as_table(result)
     assert "warning" not in [str(cell) for cell in table.columns[0]._cells]
     enough = evaluate(run, samples=3, limit=100, metrics=("nll",))

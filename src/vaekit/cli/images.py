@@ -42,8 +42,7 @@ def generate(
     """Sample new images from a run's prior, of one label or cluster, or decode one latent point.
 
     Without --label or --cluster, a cvae gives one row per label, with the name of its class, a gmvae one per cluster;
-    the rows are also listed, and in the metadata of the picture. A model with --condition quadrants completes test
-    images.
+    the metadata of the picture list them too. A model with --condition quadrants completes test images.
 
     For example:
       vaekit generate runs/vae-mnist-1 --count 100 --temperature 0.8
@@ -136,15 +135,13 @@ def save_picture(
     description: str = "",
 ) -> None:
     """Write a picture to --out or RUN/pictures, there named by its source and the settings that are not None; print
-    where it is, and its description, which is also in its metadata."""
+    where it is. Its metadata have the description."""
     from .. import pictures
 
     words = [source, *(f"{key}-{value}" for key, value in settings.items() if value is not None)]
     stem = re.sub(r"[^\w.,+-]+", "_", "-".join(words))[:120]
     path = Path(out) if out else place.pictures / place.file(f"{stem}.png").name
     print_text(pictures.save(figure, path, overwrite, description))
-    if description:
-        print_text(description)
 
 
 def reconstruct(

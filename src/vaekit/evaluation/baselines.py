@@ -22,11 +22,8 @@ from ..model.graph import VAE
 MAX_NUMBERS, CODEC_NUMBERS = 2**25, 2**23
 MAX_COMPONENTS = 256  # of a PCA: more take minutes, and more images than there are
 BATCH_NUMBERS = 2**24
-JPEG_QUALITY, JPEG_SIDE = (
-    50,
-    64,
-)  # pixels a side; the tables of a JPEG outweigh the pixels of smaller images
-
+JPEG_QUALITY = 50
+JPEG_SIDE = 64  # pixels: in a smaller JPEG the tables outweigh the image
 
 TrainingImages = Callable[[int], EvalSplit]  # so many random ones, as the model sees them
 

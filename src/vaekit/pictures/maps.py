@@ -36,7 +36,7 @@ def image_map(
     bands = bands or choose_bands(images)
     pixels = bands(images).detach().float().cpu().clamp(0, 1).permute(0, 2, 3, 1).numpy()
     groups = group_points(len(points), labels, classes)
-    cells = int(np.clip(round(len(points) ** 0.5), MIN_CELLS, MAX_CELLS))
+    cells = int(np.clip(round(1.5 * len(points) ** 0.5), MIN_CELLS, MAX_CELLS))
     low, high = np.quantile(points, [0.005, 0.995], axis=0)
     size = np.maximum((high - low) / (cells - 1), 1e-9)  # of a cell, whose centre the extremes are
     rows = shown_rows((points - low) / size, cells)
