@@ -36,7 +36,7 @@ from ..inference.latent_space import (
     principal_axes,
 )
 from ..inference.picture_data import MAX_CODES
-from ..inference.tables import Table, write_table
+from ..inference.tables import write_table
 from ..inference.writing import write_images
 from ..likelihood.elbo import ELBO_SAMPLES
 from ..likelihood.latent_use import batch_size, code_posteriors, lists_groups
@@ -361,7 +361,7 @@ class ExplorerSession:
         with SAVING:
             stem = self.unfinished = self.claim_name()
             try:
-                table: Table = {name: latents[name].numpy() for name in self.latents}
+                table = {name: latents[name].numpy() for name in self.latents}
                 codes = write_table(table, stem.with_suffix(".csv"))
                 path = write_images(images, stem.with_suffix(f".{kind}"), bands=self.context.bands)
             except BaseException:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from .bands import Bands, choose_bands
-from .scatters import class_handles, group_points
+from .scatters import Group, class_handles, group_points
 from .style import OTHER_COLOUR, escape_math, ignore_missing_glyphs
 
 MIN_CELLS, MAX_CELLS = 6, 32  # per side
@@ -68,14 +68,13 @@ def shown_rows(position: np.ndarray, cells: int) -> np.ndarray:
     cell = position.round().astype(int)
     distance = np.square(position - cell).sum(1)
     shown = np.full((cells, cells), -1)
-    inside = ((cell >= 0) & (cell < cells)).all(1)
-    for row in np.argsort(-distance, kind="stable"):  # the nearest comes last
-        if inside[row]:
-            shown[cell[row, 1], cell[row, 0]] = row
+    inside = np.flatnonzero(((cell >= 0) & (cell < cells)).all(1))
+    for row in inside[np.argsort(-distance[inside], kind="stable")]:  # the nearest comes last
+        shown[cell[row, 1], cell[row, 0]] = row
     return shown
 
 
-def frame_colours(count: int, groups: Sequence) -> np.ndarray:
+def frame_colours(count: int, groups: Sequence[Group]) -> np.ndarray:
     """Colours (N, 3) of the groups of points."""
     colours = np.tile(np.array(to_rgb(OTHER_COLOUR)), (count, 1))
     for group in groups:
