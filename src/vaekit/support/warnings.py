@@ -31,13 +31,13 @@ MIN_CLASSIFIER_SKILL = 0.5
 MAX_CLUSTER_SHARE = 0.9
 
 
-def few_steps(epochs: int, steps: int) -> str:
-    """Of a training of `epochs` of so many `steps`."""
-    if epochs * steps >= MIN_STEPS:
+def few_steps(total: int, per_epoch: int) -> str:
+    """Of a training of so many steps."""
+    if total >= MIN_STEPS:
         return ""
     return (
-        f"{epochs * steps:,} training steps ({epochs:,} epochs of {steps:,}) are few: under {MIN_STEPS:,} a network is "
-        f"far from what it can learn; pass --epochs {-(-MIN_STEPS // steps)} or more, or a smaller --batch-size"
+        f"{total:,} training steps ({per_epoch:,} in an epoch) are few: under {MIN_STEPS:,} a network is far from what "
+        f"it can learn; pass --epochs {-(-MIN_STEPS // per_epoch)} or more, or a smaller --batch-size"
     )
 
 
