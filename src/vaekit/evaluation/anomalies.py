@@ -14,7 +14,7 @@ from torch import Tensor
 from ..data import Dataset, EvalSplit, Split, eval_split
 from ..data.sources.layout import NORMAL
 from ..data.splits import sorted_random_rows
-from ..inference.encoding import images_to_encode
+from ..inference.encoding import Columns, images_to_encode
 from ..inference.tables import Table
 from ..model.graph import VAE
 from ..runs.data import load_run_data, run_images
@@ -86,7 +86,7 @@ def anomalies(
         validation = run_images(run, dataset, "validation")
         rows = sorted_random_rows(len(validation), config.limit, config.seed)
         calibration = scores_of(name, context(validation.take(rows), training), run)
-        tables: list[Table] = []
+        tables: list[Columns] = []
         kept: list[tuple[np.ndarray, EvalSplit]] = []
         pixels: list[tuple[Tensor, Tensor]] = []
         chosen = dataset if images is None else images
@@ -176,7 +176,7 @@ def parts_to_score(
     bar: ProgressBar,
     pages: Pages | None,
     channel_axis: ChannelAxis,
-) -> Iterator[tuple[Table, EvalSplit]]:
+) -> Iterator[tuple[Columns, EvalSplit]]:
     """Yield the images in parts, as `images_to_encode` does; of a folder in the layout of MVTec-AD its test images,
     where `images` is that folder, or the run's own data set that was read from it."""
     of_run = run.source if isinstance(images, Dataset) else None
@@ -203,19 +203,23 @@ def join_oddest(kept: Sequence[tuple[np.ndarray, EvalSplit]], count: int) -> Eva
     return EvalSplit(split.take(torch.from_numpy(order)), "none")  # which are floats already
 
 
-def complete_table(tables: Sequence[Table], calibration: np.ndarray, false_alarms: float) -> Table:
+def complete_table(
+    tables: Sequence[Columns], calibration: np.ndarray, false_alarms: float
+) -> Table:
     """The columns of all parts, the oddest image first, with their p-values."""
-    table: Table = {key: np.concatenate([part[key] for part in tables]) for key in tables[0]}
+    table: Columns = {key: np.concatenate([part[key] for part in tables]) for key in tables[0]}
     order = np.argsort(-table["score"], kind="stable")
     table = {key: column[order] for key, column in table.items()}
     p = p_values(table["score"], calibration)
-    return {
-        "rank": np.arange(1, len(order) + 1),
-        **table,
-        "percentile": percentiles(table["score"], calibration),
-        "p_value": p,
-        "flagged": p <= false_alarms,
-    }
+    return Table(
+        {
+            "rank": np.arange(1, len(order) + 1),
+            **table,
+            "percentile": percentiles(table["score"], calibration),
+            "p_value": p,
+            "flagged": p <= false_alarms,
+        }
+    )
 
 
 def validation_use(run: Run) -> str:

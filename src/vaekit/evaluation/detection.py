@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..data.sources.inputs import find_image_files, read_images
 from ..data.sources.layout import MASKS, NORMAL
+from ..inference.encoding import Columns
 from ..inference.generation import image_fit
-from ..inference.tables import Table
 from ..runs.directory import Run
 from ..support.console import ProgressBar
 from ..support.errors import did_you_mean, printable, require
@@ -21,7 +21,7 @@ from ..support.errors import did_you_mean, printable, require
 NORMAL_CLASSES = (NORMAL, "normal")
 
 
-def detection(table: Table, normal: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
+def detection(table: Columns, normal: Sequence[str], classes: Sequence[str]) -> dict[str, Any]:
     """How well the scores tell odd images from normal ones, where classes tell which are odd; adds their column `odd`.
 
     AUROC and average precision are scikit-learn's, None unless there are images of both kinds. `normal_classes`: those
@@ -69,7 +69,7 @@ def detection(table: Table, normal: Sequence[str], classes: Sequence[str]) -> di
     return facts
 
 
-def read_masks(run: Run, origin: Table) -> tuple[Tensor, Tensor]:
+def read_masks(run: Run, origin: Columns) -> tuple[Tensor, Tensor]:
     """The rows (n,) of the images whose odd pixels are known in the layout of MVTec-AD, and which these are, bool
     (n, H, W): none of a normal image. No rows where there are no masks."""
     shape = run.blueprint.shape[1:]
