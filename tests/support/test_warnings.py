@@ -7,8 +7,7 @@ import pytest
 from vaekit.support import warnings
 
 PROVOKED = [
-    (warnings.few_steps(600, 12), "600 training steps (12 in an epoch)", "--epochs 167 or more"),
-    (warnings.few_steps(1999, 1), "1,999 training steps", "--epochs 2000 or more"),
+    (warnings.few_steps(1999), "1,999 training steps", "--steps 2000 or more"),
     (warnings.class_imbalance({"cat": 100, "owl": 10, "elk": 0}), "cat has 100 training images, owl 10", "add images"),
     (warnings.imbalanced_accuracies(10, 0.5), "10 to 1", "right for 50%"),
     (warnings.nll_bias(0.2, 0, 1000, False), "0.20 nats too high: the samples miss", "more --samples"),
@@ -23,7 +22,7 @@ PROVOKED = [
     (warnings.one_cluster(0.95, of_prior=False), "one cluster has 95%", "try gmvae"),
 ]  # fmt: skip
 SILENT = {
-    "steps": warnings.few_steps(2000, 500),
+    "steps": warnings.few_steps(2000),
     "balanced": warnings.class_imbalance({"cat": 99, "owl": 10, "elk": 0}),
     "accuracies": warnings.imbalanced_accuracies(9.9, 0.9),
     "bias": warnings.nll_bias(0.1, 10, 1000, False),

@@ -462,8 +462,7 @@ def test_a_short_training_and_imbalanced_classes_are_warned_of_once_at_the_start
 
     run, lines = warnings_of("cvae", 2)
     assert lines == [
-        "warning: 6 training steps (3 in an epoch) are few: under 7 a network is far from what it can learn; pass "
-        "epochs 3 or more, or a smaller batch_size",
+        "warning: 6 training steps are few: under 7 a network is far from what it can learn; pass steps 7 or more",
         "warning: the classes are imbalanced: 0 has 18 training images, 1 1; a model conditional on them draws rare "
         "classes poorly: add images of these, or take fewer of the others",
     ]

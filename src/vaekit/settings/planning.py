@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..support.warnings import MAX_CLASS_RATIO
+
 SIDES = (64, 32)  # pixels: the largest that the images have is chosen
 TWO_TONE = 0.85  # share of pixels that are almost black or white, from which grey images count as black and white
 FEW_IMAGES = 500  # of training, below which a plan warns
-FEW_STEPS = 500  # of a plan, below which it warns
-IMBALANCE = 10.0  # largest class by smallest, from which a plan warns
 MOST_PASSES = 500  # over the training images
 FASTER = 0.9  # bfloat16 is chosen where its step takes at most this share of the time in float32
 STEPS_SHARE = 0.9  # of the time; the rest is for saving, for measuring the latents, and for the pictures' data
@@ -156,7 +156,7 @@ def warnings_of(facts: Facts, class_sizes: Mapping[str, int], repeated: int) -> 
     sizes = {name: count for name, count in class_sizes.items() if count}
     if len(sizes) > 1:
         largest, smallest = (pick(sizes, key=sizes.__getitem__) for pick in (max, min))
-        if sizes[largest] >= IMBALANCE * sizes[smallest]:
+        if sizes[largest] >= MAX_CLASS_RATIO * sizes[smallest]:
             found.append(
                 f"classes differ in size: {sizes[largest]:,} images of {largest}, but {sizes[smallest]:,} of "
                 f"{smallest}; means over all images say little of the small ones"

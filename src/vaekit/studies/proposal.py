@@ -39,6 +39,7 @@ from ..support.devices import (
 )
 from ..support.errors import UserError, printable, require, require_folder, with_changes
 from ..support.version import __version__
+from ..support.warnings import MIN_STEPS
 from ..training.learner import Learner
 from ..training.loop import train_epochs
 from ..training.plan import Plan
@@ -162,7 +163,7 @@ def plan(
         steps, seconds = fit_steps(speed, config, facts.images, 60 * minutes)
         if steps >= rule.least_steps:
             break
-    if steps < planning.FEW_STEPS:
+    if steps < MIN_STEPS:
         number = f"{steps:,} step{'s' * (steps != 1)}"
         warnings.append(f"only {number}, too few to learn much; give more --minutes")
     chosen["precision"] = precision

@@ -31,13 +31,13 @@ MIN_CLASSIFIER_SKILL = 0.5
 MAX_CLUSTER_SHARE = 0.9
 
 
-def few_steps(total: int, per_epoch: int) -> str:
+def few_steps(total: int) -> str:
     """Of a training of so many steps."""
     if total >= MIN_STEPS:
         return ""
     return (
-        f"{total:,} training steps ({per_epoch:,} in an epoch) are few: under {MIN_STEPS:,} a network is far from what "
-        f"it can learn; pass --epochs {-(-MIN_STEPS // per_epoch)} or more, or a smaller --batch-size"
+        f"{total:,} training steps are few: under {MIN_STEPS:,} a network is far from what it can learn; pass "
+        f"--steps {MIN_STEPS} or more"
     )
 
 

@@ -82,8 +82,7 @@ def check_training(
 
 def training_warnings(blueprint: Blueprint, data: Dataset, config: TrainConfig) -> list[str]:
     """Warnings of a training that is about to start."""
-    steps = config.steps(len(data.train))
-    found = [warnings.few_steps(config.epochs * steps, steps)]
+    found = [warnings.few_steps(config.total_steps(len(data.train)))]
     if blueprint.settings.condition == "label" and data.train.labels is not None:
         counts = data.train.labels.bincount().tolist()
         names = data.classes or tuple(map(str, range(len(counts))))
