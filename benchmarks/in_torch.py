@@ -129,8 +129,8 @@ def plain_ladder_loss(ladder: Ladder, x: Tensor) -> Tensor:
         features = torch.cat([h, maps[h.shape[-2:]]], dim=1)
         shift, raw_q = ladder.group(i).posterior(features).chunk(2, dim=1)
         p, q = ladder.head.positive(raw_p), ladder.head.positive(raw_q)
-        z = loc_p + shift + q * torch.randn_like(q)
-        kl = kl + ((p / q).log() + (q**2 + shift**2) / (2 * p**2) - 0.5).flatten(1).sum(1)
+        z = loc_p + p * (shift + q * torch.randn_like(q))
+        kl = kl + ((q**2 + shift**2 - 1) / 2 - q.log()).flatten(1).sum(1)
         h = ladder.group(i).block(ladder.group(i).merge(z) + change + h)
         if enters:
             position = next(positions)

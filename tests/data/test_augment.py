@@ -345,7 +345,7 @@ def test_the_terminal_names_augmented_training_values(tmp_path, capsys):
     train(model, data, out=tmp_path / "run", epochs=1, augment="hflip")
     err = capsys.readouterr().err
     assert "training images are augmented (hflip), and training values are of augmented" in err
-    assert "ELBO train (augmented) -" in err
+    assert "bits/dim train (augmented) " in err
 
 
 def test_tensorboard_names_augmented_training_values(tmp_path):

@@ -306,8 +306,8 @@ def test_a_collapsed_training_is_warned_of_on_stderr_and_in_metrics(tmp_path, ca
         build("vae", data, hidden_dim=8), data, objective=elbo(1000.0), out=tmp_path / "run", epochs=120,
         batch_size=10, learning_rate=0.03,
     )  # fmt: skip
-    (line,) = [text for text in capsys.readouterr().err.splitlines() if text.startswith("warning")]
-    assert line.startswith("warning: posterior collapse")
+    lines = capsys.readouterr().err.splitlines()
+    (line,) = [text for text in lines if text.startswith("warning: posterior collapse")]
     stored = [text for epoch in run.metrics for text in epoch.get("warnings", [])]
     assert [f"warning: {python_names(text)}" for text in stored] == [line]
     assert run.metrics[-1]["active_units"] == 0
