@@ -42,6 +42,8 @@ VAEKIT = [sys.executable, "-m", "vaekit"]
 # Name -> arguments of `vaekit train`, each with the learning rate and precision that short trainings found best.
 CONFIGURATIONS = {
     "convvae": "convvae --latent-dim 128 --learning-rate 3e-3 --precision bfloat16",
+    "convvae-mixture": "convvae --latent-dim 128 --learning-rate 3e-3 --likelihood logistic-mixture --logistics 3 "
+    "--precision bfloat16",
     "resnet": "convvae --network resnet --channels 64 --latent-dim 128 --learning-rate 2e-3 --batch-size 50 "
     "--clip-gradient 200 --precision bfloat16",
     "deepvae": "deepvae --precision bfloat16",
