@@ -46,8 +46,8 @@ CONFIGURATIONS = {
     "--precision bfloat16",
     "resnet": "convvae --network resnet --channels 64 --latent-dim 128 --learning-rate 2e-3 --batch-size 50 "
     "--clip-gradient 200 --precision bfloat16",
-    "deepvae": "deepvae --precision bfloat16",
-    "deepvae-mixture": "deepvae --likelihood logistic-mixture --logistics 3 --precision bfloat16",
+    "deepvae": "deepvae --likelihood logistic --precision bfloat16",
+    "deepvae-mixture": "deepvae --precision bfloat16",
 }
 TRIAL_IMAGES = 4000  # for training
 Images = dict[str, int]  # the number of each split

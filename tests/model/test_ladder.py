@@ -525,6 +525,20 @@ def test_the_default_groups_fit_every_shape(height, width, patch):
     ]  # fmt: skip
 
 
+def test_colour_has_a_mixture_of_logistics_unless_another_likelihood_is_chosen():
+    def likelihood(channels, **settings):
+        return build(
+            "deepvae", (channels, 8, 8), channels=4, **settings
+        ).blueprint.settings.likelihood
+
+    assert [likelihood(channels) for channels in (1, 2, 3)] == [
+        "bernoulli",
+        "logistic",
+        "logistic-mixture",
+    ]
+    assert likelihood(3, likelihood="logistic") == "logistic"
+
+
 def test_groups_are_read_as_they_are_written():
     assert parse_groups("4x2:16  8x1") == [(4, 2, 16), (8, 1, 8)]
     assert LadderConfig(groups="1x1:2 5x1:3").latent_shapes((3, 9, 6)) == {

@@ -376,8 +376,8 @@ def test_settings_that_make_no_sense(settings, message):
         build("vae", (3, 4, 4), **settings)
 
 
-def test_its_levels_are_those_of_the_data_and_its_components_ten():
+def test_its_levels_are_those_of_the_data_and_its_components_three():
     model = build("vae", (3, 4, 4), likelihood="logistic-mixture", scale="each", mean="sigmoid")
     likelihood = model.decode(z=torch.zeros(1, 20))
-    assert (likelihood.levels, likelihood.logits.shape[-3]) == (256, 10)
-    assert model.blueprint.settings.levels == 256
+    assert (likelihood.levels, likelihood.logits.shape[-3]) == (256, 3)
+    assert (model.blueprint.settings.levels, model.blueprint.settings.logistics) == (256, 3)

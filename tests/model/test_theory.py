@@ -107,6 +107,7 @@ def test_bounds_are_ordered_at_a_wrong_posterior():
     assert five == pytest.approx(float(bounds[1]), abs=0.05)
 
 
+@pytest.mark.long
 def test_gradient_descent_on_a_linear_vae_reaches_the_ppca_optimum():
     count = 400
     x = torch.randn(count, LATENT) @ torch.randn(LATENT, PIXELS) + 0.3 * torch.randn(count, PIXELS)

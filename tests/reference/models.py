@@ -141,9 +141,9 @@ class Model:
         return log_density[self.likelihood](x, mean, scale)
 
     def log_mixture(self, x, output):
-        """10 components, whose means are spread evenly over [0, 1] for outputs of 0: outputs (..., H, W, numbers) ->
+        """3 components, whose means are spread evenly over [0, 1] for outputs of 0: outputs (..., H, W, numbers) ->
         (..., 1, H, W), of all channels together."""
-        k, channels = 10, self.shape[0]
+        k, channels = 3, self.shape[0]
         pairs = [(c, c - d) for d in (1, 2, 3) for c in range(d, channels)]
         logits, each, tangents = np.split(output, [k, k + 2 * k * channels], axis=-1)
         each = each.reshape(*each.shape[:-1], k, 2, channels)

@@ -53,7 +53,8 @@ def trained(data, model, config, objective=None):
     return values, [p.detach().clone() for p in model.parameters()], lines
 
 
-@pytest.mark.parametrize("name", ["vae", pytest.param("hvampprior", marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["vae", "hvampprior"])
 def test_100_compiled_steps_have_the_loss_of_eager_ones(name):
     """To 1e-4, with a smaller last batch, dropout, running statistics, gradient clipping, a KL warm-up and
     augmentation."""

@@ -466,8 +466,10 @@ def test_a_short_training_and_imbalanced_classes_are_warned_of_once_at_the_start
         "warning: the classes are imbalanced: 0 has 18 training images, 1 1; a model conditional on them draws rare "
         "classes poorly: add images of these, or take fewer of the others",
     ]
+    monkeypatch.setattr("vaekit.support.warnings.MIN_STEPS", 100)
     resume(run, data, epochs=3)
     assert "training steps" not in capsys.readouterr().err
+    monkeypatch.setattr("vaekit.support.warnings.MIN_STEPS", 7)
     assert warnings_of("vae", 3)[1] == []
 
 

@@ -84,6 +84,7 @@ def build(
     config = config.resolve_pixels(
         dataset.likelihood if dataset else "bernoulli" if channels == 1 else "logistic",
         (dataset and dataset.levels) or 256,
+        channels,
     )
     require_seed(seed)
     if classes is None:
