@@ -73,21 +73,16 @@ def train(level: str, seed: int, run: Path) -> float:
         return time.perf_counter() - started
 
 
-def evaluate_run(level: str, seed: int, seconds: float, run: Path) -> Attempt:
-    settings: dict[str, Any] = {"metrics": ("elbo",)}
-    if not level.startswith("elbo"):
-        settings = {"metrics": ("elbo", "nll"), "samples": 5000, "limit": 10_000}
-    metrics = evaluate(run, **settings)
-    return Attempt(level, seed, round(seconds, 1), metrics["elbo"], metrics.get("nll"))
-
-
 def attempt(level: str, seed: int, folder: Path) -> Attempt:
     """An attempt, of which `train_all` has kept the seconds; it is kept as well."""
     path = folder / f"{level}-{seed}.json"
     known = json.loads(path.read_text())
     if "elbo" not in known:
-        found = evaluate_run(level, seed, known["seconds"], folder / f"{level}-{seed}")
-        known |= {"elbo": found.elbo, "nll": found.nll}
+        settings: dict[str, Any] = {"metrics": ("elbo",)}
+        if not level.startswith("elbo"):
+            settings = {"metrics": ("elbo", "nll"), "samples": 5000, "limit": 10_000}
+        metrics = evaluate(folder / f"{level}-{seed}", **settings)
+        known |= {"elbo": metrics["elbo"], "nll": metrics.get("nll")}
         write_json(path, known)
     return Attempt(level, seed, **known)
 

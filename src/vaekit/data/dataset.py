@@ -351,3 +351,11 @@ def get_split(dataset: Dataset, name: str) -> Split:
     if name not in dataset.splits:
         raise UserError(f"there is no split {name!r}; choose train, validation or test")
     return dataset.splits[name]
+
+
+def class_sizes(dataset: Dataset) -> dict[str, int]:
+    """Training images of each class, by its name or number; none without labels."""
+    if dataset.train.labels is None:
+        return {}
+    counts = torch.bincount(dataset.train.labels, minlength=dataset.class_count).tolist()
+    return dict(zip(dataset.classes or map(str, range(len(counts))), counts, strict=True))

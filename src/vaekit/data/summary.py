@@ -79,14 +79,6 @@ def pixel_statistics(dataset: Dataset, split: str) -> list[float]:
     return [float(value) for value in (x.min(), x.max(), x.mean(), x.std(correction=0))]
 
 
-def class_sizes(dataset: Dataset) -> dict[str, int]:
-    """Training images of each class, by its name."""
-    if dataset.train.labels is None:
-        return {}
-    counts = torch.bincount(dataset.train.labels, minlength=dataset.class_count).tolist()
-    return {class_name(dataset, k): count for k, count in enumerate(counts)}
-
-
 def two_tone_share(dataset: Dataset) -> float:
     """The share of pixels that are almost black or white, of up to SAMPLED_IMAGES training images."""
     rows = sorted_random_rows(len(dataset.train), SAMPLED_IMAGES, 0)

@@ -14,8 +14,8 @@ from torch import Tensor
 from ..data import Dataset, EvalSplit, Split, eval_split
 from ..data.sources.layout import NORMAL
 from ..data.splits import sorted_random_rows
-from ..inference.encoding import Columns, images_to_encode
-from ..inference.tables import Table
+from ..inference.encoding import images_to_encode
+from ..inference.tables import Columns, Table
 from ..model.graph import VAE
 from ..runs.data import load_run_data, run_images
 from ..runs.directory import Run, pad_with_numbers

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from ..model.pixels import MaskedPixels
 from ..settings.analysis import AnomalyConfig, AnomalyScore
 from ..support.console import ProgressBar
 from ..support.devices import seeded
+from .baselines import compress
 from .metrics import NO_DENSITY
 from .probes import few_dimensions, posterior_means
 
@@ -210,13 +210,11 @@ def encodings(x: Tensor, levels: int) -> list[bytes]:
         picture = Image.fromarray(
             pixels.astype(np.uint8 if levels <= MAX_PNG_LEVELS else np.uint16)
         )
-    options: list[dict[str, Any]] = [{"format": "png", "optimize": True}]
+    files = [compress(picture, "PNG", optimize=True)]
     if levels <= MAX_PNG_LEVELS:
-        options.append({"format": "webp", "lossless": True, "quality": 100, "method": 3})
-    files = [io.BytesIO() for _ in options]
-    for file, chosen in zip(files, options, strict=True):
-        (picture if chosen["format"] == "png" else picture.convert("RGB")).save(file, **chosen)
-    return [file.getvalue() for file in files]
+        colours = picture.convert("RGB")
+        files.append(compress(colours, "WEBP", lossless=True, quality=100, method=3))
+    return files
 
 
 @torch.no_grad()

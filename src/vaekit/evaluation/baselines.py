@@ -127,7 +127,7 @@ def measure_independent_pixels(train: EvalSplit, images: EvalSplit) -> dict[str,
 
 def measure_png(images: EvalSplit) -> dict[str, Any]:
     """Bits per dimension of 8-bit images as PNG files, their headers included."""
-    files = [compress(image, "PNG", optimize=True) for image in eight_bits(images)]
+    files = [compress(Image.fromarray(x), "PNG", optimize=True) for x in eight_bits(images)]
     bits = 8 * sum(map(len, files)) / images[:].images.numel()
     return {"png_bits_per_dim": bits, "png_images": len(files)}
 
@@ -135,7 +135,8 @@ def measure_png(images: EvalSplit) -> dict[str, Any]:
 def measure_jpeg(images: EvalSplit) -> dict[str, Any]:
     """Bits per dimension, and PSNR, of 8-bit images as JPEG files of JPEG_QUALITY."""
     originals = eight_bits(images)
-    files = [compress(x, "JPEG", quality=JPEG_QUALITY, optimize=True) for x in originals]
+    options = {"quality": JPEG_QUALITY, "optimize": True}
+    files = [compress(Image.fromarray(x), "JPEG", **options) for x in originals]
     decoded = np.stack([np.asarray(Image.open(io.BytesIO(file))) for file in files])
     error = np.square((decoded.astype(np.float64) - originals) / 255).sum() / len(files)
     return {
@@ -151,10 +152,10 @@ def eight_bits(images: EvalSplit) -> np.ndarray:
     return x.movedim(1, 3).squeeze(3).numpy()
 
 
-def compress(image: np.ndarray, kind: str, **options: Any) -> bytes:
-    """An image as a file."""
+def compress(picture: Image.Image, kind: str, **options: Any) -> bytes:
+    """A picture as a file of a format of Pillow, with its options."""
     content = io.BytesIO()
-    Image.fromarray(image).save(content, kind, **options)
+    picture.save(content, kind, **options)
     return content.getvalue()
 
 

@@ -30,9 +30,8 @@ def threshold(calibration: np.ndarray, false_alarms: float) -> float:
     `check_count`."""
     count = len(calibration)
     check_count(count, false_alarms)
-    possible = np.arange(1, count + 2) / (
-        count + 1
-    )  # p-values, by the number of scores that are as high
+    # The possible p-values, by the number of scores that are as high.
+    possible = np.arange(1, count + 2) / (count + 1)
     allowed = int(np.searchsorted(possible, false_alarms, side="right"))
     return float(np.sort(calibration)[-allowed])
 

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from ..data.sources.inputs import find_image_files, read_images
 from ..data.sources.layout import MASKS, NORMAL
-from ..inference.encoding import Columns
 from ..inference.generation import image_fit
+from ..inference.tables import Columns
 from ..runs.directory import Run
 from ..support.console import ProgressBar
 from ..support.errors import did_you_mean, printable, require

@@ -152,7 +152,7 @@ def metric_rows(e: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def number_rows(e: Mapping[str, Any]) -> list[tuple[str, str, str]]:
-    """Each number of an evaluation: name, value, and its meaning, with what it is worth where that is known."""
+    """Each number of an evaluation: name, value, and its meaning, with whether it is good where that is known."""
     rows = []
     for group in METRIC_GROUPS.values():
         for metric in group:
@@ -163,9 +163,9 @@ def number_rows(e: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             if metric.key == "active_units" and e.get("latent_units") is not None:
                 shown += f" of {e['latent_units']}"
             unit = f"{metric.unit}; " if metric.unit not in (None, "share") else ""
-            worth = verdict(metric.key, e)
+            judged = verdict(metric.key, e)
             meaning = f"{unit}{metric.description}{dependency_text(metric, e)}"
-            rows.append((metric.name, shown, f"{meaning}. {worth}" if worth else meaning))
+            rows.append((metric.name, shown, f"{meaning}. {judged}" if judged else meaning))
             if metric.key == "kl":
                 rows += latent_rows(e)
     return rows

@@ -12,7 +12,7 @@ FRECHET_GOOD, FRECHET_POOR = 2, 10
 
 
 def verdict(key: str, e: Mapping[str, Any]) -> str:
-    """What the figure `key` of an evaluation is worth: Good where it beats its baseline (with two, the better one),
+    """Whether the figure `key` of an evaluation is good: Good where it beats its baseline (with two, the better one),
     Poor where it beats none, Fair between them; "" where it has no baseline."""
     value = e.get(key)
     if value is None:

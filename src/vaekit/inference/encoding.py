@@ -33,9 +33,7 @@ from ..support.errors import UserError, printable, require, require_count, requi
 from .code_map import Projection, Thumbnails, check_map, draw_code_map
 from .generation import file_labels, image_fit, image_pages, latent_sizes
 from .latent_space import decode_latents
-from .tables import Table
-
-Columns = dict[str, np.ndarray]
+from .tables import Columns, Table
 
 
 def encode(

@@ -7,7 +7,6 @@ import io
 import math
 import re
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 EXTENSIONS = (".npz", ".csv", ".parquet")
 MAX_CSV_COLUMNS = 16_384
 INDEXED_COLUMN = re.compile(r"(.+)_(\d{1,6})")
-Columns = Mapping[str, np.ndarray]  # of a table
+Columns = dict[str, np.ndarray]  # of a table, by name
 
 
 class Table(dict[str, np.ndarray]):
@@ -143,9 +142,9 @@ def parse_column(text: np.ndarray) -> np.ndarray:
         return text
 
 
-def flatten_columns(table: Columns) -> dict[str, np.ndarray]:
+def flatten_columns(table: Columns) -> Columns:
     """Replace each column (N, D) by D columns name_0, name_1, ... of (N,)."""
-    columns: dict[str, np.ndarray] = {}
+    columns: Columns = {}
     for name, values in table.items():
         if values.ndim == 2:
             columns |= {f"{name}_{i}": values[:, i] for i in range(values.shape[1])}

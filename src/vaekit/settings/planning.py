@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from ..support.errors import printable
 from ..support.warnings import MAX_CLASS_RATIO
 
 SIDES = (64, 32)  # pixels: the largest that the images have is chosen
@@ -158,8 +159,8 @@ def warnings_of(facts: Facts, class_sizes: Mapping[str, int], repeated: int) -> 
         largest, smallest = (pick(sizes, key=sizes.__getitem__) for pick in (max, min))
         if sizes[largest] >= MAX_CLASS_RATIO * sizes[smallest]:
             found.append(
-                f"classes differ in size: {sizes[largest]:,} images of {largest}, but {sizes[smallest]:,} of "
-                f"{smallest}; means over all images say little of the small ones"
+                f"classes differ in size: {sizes[largest]:,} images of {printable(largest)}, but "
+                f"{sizes[smallest]:,} of {printable(smallest)}; means over all images say little of the small ones"
             )
     if repeated:
         what = f"{repeated:,} images are exact copies of others; remove them, as they count twice"

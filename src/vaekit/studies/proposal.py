@@ -17,11 +17,11 @@ from typing import Any
 import torch
 
 from ..data import Dataset, eval_split
-from ..data.dataset import Batch
+from ..data.dataset import Batch, class_sizes
 from ..data.duplicates import at_hand, count_copies, find_duplicates
 from ..data.loading import find_path, load
 from ..data.sources.catalog import parse_name
-from ..data.summary import class_sizes, image_sizes, two_tone_share
+from ..data.summary import image_sizes, two_tone_share
 from ..likelihood.validation import validate
 from ..model.build import build, make_objective
 from ..settings import planning

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from ..data import Dataset, pixels
-from ..data.dataset import ResolvedBinarisation
+from ..data.dataset import ResolvedBinarisation, class_sizes
 from ..model.build import NO_DENSITY
 from ..model.distributions import GaussianMixture
 from ..model.graph import VAE
@@ -83,10 +83,8 @@ def check_training(
 def training_warnings(blueprint: Blueprint, data: Dataset, config: TrainConfig) -> list[str]:
     """Warnings of a training that is about to start."""
     found = [warnings.few_steps(config.total_steps(len(data.train)))]
-    if blueprint.settings.condition == "label" and data.train.labels is not None:
-        counts = data.train.labels.bincount().tolist()
-        names = data.classes or tuple(map(str, range(len(counts))))
-        found.append(warnings.class_imbalance(dict(zip(names, counts, strict=False))))
+    if blueprint.settings.condition == "label":
+        found.append(warnings.class_imbalance(class_sizes(data)))
     return [text for text in found if text]
 
 

@@ -33,12 +33,13 @@ SMALLEST_SCALE = 0.01  # of a prior, and of a posterior relative to its prior
 
 @dataclass(frozen=True)
 class State:
-    """The path before group `index`: the feature map h (..., channels, H, W), and the two parts of the output of the
-    group's prior network (none after the last group), which follow from the values `given`."""
+    """The path before group `index`: the feature map h (..., channels, H, W), the group's Gaussian prior and the change
+    of h by its prior network (none after the last group), which follow from the values `given`."""
 
     index: int
     features: Tensor
-    prior: tuple[Tensor, ...]
+    prior: Any
+    change: Any
     given: tuple[Any, ...]
 
     def follows_from(self, given: tuple[Any, ...]) -> bool:
@@ -125,27 +126,26 @@ class Ladder(nn.Module):
         return cast("Group", self.groups[index])
 
     def before(self, index: int, h: Tensor, given: tuple[Any, ...]) -> State:
-        prior: tuple[Tensor, ...] = ()
+        prior, change = None, None
         if index < len(self.names):
-            prior = spatial(self.group(index).prior, h)
-        return State(index, h, prior, given[: index + 3])
+            output, change = spatial(self.group(index).prior, h)
+            prior = independent(gaussian(*self.parameters_of(output)), 1)
+        return State(index, h, prior, change, given[: index + 3])
 
     def after(self, state: State, z: Tensor, given: tuple[Any, ...]) -> State:
         """The path after group `state.index`, whose latent is z (..., C H W)."""
-        i, h, (_, rest) = state.index, state.features, state.prior
-        group = self.group(i)
+        i, h, group = state.index, state.features, self.group(state.index)
         z = spatial(group.merge, z.unflatten(-1, self.latent_shapes[self.names[i]]))
         # h comes last, since a sum has the memory format of its first term, and that of h_0 is slow for convolutions.
-        h = spatial(group.block, z + rest + h)
+        h = spatial(group.block, z + state.change + h)
         if self.enters[i]:
             position = self.positions[sum(self.enters[:i])]
             h = enlarge(h, position.shape[-2:]) + position
         return self.before(i + 1, h, given)
 
-    def prior(self, values: dict[str, Any], index: int) -> Distribution:
+    def prior(self, values: dict[str, Any], index: int) -> Any:
         """p(z_i | z_<i)."""
-        loc, scale = self.parameters_of(self.at(values, index).prior[0])
-        return independent(gaussian(loc, scale), 1)
+        return self.at(values, index).prior
 
     def parameters_of(self, output: Tensor) -> tuple[Tensor, Tensor]:
         """Location and scale of a latent, vectors, in float32, from a feature map of both."""
@@ -154,10 +154,10 @@ class Ladder(nn.Module):
 
     def posterior(self, values: dict[str, Any], index: int) -> Distribution:
         """q(z_i | x, z_<i)."""
-        state = self.at(values, index)
+        state, prior = self.at(values, index), self.prior(values, index)
         size = self.latent_shapes[self.names[index]][1:]
         features = self.features(values)[size]
-        loc, scale = self.parameters_of(state.prior[0])
+        loc, scale = prior.base_dist.loc, prior.base_dist.scale
         change, factor = self.parameters_of(
             spatial(self.group(index).posterior, state.features, features)
         )
